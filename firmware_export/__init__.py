@@ -1,0 +1,1 @@
+"""Quantised models in, a folder that a firmware engineer compiles out."""

@@ -1,0 +1,181 @@
+"""TOML and ``--set`` in, frozen dataclasses out; and back.
+
+A dataclass is its own schema, for every spec and profile of the project: an unknown key, a wrong type or a value that
+is not allowed is refused by its dotted name.
+"""
+
+import difflib
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, fields
+from importlib import resources
+from pathlib import Path
+from typing import Any, TypeVar
+
+import cattrs
+import tomli_w
+from cattrs.errors import ForbiddenExtraKeysError
+
+from hybrid.errors import SpecError
+from hybrid.specs import RunSpec
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+T = TypeVar("T")
+PRESETS = ("quick", "standard")
+
+
+def _scalar(value: Any, kind: type) -> Any:
+    """Keep apart what TOML keeps apart: a string is no number, true is no 1; an integer may stand for a float."""
+    allowed = (int, float) if kind is float else (kind,)
+    if isinstance(value, bool) is not (kind is bool) or not isinstance(value, allowed):
+        raise TypeError(f"got {value!r}, expected {kind.__name__}")
+    return kind(value)
+
+
+def _converter() -> cattrs.Converter:
+    converter = cattrs.Converter(forbid_extra_keys=True)
+    for kind in (bool, int, float, str):
+        converter.register_structure_hook(kind, _scalar)
+    return converter
+
+
+_CONVERTER = _converter()
+
+
+def _complaint(exc: BaseException, _kind: type | None) -> str:
+    if isinstance(exc, ForbiddenExtraKeysError):
+        names = [f.name for f in fields(exc.cl)]
+        return "; ".join(f"unknown key {key!r}{did_you_mean(key, names)}" for key in sorted(exc.extra_fields))
+    if isinstance(exc, KeyError):
+        return f"missing key {exc.args[0]!r}"
+    return str(exc).replace("typing.", "")
+
+
+def did_you_mean(word: str, allowed: Sequence[str]) -> str:
+    """A hint that ends an error line: the nearest allowed word, or all of them.
+
+    >>> did_you_mean("fasion_mnist", ["fashion_mnist", "cifar10"])
+    '; did you mean fashion_mnist? Allowed: cifar10, fashion_mnist'
+    """
+    near = difflib.get_close_matches(word, allowed, n=1)
+    return (f"; did you mean {near[0]}? " if near else "; ") + "Allowed: " + ", ".join(sorted(allowed))
+
+
+def structure(data: Any, kind: type[T], *, where: str) -> T:
+    """Turn plain data into the dataclass `kind`; `where` names the source in errors.
+
+    Raises: SpecError with every complaint and the dotted name it is about.
+    """
+    try:
+        return _CONVERTER.structure(data, kind)
+    except Exception as exc:
+        lines = cattrs.transform_error(exc, path=where, format_exception=_complaint)
+        raise SpecError("; ".join(_path_first(line) for line in lines)) from exc
+
+
+def _path_first(line: str) -> str:
+    what, _, path = line.rpartition(" @ ")
+    return f"{path}: {what}" if path else line
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """Read a TOML file. Raises: SpecError naming the file and the line of a syntax error."""
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as exc:
+        raise SpecError(f"{path}: cannot be read ({exc.strerror}); check the path") from exc
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as exc:
+        raise SpecError(f"{path}: not valid TOML ({exc})") from exc
+
+
+def to_toml(spec: Any) -> str:
+    """Write any spec as TOML; `structure` reads it back to an equal value."""
+    return tomli_w.dumps(_CONVERTER.unstructure(spec))
+
+
+def set_key(data: dict[str, Any], assignment: str) -> None:
+    """Apply one ``a.b=value`` to nested plain data; the value is read as TOML, else as a string.
+
+    Raises: SpecError where the assignment has no ``=`` or runs through a value that is no section.
+    """
+    dotted, equals, text = assignment.partition("=")
+    if not equals or not dotted:
+        raise SpecError(f"--set {assignment}: expected section.key=value")
+    *sections, key = dotted.strip().split(".")
+    for section in sections:
+        data = data.setdefault(section, {})
+        if not isinstance(data, dict):
+            raise SpecError(f"--set {assignment}: {section} is a value, not a section")
+    try:
+        data[key] = tomllib.loads(f"v = {text}")["v"]
+    except tomllib.TOMLDecodeError:
+        data[key] = text
+
+
+def preset(name: str) -> RunSpec:
+    """One of the shipped presets. Raises: SpecError for an unknown name."""
+    return run_spec(preset_name=name)
+
+
+def run_spec(
+    *, preset_name: str = "quick", path: Path | None = None, assignments: Sequence[str] = ()
+) -> RunSpec:
+    """Build a run's spec: the preset, then the keys of a TOML file, then each ``--set``; later ones win."""
+    if preset_name not in PRESETS:
+        raise SpecError(f"preset: unknown {preset_name!r}{did_you_mean(preset_name, PRESETS)}")
+    text = resources.files("hybrid").joinpath("presets", f"{preset_name}.toml").read_text(encoding="utf-8")
+    data: dict[str, Any] = tomllib.loads(text)
+    if path is not None:
+        _merge(data, read_toml(path))
+    for assignment in assignments:
+        set_key(data, assignment)
+    spec = structure(data, RunSpec, where=str(path) if path else "spec")
+    check(spec)
+    return spec
+
+
+def _merge(base: dict[str, Any], over: dict[str, Any]) -> None:
+    for key, value in over.items():
+        if isinstance(value, dict) and isinstance(base.get(key), dict):
+            _merge(base[key], value)
+        else:
+            base[key] = value
+
+
+_IN_UNIT_INTERVAL = (
+    ("train", "distillation"),
+    ("train", "label_smoothing"),
+    ("sweep", "min_accuracy"),
+    ("sweep", "min_coverage"),
+)
+_AT_LEAST_ONE = (
+    ("search", "trials"),
+    ("search", "rows"),
+    ("train", "batch_size"),
+    ("train", "edge_epochs"),
+    ("cloud", "epochs"),
+    ("router", "hidden"),
+    ("quantize", "representative_rows"),
+)
+
+
+def check(spec: RunSpec) -> None:
+    """Refuse values that no run can use. Raises: SpecError naming the first."""
+    plain = asdict(spec)
+    for section, key in _IN_UNIT_INTERVAL:
+        if not 0 <= plain[section][key] <= 1:
+            raise SpecError(f"{section}.{key}: got {plain[section][key]}, allowed 0 to 1")
+    for section, key in _AT_LEAST_ONE:
+        if plain[section][key] < 1:
+            raise SpecError(f"{section}.{key}: got {plain[section][key]}, allowed 1 or more")
+    data = spec.data
+    if not (0 < data.calibration_fraction and 0 < data.validation_fraction):
+        raise SpecError("data: calibration_fraction and validation_fraction must be above 0")
+    if data.calibration_fraction + data.validation_fraction >= 1:
+        raise SpecError("data: calibration_fraction + validation_fraction leave no training examples; lower them")
+    if not spec.quantize.methods:
+        raise SpecError("quantize.methods: empty; allowed ptq, qat or both")

@@ -1,0 +1,48 @@
+"""What can go wrong, each with one clear line: what, got, allowed, next step."""
+
+from datasets.errors import DatasetError
+
+
+class HybridError(Exception):
+    """Root of the errors that a user can act on."""
+
+
+class SpecError(HybridError, ValueError):
+    """A spec, profile or option is unknown, malformed or contradictory."""
+
+
+class BudgetError(HybridError):
+    """A net needs more than its device has.
+
+    `resource` names what ran out (``flash_bytes``, ``peak_sram_bytes``); `needed` and `available` are in its unit.
+    """
+
+    def __init__(self, resource: str, needed: int, available: int, device: str, remedy: str) -> None:
+        self.resource, self.needed, self.available = resource, needed, available
+        super().__init__(f"{resource}: needs {needed:,}, device {device} has {available:,}; {remedy}")
+
+
+class UnsupportedOpError(HybridError):
+    """A model holds an operator that the target cannot run."""
+
+
+class BundleError(HybridError):
+    """A bundle is damaged, tampered with, or of a version this reader does not know."""
+
+
+class CloudError(HybridError):
+    """The cloud classifier cannot be reached, or answers something unusable."""
+
+
+USER_ERRORS = (HybridError, DatasetError)
+
+__all__ = [
+    "USER_ERRORS",
+    "BudgetError",
+    "BundleError",
+    "CloudError",
+    "DatasetError",
+    "HybridError",
+    "SpecError",
+    "UnsupportedOpError",
+]

@@ -1,0 +1,183 @@
+"""What is asked for: frozen specs, read from TOML, overridden by ``--set section.key=value``.
+
+One `RunSpec` describes a run from data to bundle. Unknown keys are refused by name; every default is a figure that a
+person would choose for a first try. `preset(name)` gives the shipped ones.
+"""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+BlockKind = Literal["conv", "ds", "ib", "res"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class BlockSpec:
+    """`depth` layers of one kind; the first has the stride.
+
+    ``conv`` convolution, ``ds`` depthwise-separable, ``ib`` inverted bottleneck with `expansion`, ``res`` residual pair
+    of convolutions. Each convolution is followed by batch normalisation and ReLU (``ib`` ends linearly).
+    """
+
+    kind: BlockKind
+    width: int
+    stride: int = 1
+    kernel: int = 3
+    depth: int = 1
+    expansion: int = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class ArchSpec:
+    """A classifier as plain data: blocks, global average pooling, one dense layer of logits.
+
+    The penultimate features, which the router reads, are the pooled output of the last block, shape ``(n, width)``.
+    """
+
+    name: str
+    input_shape: tuple[int, int, int]
+    num_classes: int
+    blocks: tuple[BlockSpec, ...]
+
+    @property
+    def feature_width(self) -> int:
+        """Number of penultimate features."""
+        return self.blocks[-1].width
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataSpec:
+    """Which data, and how the training part is divided."""
+
+    name: str = "fashion_mnist"
+    calibration_fraction: float = 0.1
+    validation_fraction: float = 0.1
+    image_size: int = 0
+    """Edge length in pixels that an image folder is resized to; 0 keeps the images' own common size."""
+    limit: int = 0
+    """Use only this many training examples (stratified); 0 uses all. For rehearsals."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchSpec:
+    """The search for the edge architecture."""
+
+    trials: int = 4
+    epochs: int = 2
+    rows: int = 6000
+    """Training examples that a candidate sees."""
+    max_macs: int = 0
+    """Ceiling on a candidate's MACs; 0 leaves only the device's own limits."""
+    max_flash_bytes: int = 0
+    """Ceiling on the model's flash; 0 leaves only the device's own limit."""
+    arch: str = ""
+    """A TOML file with the edge ArchSpec: no search, this net."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CloudSpec:
+    """Where the cloud's answers come from."""
+
+    kind: Literal["train", "application", "table", "url"] = "train"
+    width: int = 32
+    depth: int = 1
+    """Residual blocks per stage, for kind = "train"."""
+    epochs: int = 5
+    application: str = "MobileNetV2"
+    """Name in keras.applications, for kind = "application"."""
+    weights: str = ""
+    """Local weights file for kind = "application"; empty starts from random weights."""
+    table: str = ""
+    """.npz with one array per split (calibration, validation, test[, train]) of class scores ``(n, num_classes)``."""
+    url: str = ""
+    """Open Inference Protocol v2 model URL, such as http://host:8080/v2/models/cloud."""
+    latency_ms: float = 0.0
+    """Time the cloud takes for one answer; 0 measures it here (nets) or on the URL, and counts 0 for a table."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainSpec:
+    """The training of edge, router and cloud."""
+
+    batch_size: int = 128
+    edge_epochs: int = 8
+    edge_learning_rate: float = 6e-3
+    cloud_learning_rate: float = 4e-3
+    weight_decay: float = 5e-3
+    label_smoothing: float = 0.0
+    rounds: int = 1
+    """Alternations of router, edge and cloud after the first training."""
+    round_epochs: int = 1
+    """Epochs of edge and of cloud in each alternation."""
+    distillation: float = 0.5
+    """Weight of the cloud's soft targets in the edge's loss, in [0, 1]."""
+    temperature: float = 2.0
+    flip: bool = True
+    """Mirror images at random, where the data set says that a mirrored example keeps its class."""
+    crop_pixels: int = 2
+    cutout_pixels: int = 0
+    mixup: float = 0.0
+    """Strength (alpha) of mixup; 0 turns it off."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RouterSpec:
+    """The router and where its labels come from."""
+
+    kind: Literal["auto", "learned", "max_softmax"] = "auto"
+    hidden: int = 16
+    epochs: int = 40
+    supervision: Literal["held_out", "cross_fit"] = "held_out"
+    folds: int = 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class QuantizeSpec:
+    """Full int8 quantisation of the edge net."""
+
+    methods: tuple[Literal["ptq", "qat"], ...] = ("ptq", "qat")
+    qat_epochs: int = 1
+    qat_learning_rate: float = 5e-4
+    representative_rows: int = 500
+
+
+@dataclass(frozen=True, kw_only=True)
+class SweepSpec:
+    """Which operating point to choose; of several limits, all must hold."""
+
+    max_latency_ms: float = 0.0
+    min_accuracy: float = 0.0
+    min_coverage: float = 0.0
+    no_excess_loss: bool = False
+    links: tuple[str, ...] = ("wifi", "lte", "lte-m", "nb-iot", "ble")
+    """Links that the report compares; the run's own link is always among them."""
+    payload: Literal["raw", "png"] = "raw"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportSpec:
+    """What the bundle carries."""
+
+    arena_margin: float = 0.1
+    """Share added to the measured arena."""
+    golden_examples: int = 16
+    url: str = "http://127.0.0.1:8080/v2/models/cloud"
+    """Where the cloud will answer; goes into endpoint.toml."""
+    deadline_ms: float = 5000.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunSpec:
+    """One run, from data to bundle."""
+
+    preset: str = "quick"
+    seed: int = 0
+    device: str = "stm32f746"
+    link: str = "lte"
+    data: DataSpec = field(default_factory=DataSpec)
+    search: SearchSpec = field(default_factory=SearchSpec)
+    cloud: CloudSpec = field(default_factory=CloudSpec)
+    train: TrainSpec = field(default_factory=TrainSpec)
+    router: RouterSpec = field(default_factory=RouterSpec)
+    quantize: QuantizeSpec = field(default_factory=QuantizeSpec)
+    sweep: SweepSpec = field(default_factory=SweepSpec)
+    export: ExportSpec = field(default_factory=ExportSpec)
