@@ -1,0 +1,85 @@
+"""ArchSpec -> functional model, edge and cloud alike.
+
+A net reads ``(x - 128) / 128`` (see `normalise`) and has two outputs, ``logits`` and the penultimate ``features``. It is
+written over a Keras module `k`, so that the same function builds the Keras 3 net and its tf_keras twin, layer by layer
+and weight by weight.
+"""
+
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hybrid.artifacts import Floats
+from hybrid.specs import ArchSpec, BlockSpec
+
+BATCH_NORM_MOMENTUM = 0.9
+
+
+def normalise(x: NDArray[np.uint8]) -> Floats:
+    """Map stored examples to a net's input: uint8 0..255 to [-1, 127/128], so that the int8 input is ``x - 128``."""
+    return (x.astype(np.float32) - 128.0) / 128.0
+
+
+def build_net(arch: ArchSpec, k: ModuleType | None = None) -> Any:
+    """Build the classifier of `arch` with Keras module `k` (default: Keras 3).
+
+    Returns: a model from ``(n, *input_shape)`` to ``[logits (n, num_classes), features (n, feature_width)]``.
+    """
+    if k is None:
+        import keras as k  # type: ignore[no-redef]
+    inputs = k.Input(arch.input_shape, name="input")
+    x = inputs
+    for block in arch.blocks:
+        x = _block(k, x, block)
+    features = k.layers.GlobalAveragePooling2D(name="features")(x)
+    logits = k.layers.Dense(arch.num_classes, name="logits")(features)
+    return k.Model(inputs, [logits, features], name=arch.name.replace("-", "_"))
+
+
+def _block(k: ModuleType, x: Any, block: BlockSpec) -> Any:
+    for index in range(block.depth):
+        x = _LAYERS[block.kind](k, x, block, block.stride if index == 0 else 1)
+    return x
+
+
+def _normed(k: ModuleType, x: Any, *, relu: bool = True) -> Any:
+    x = k.layers.BatchNormalization(momentum=BATCH_NORM_MOMENTUM)(x)
+    return k.layers.ReLU()(x) if relu else x
+
+
+def _conv(k: ModuleType, x: Any, width: int, kernel: int, stride: int, *, relu: bool = True) -> Any:
+    x = k.layers.Conv2D(width, kernel, stride, padding="same", use_bias=False)(x)
+    return _normed(k, x, relu=relu)
+
+
+def _depthwise(k: ModuleType, x: Any, kernel: int, stride: int) -> Any:
+    x = k.layers.DepthwiseConv2D(kernel, stride, padding="same", use_bias=False)(x)
+    return _normed(k, x)
+
+
+def _conv_layer(k: ModuleType, x: Any, block: BlockSpec, stride: int) -> Any:
+    return _conv(k, x, block.width, block.kernel, stride)
+
+
+def _ds_layer(k: ModuleType, x: Any, block: BlockSpec, stride: int) -> Any:
+    return _conv(k, _depthwise(k, x, block.kernel, stride), block.width, 1, 1)
+
+
+def _ib_layer(k: ModuleType, x: Any, block: BlockSpec, stride: int) -> Any:
+    """Inverted bottleneck of MobileNetV2 (Sandler et al. 2018)."""
+    y = _conv(k, x, block.expansion * x.shape[-1], 1, 1)
+    y = _conv(k, _depthwise(k, y, block.kernel, stride), block.width, 1, 1, relu=False)
+    return k.layers.Add()([x, y]) if stride == 1 and x.shape[-1] == block.width else y
+
+
+def _res_layer(k: ModuleType, x: Any, block: BlockSpec, stride: int) -> Any:
+    """Residual pair of convolutions (He et al. 2016)."""
+    y = _conv(k, _conv(k, x, block.width, block.kernel, stride), block.width, block.kernel, 1, relu=False)
+    same = stride == 1 and x.shape[-1] == block.width
+    shortcut = x if same else _conv(k, x, block.width, 1, stride, relu=False)
+    return k.layers.ReLU()(k.layers.Add()([shortcut, y]))
+
+
+_LAYERS = {"conv": _conv_layer, "ds": _ds_layer, "ib": _ib_layer, "res": _res_layer}
