@@ -121,9 +121,7 @@ def preset(name: str) -> RunSpec:
     return run_spec(preset_name=name)
 
 
-def run_spec(
-    *, preset_name: str = "quick", path: Path | None = None, assignments: Sequence[str] = ()
-) -> RunSpec:
+def run_spec(*, preset_name: str = "quick", path: Path | None = None, assignments: Sequence[str] = ()) -> RunSpec:
     """Build a run's spec: the preset, then the keys of a TOML file, then each ``--set``; later ones win."""
     if preset_name not in PRESETS:
         raise SpecError(f"preset: unknown {preset_name!r}{did_you_mean(preset_name, PRESETS)}")

@@ -86,6 +86,8 @@ class CloudSpec:
     """Name in keras.applications, for kind = "application"."""
     weights: str = ""
     """Local weights file for kind = "application"; empty starts from random weights."""
+    application_pixels: int = 96
+    """Edge length in pixels that the application net sees."""
     table: str = ""
     """.npz with one array per split (calibration, validation, test[, train]) of class scores ``(n, num_classes)``."""
     url: str = ""
@@ -100,10 +102,11 @@ class TrainSpec:
 
     batch_size: int = 128
     edge_epochs: int = 8
-    edge_learning_rate: float = 6e-3
-    cloud_learning_rate: float = 4e-3
-    weight_decay: float = 5e-3
-    label_smoothing: float = 0.0
+    edge_learning_rate: float = 0.2
+    cloud_learning_rate: float = 0.2
+    weight_decay: float = 5e-4
+    label_smoothing: float = 0.1
+    """Of the cloud's labels; the edge learns from the cloud's own softness."""
     rounds: int = 1
     """Alternations of router, edge and cloud after the first training."""
     round_epochs: int = 1
@@ -113,7 +116,7 @@ class TrainSpec:
     temperature: float = 2.0
     flip: bool = True
     """Mirror images at random, where the data set says that a mirrored example keeps its class."""
-    crop_pixels: int = 2
+    crop_pixels: int = 0
     cutout_pixels: int = 0
     mixup: float = 0.0
     """Strength (alpha) of mixup; 0 turns it off."""
@@ -127,7 +130,13 @@ class RouterSpec:
     hidden: int = 16
     epochs: int = 40
     supervision: Literal["held_out", "cross_fit"] = "held_out"
+    """``held_out``: labels on the calibration split; ``cross_fit``: also on the training split, by nets that did not
+    see the example."""
     folds: int = 2
+    coverage_target: float = 0.5
+    """c of the paper's constraint coverage >= c; the shipped threshold is calibrated apart from it."""
+    coverage_weight: float = 1.0
+    """lambda of the paper's coverage hinge."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,0 +1,170 @@
+"""The cloud classifier: a net trained here, a keras.applications net fine-tuned here, or anyone's black box.
+
+Whatever it is, the rest of the project sees its class probabilities per split, `CloudAnswers`.
+"""
+
+import inspect
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from datasets import Dataset
+from hybrid import blackbox, fitting
+from hybrid.artifacts import Floats
+from hybrid.configure import did_you_mean
+from hybrid.errors import SpecError
+from hybrid.nets import build_net, normalise
+from hybrid.progress import SILENT, Narrator
+from hybrid.specs import ArchSpec, BlockSpec, CloudSpec
+from hybrid.supervision import softmax
+
+URL_BATCH = 64
+URL_TIMEOUT_S = 30.0
+HELD_OUT = ("calibration", "validation", "test")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CloudAnswers:
+    """Class probabilities ``(n, num_classes)`` by split name, and the time of one answer on the server."""
+
+    probabilities: Mapping[str, Floats]
+    latency_ms: float
+
+    def updated(self, newer: "CloudAnswers") -> "CloudAnswers":
+        """These answers, with those of `newer` in place of the same splits'."""
+        return replace(newer, probabilities={**self.probabilities, **newer.probabilities})
+
+
+def cloud_arch(data: Dataset, spec: CloudSpec) -> ArchSpec:
+    """The residual net trained here: stages of doubling width at halving resolution, down to 4 pixels or four stages."""
+    stride = 2 if max(data.input_shape[:2]) <= 28 else 1
+    size, width = -(-max(data.input_shape[:2]) // stride), spec.width
+    blocks = [
+        BlockSpec(kind="conv", width=width, kernel=5, stride=stride),
+        BlockSpec(kind="res", width=width, depth=spec.depth),
+    ]
+    while size > 4 and width < 8 * spec.width:
+        size, width = -(-size // 2), 2 * width
+        blocks.append(BlockSpec(kind="res", width=width, stride=2, depth=spec.depth))
+    return ArchSpec(name="cloud", input_shape=data.input_shape, num_classes=data.num_classes, blocks=tuple(blocks))
+
+
+def build_cloud(data: Dataset, spec: CloudSpec) -> Any:
+    """The untrained cloud net, with outputs logits and features; None for a black box."""
+    if spec.kind == "train":
+        return build_net(cloud_arch(data, spec))
+    return application_net(data, spec) if spec.kind == "application" else None
+
+
+def application_net(data: Dataset, spec: CloudSpec) -> Any:
+    """A keras.applications net with a new head, on inputs resized to `spec.application_pixels` and made RGB.
+
+    Raises: SpecError for an unknown application, or weights that are missing or do not fit it.
+    """
+    import keras
+
+    make, module = _application(spec.application)
+    inputs = keras.Input(data.input_shape, name="input")
+    pixels = keras.layers.Rescaling(128.0, 128.0)(inputs)
+    if data.input_shape[2] == 1:
+        pixels = keras.layers.Concatenate()([pixels] * 3)
+    pixels = keras.layers.Resizing(spec.application_pixels, spec.application_pixels)(pixels)
+    try:
+        base = make(include_top=False, weights=spec.weights or None, input_shape=tuple(pixels.shape[1:]))
+    except (ValueError, OSError) as exc:
+        raise SpecError(f"cloud.weights: {spec.weights} does not fit {spec.application}: {exc}") from exc
+    maps = base(module.preprocess_input(pixels))
+    features = keras.layers.GlobalAveragePooling2D(name="features")(maps)
+    logits = keras.layers.Dense(data.num_classes, name="logits")(features)
+    return keras.Model(inputs, [logits, features], name="cloud")
+
+
+def _application(name: str) -> tuple[Any, Any]:
+    """The constructor in keras.applications and the module that holds its preprocess_input."""
+    import keras
+
+    modules = dict(inspect.getmembers(keras.applications, inspect.ismodule))
+    homes = {made: module for module in modules.values() for made in dir(module) if made[0].isupper()}
+    if name not in homes:
+        raise SpecError(f"cloud.application: unknown {name!r}{did_you_mean(name, list(homes))}")
+    return getattr(keras.applications, name), homes[name]
+
+
+def answering_net(net: Any, data: Dataset) -> Any:
+    """The net that serves: where a mirrored example keeps its class, the mean over the example and its mirror image."""
+    if not data.mirror:
+        return net
+    import keras
+
+    mirrored = net(keras.ops.flip(net.input, axis=2))
+    outputs = [
+        keras.layers.Average(name=name)([straight, flipped])
+        for name, straight, flipped in zip(("logits", "features"), net.output, mirrored, strict=True)
+    ]
+    return keras.Model(net.input, outputs, name=net.name)
+
+
+def net_answers(
+    net: Any, data: Dataset, spec: CloudSpec, *, splits: tuple[str, ...], narrator: Narrator = SILENT
+) -> CloudAnswers:
+    """Ask a net trained here about each of `splits`; held-out ones through `answering_net`, as the server answers."""
+    serving = answering_net(net, data)
+    probabilities = {
+        name: softmax(
+            fitting.predict(
+                net if name == "train" else serving, data.splits[name].x, label=f"cloud on {name}", narrator=narrator
+            ).logits
+        )
+        for name in splits
+    }
+    latency_ms = spec.latency_ms or _measure_latency_ms(serving, data)
+    return CloudAnswers(probabilities=probabilities, latency_ms=latency_ms)
+
+
+def black_box_answers(data: Dataset, spec: CloudSpec, *, narrator: Narrator = SILENT) -> CloudAnswers:
+    """Ask a black box about the held-out splits: a table of predictions, or an OIP v2 URL.
+
+    Raises: CloudError or SpecError where table or service do not answer for this data.
+    """
+    if spec.kind == "table":
+        sizes = {name: len(data.splits[name]) for name in HELD_OUT}
+        tables = blackbox.table_scores(Path(spec.table), sizes)
+        return CloudAnswers(probabilities=_as_probabilities(tables, data), latency_ms=spec.latency_ms)
+    tables, latencies = {}, []
+    for name in HELD_OUT:
+        tables[name], latency_ms = blackbox.url_scores(
+            spec.url, data.splits[name].x, batch_size=URL_BATCH, timeout_s=URL_TIMEOUT_S, narrator=narrator
+        )
+        latencies.append(latency_ms)
+    latency = spec.latency_ms or float(np.median(latencies))
+    return CloudAnswers(probabilities=_as_probabilities(tables, data), latency_ms=latency)
+
+
+def _as_probabilities(tables: Mapping[str, Floats], data: Dataset) -> dict[str, Floats]:
+    """Pass probabilities through; turn anything else that scores classes (logits) into probabilities."""
+    for name, scores in tables.items():
+        if scores.shape != (len(data.splits[name]), data.num_classes):
+            raise SpecError(
+                f"cloud scores for {name}: shape {scores.shape}, expected "
+                f"{(len(data.splits[name]), data.num_classes)}; the table must follow the data set's order"
+            )
+    return {name: scores if _sums_to_one(scores) else softmax(scores) for name, scores in tables.items()}
+
+
+def _sums_to_one(scores: Floats) -> bool:
+    return bool((scores >= 0).all() and np.allclose(scores.sum(axis=1), 1.0, atol=1e-3))
+
+
+def _measure_latency_ms(net: Any, data: Dataset, repeats: int = 20) -> float:
+    """Median time of one answer here, after a warm-up."""
+    example = normalise(data.calibration.x[:1])
+    times_ms = []
+    for _ in range(repeats + 1):
+        start = time.perf_counter()
+        net.predict_on_batch(example)
+        times_ms.append(1e3 * (time.perf_counter() - start))
+    return float(np.median(times_ms[1:]))

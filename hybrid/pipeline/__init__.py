@@ -1,0 +1,105 @@
+"""The whole story on one screen: data, search, training, quantisation and router, sweep, bundle, report.
+
+Each step of a `Run` keeps its result in the run folder (see `steps`) and is made again only when something that
+it depends on changed, so that a killed run goes on where it was. A notebook can ask for the steps one by one.
+"""
+
+from functools import cached_property
+from pathlib import Path
+
+from datasets import Dataset, load
+from hybrid import profiles
+from hybrid.artifacts import Device, Link
+from hybrid.configure import to_toml
+from hybrid.pipeline import steps
+from hybrid.pipeline.folder import RunFolder, digest
+from hybrid.pipeline.steps import Quantized, Swept, Trained
+from hybrid.progress import SILENT, Narrator
+from hybrid.specs import RunSpec
+from nas.search import SearchResult
+
+SPEC_FILE = "spec.toml"
+
+
+class Run:
+    """One run: what was asked, where it is kept, and its steps in order."""
+
+    def __init__(self, folder: Path, spec: RunSpec, narrator: Narrator = SILENT) -> None:
+        """Raises: SpecError for an unknown device or link, before any work."""
+        self.spec, self.narrator, self.folder = spec, narrator, RunFolder(folder)
+        self.device: Device = profiles.device(spec.device)
+        self.link: Link = profiles.link(spec.link)
+
+    @cached_property
+    def data(self) -> Dataset:
+        """Four disjoint splits: train fits, calibration fits the router, validation chooses, test confirms."""
+        wanted = self.spec.data
+        data = load(
+            wanted.name,
+            seed=self.spec.seed,
+            calibration_fraction=wanted.calibration_fraction,
+            validation_fraction=wanted.validation_fraction,
+            image_size=wanted.image_size,
+            limit=wanted.limit,
+        )
+        counts = ", ".join(f"{name} {len(split):,}" for name, split in data.splits.items())
+        self.narrator.say(f"Data: {data.name}, {data.num_classes} classes; {counts}.")
+        self.folder.write_text(SPEC_FILE, to_toml(self.spec))
+        return data
+
+    @cached_property
+    def keys(self) -> dict[str, str]:
+        """What each step depends on, as a digest; a step's key holds those of the steps before it."""
+        spec = self.spec
+        cloud = digest("cloud", self.data.digest, spec.seed, spec.cloud, spec.train)
+        search = digest("search", self.data.digest, spec.seed, spec.search, spec.router.hidden, self.device)
+        edge = digest("edge", cloud, search)
+        alternate = digest("alternate", edge, spec.router)
+        quantize = digest("quantize", alternate, spec.quantize)
+        router = digest("router", quantize, spec.router)
+        predict = digest("predict", router)
+        sweep = digest("sweep", predict, spec.sweep, self.device, self.link)
+        bundle = digest("bundle", sweep, spec)
+        return {
+            "search": search,
+            "cloud": cloud,
+            "edge": edge,
+            "alternate": alternate,
+            "quantize": quantize,
+            "router": router,
+            "predict": predict,
+            "sweep": sweep,
+            "bundle": bundle,
+        }
+
+    @cached_property
+    def searched(self) -> SearchResult:
+        """The edge architecture: what fits the device, briefly trained, and the winner."""
+        return steps.search(self)
+
+    @cached_property
+    def trained(self) -> Trained:
+        """The cloud, the edge with the cloud as teacher, then both alternated with the router."""
+        cloud, answers = steps.cloud(self)
+        edge = steps.edge(self, answers)
+        return steps.alternate(self, edge, cloud, answers)
+
+    @cached_property
+    def quantized(self) -> Quantized:
+        """The edge in int8 and the router that was fitted on its outputs, in one flatbuffer."""
+        return steps.router(self, steps.quantize(self))
+
+    @cached_property
+    def swept(self) -> Swept:
+        """What the device will answer on validation and test, every operating point, and the chosen one."""
+        return steps.sweep(self, *steps.predict(self))
+
+    @cached_property
+    def bundle(self) -> Path:
+        """The folder for firmware and cloud."""
+        return steps.export(self)
+
+    @cached_property
+    def report(self) -> Path:
+        """The page a person looks at."""
+        return steps.report(self)

@@ -1,0 +1,75 @@
+"""A run on disk: one folder per stage, made whole or not at all, and made again only when what it depends on changed."""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import asdict, is_dataclass
+from pathlib import Path
+from typing import Any
+
+from hybrid.errors import HybridError
+
+STAMP = ".stage.json"
+
+
+def digest(*parts: Any) -> str:
+    """SHA-256 over plain data, dataclasses, strings and earlier digests; equal parts give an equal digest."""
+    plain = [asdict(part) if is_dataclass(part) and not isinstance(part, type) else part for part in parts]
+    return hashlib.sha256(json.dumps(plain, sort_keys=True, default=str).encode()).hexdigest()
+
+
+class RunFolder:
+    """The stages of one run under `root`."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def stage(self, name: str, key: str, make: Callable[[Path], None]) -> Path:
+        """The folder of stage `name`; `make` fills it, unless it stands there already with the same `key`.
+
+        `make` works in a temporary folder that is renamed when it is done: a killed run leaves no half stage.
+        Raises: HybridError where the disk is full or the folder cannot be written.
+        """
+        done = self.root / name
+        if self.is_done(name, key):
+            return done
+        work = self.root / f".{name}.partial"
+        try:
+            shutil.rmtree(work, ignore_errors=True)
+            work.mkdir(parents=True)
+            make(work)
+            (work / STAMP).write_text(json.dumps({"key": key}), encoding="utf-8")
+            shutil.rmtree(done, ignore_errors=True)
+            os.replace(work, done)
+        except OSError as exc:
+            shutil.rmtree(work, ignore_errors=True)
+            raise HybridError(
+                f"{done}: cannot be written ({exc.strerror or exc}); free space or choose another --out, "
+                "then run the same command again: finished stages are kept"
+            ) from exc
+        return done
+
+    def is_done(self, name: str, key: str) -> bool:
+        """Whether stage `name` was finished with this `key`."""
+        try:
+            return bool(json.loads((self.root / name / STAMP).read_text(encoding="utf-8"))["key"] == key)
+        except (OSError, ValueError, KeyError):
+            return False
+
+    def scratch(self, name: str) -> Path:
+        """A hidden folder that survives a killed run, for a step that can go on in the middle."""
+        return self.root / f".{name}.scratch"
+
+    def write_text(self, name: str, text: str) -> Path:
+        """Write one file at the top of the run, whole or not at all."""
+        path, work = self.root / name, self.root / f".{name}.partial"
+        try:
+            self.root.mkdir(parents=True, exist_ok=True)
+            work.write_text(text, encoding="utf-8")
+            os.replace(work, path)
+        except OSError as exc:
+            work.unlink(missing_ok=True)
+            raise HybridError(f"{path}: cannot be written ({exc.strerror or exc}); free space or choose another --out") from exc
+        return path

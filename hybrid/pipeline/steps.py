@@ -1,0 +1,271 @@
+"""The steps of a run: each makes its artifact in a stage of the run folder, or reads it from there."""
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from firmware_export import bundle as bundles
+from firmware_export.payload import payload_bytes
+from hybrid import clouds, cost, latency, profiles, sweep
+from hybrid.artifacts import Footprint, OperatingPoint, Predictions
+from hybrid.clouds import CloudAnswers
+from hybrid.nets import build_net
+from hybrid.pipeline import storage
+from hybrid.pipeline.content import export_bundle, report_html
+from hybrid.predict import predictions
+from hybrid.quantize import Int8Edge, quantize_edge
+from hybrid.router import router_macs
+from hybrid.routing import RoutedEdge, choose_router
+from hybrid.specs import ArchSpec
+from hybrid.tflm import measure_arena_bytes
+from hybrid.train import CHOOSING_SPLITS, Round, Trainer
+from nas import search as nas_search
+from nas.space import space_for
+
+if TYPE_CHECKING:
+    from hybrid.pipeline import Run
+
+EDGE_WEIGHTS, CLOUD_WEIGHTS = "edge.weights.h5", "cloud.weights.h5"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trained:
+    """Edge and cloud after training; `cloud_net` is None where the cloud is a black box."""
+
+    arch: ArchSpec
+    edge_net: Any
+    cloud_net: Any
+    answers: CloudAnswers
+    """The cloud's, on training, calibration and validation examples."""
+    rounds: tuple[Round, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Quantized:
+    """The int8 edge net, the router that won, and what the flatbuffer with both takes."""
+
+    edge: Int8Edge
+    routed: RoutedEdge
+    footprint: Footprint
+
+
+@dataclass(frozen=True, kw_only=True)
+class Swept:
+    """Predictions on validation and test, the operating points of validation, the chosen one, and it on test."""
+
+    validation: Predictions
+    test: Predictions
+    points: tuple[OperatingPoint, ...]
+    """The run's link at every threshold, on validation."""
+    named: tuple[OperatingPoint, ...]
+    """The firmware's table, on validation; among them the chosen one."""
+    confirmed: OperatingPoint
+    """The chosen threshold, on test."""
+
+    @property
+    def chosen(self) -> OperatingPoint:
+        """The operating point that holds from the start, on validation."""
+        return next(point for point in self.named if point.name == CHOSEN)
+
+
+CHOSEN = "chosen"
+
+
+def search(run: "Run") -> nas_search.SearchResult:
+    """Find the edge architecture."""
+    spec, data = run.spec, run.data
+
+    def make(folder: Path) -> None:
+        run.narrator.say(f"Search: which edge net fits {run.device.title} and learns best?")
+        result = nas_search.search(
+            space_for(spec.search, data.input_shape, data.num_classes),
+            data=data,
+            device=run.device,
+            spec=spec.search,
+            seed=spec.seed,
+            estimate=lambda arch: cost.estimate(arch, head_macs=router_macs(arch, spec.router)),
+            fits=lambda estimate: cost.check_fits(estimate, run.device),
+            latency_ms=lambda estimate: latency.edge_latency_ms(estimate.macs_by_kind, run.device),
+            folder=run.folder.scratch("search"),
+            narrator=run.narrator,
+        )
+        nas_search.write(result, folder)
+
+    return nas_search.read(run.folder.stage("search", run.keys["search"], make))
+
+
+def cloud(run: "Run") -> tuple[Any, CloudAnswers]:
+    """Train the cloud net, or ask the black box."""
+    spec, data = run.spec.cloud, run.data
+    net = clouds.build_cloud(data, spec)
+
+    def make(folder: Path) -> None:
+        if net is None:
+            run.narrator.say(f"Cloud: asking the black box ({spec.kind}) about the held-out examples.")
+            answers = clouds.black_box_answers(data, spec, narrator=run.narrator)
+        else:
+            run.narrator.say(f"Cloud: training a net of {net.count_params():,} parameters.")
+            trainer(run).fit_cloud(net, data.train)
+            net.save_weights(folder / CLOUD_WEIGHTS)
+            splits = ("train", *CHOOSING_SPLITS)
+            answers = clouds.net_answers(net, data, spec, splits=splits, narrator=run.narrator)
+        storage.write_answers(folder, answers)
+
+    folder = run.folder.stage("cloud", run.keys["cloud"], make)
+    _load(net, folder / CLOUD_WEIGHTS)
+    return net, storage.read_answers(folder)
+
+
+def edge(run: "Run", answers: CloudAnswers) -> Any:
+    """Train the edge net with the cloud as its teacher."""
+    net = build_net(run.searched.winner)
+
+    def make(folder: Path) -> None:
+        run.narrator.say(f"Edge: training a net of {net.count_params():,} parameters, the cloud as its teacher.")
+        trainer(run).fit_edge(net, run.data.train, answers.probabilities.get("train"))
+        net.save_weights(folder / EDGE_WEIGHTS)
+
+    _load(net, run.folder.stage("edge", run.keys["edge"], make) / EDGE_WEIGHTS)
+    return net
+
+
+def alternate(run: "Run", edge_net: Any, cloud_net: Any, answers: CloudAnswers) -> Trained:
+    """Alternate router, edge and cloud."""
+
+    def make(folder: Path) -> None:
+        run.narrator.say("Alternation: the router flags what to ask; edge and cloud each turn to their share.")
+        new_answers, rounds = trainer(run).alternate(edge_net, cloud_net, answers)
+        edge_net.save_weights(folder / EDGE_WEIGHTS)
+        if cloud_net is not None:
+            cloud_net.save_weights(folder / CLOUD_WEIGHTS)
+        storage.write_answers(folder, new_answers)
+        storage.write_rounds(folder / "rounds.json", rounds)
+
+    folder = run.folder.stage("alternate", run.keys["alternate"], make)
+    _load(edge_net, folder / EDGE_WEIGHTS)
+    _load(cloud_net, folder / CLOUD_WEIGHTS)
+    return Trained(
+        arch=run.searched.winner,
+        edge_net=edge_net,
+        cloud_net=cloud_net,
+        answers=storage.read_answers(folder),
+        rounds=storage.read_rounds(folder / "rounds.json"),
+    )
+
+
+def quantize(run: "Run") -> Int8Edge:
+    """Quantise the edge net."""
+    trained = run.trained
+
+    def make(folder: Path) -> None:
+        run.narrator.say(f"Quantisation: full int8 by {' and by '.join(run.spec.quantize.methods)}.")
+        soft = trained.answers.probabilities.get("train")
+        made = quantize_edge(trained.arch, trained.edge_net, run.data, soft, run.spec, narrator=run.narrator)
+        storage.write_edge(folder, made)
+
+    return storage.read_edge(run.folder.stage("quantize", run.keys["quantize"], make))
+
+
+def router(run: "Run", int8: Int8Edge) -> Quantized:
+    """Fit, graft and choose the router on the int8 edge's outputs."""
+    trained, narrator = run.trained, run.narrator
+
+    def make(folder: Path) -> None:
+        narrator.say("Router: fitted on what the int8 edge says of held-out examples, compared with the free rules.")
+        outputs = int8.outputs(run.data.calibration.x, label="int8 edge on calibration", narrator=narrator)
+        held_out = trainer(run).held_out_rows(outputs, trained.answers)
+        routed = choose_router(
+            int8, outputs, held_out, cross_fitted(run), trained.answers, run.data, run.spec, narrator=narrator
+        )
+        storage.write_routed(folder, routed, _footprint(routed))
+
+    routed, footprint = storage.read_routed(run.folder.stage("router", run.keys["router"], make))
+    return Quantized(edge=int8, routed=routed, footprint=footprint)
+
+
+def cross_fitted(run: "Run") -> Any:
+    """Router labels for the training split by nets of other folds; None unless the spec asks and the cloud is ours."""
+    if run.spec.router.supervision != "cross_fit" or run.trained.cloud_net is None:
+        return None
+
+    def make(folder: Path) -> None:
+        run.narrator.say(f"Cross-fitting: {run.spec.router.folds} pairs of nets label what they were not trained on.")
+        storage.write_rows(folder / "rows.npz", trainer(run).cross_fitted_rows(run.trained.arch))
+
+    return storage.read_rows(run.folder.stage("folds", run.keys["folds"], make) / "rows.npz", run.data.train.x)
+
+
+def _footprint(routed: RoutedEdge) -> Footprint:
+    return Footprint(
+        macs=sum(cost.flatbuffer_macs(routed.flatbuffer).values()),
+        router_macs=routed.router.macs,
+        flash_bytes=len(routed.flatbuffer),
+        measured_arena_bytes=measure_arena_bytes(routed.flatbuffer),
+    )
+
+
+def predict(run: "Run") -> tuple[Predictions, Predictions]:
+    """What the device computes on validation and test, in TensorFlow Lite Micro, beside the cloud's answers."""
+    trained, flatbuffer = run.trained, run.quantized.routed.flatbuffer
+
+    def make(folder: Path) -> None:
+        run.narrator.say("Predictions: TensorFlow Lite Micro itself answers validation and test, as the device will.")
+        probabilities = dict(trained.answers.probabilities)
+        if trained.cloud_net is not None:
+            tested = clouds.net_answers(
+                trained.cloud_net, run.data, run.spec.cloud, splits=("test",), narrator=run.narrator
+            )
+            probabilities |= tested.probabilities
+        for name in ("validation", "test"):
+            made = predictions(flatbuffer, run.data.splits[name], probabilities[name], narrator=run.narrator)
+            storage.write_predictions(folder / f"{name}.npz", made)
+
+    folder = run.folder.stage("predict", run.keys["predict"], make)
+    return storage.read_predictions(folder / "validation.npz"), storage.read_predictions(folder / "test.npz")
+
+
+def scenario(run: "Run", link_name: str) -> sweep.Scenario:
+    """The run's device and cloud behind one of the links."""
+    return sweep.Scenario(
+        device=run.device,
+        link=run.link if link_name == run.link.name else profiles.link(link_name),
+        cloud_name=run.spec.cloud.kind,
+        cloud_ms=run.trained.answers.latency_ms,
+        macs_by_kind=cost.flatbuffer_macs(run.quantized.routed.flatbuffer),
+    )
+
+
+def sweep_thresholds(run: "Run", validation: Predictions, test: Predictions) -> Swept:
+    """Every threshold on validation, the chosen one, confirmed on test."""
+    here, seed = scenario(run, run.link.name), run.spec.seed
+    payload = payload_bytes(run.data.input_shape, run.spec.sweep.payload)
+
+    def make(folder: Path) -> None:
+        points = sweep.operating_points(validation, here, payload_bytes=payload, seed=seed)
+        cloud_accuracy = float(validation.cloud_right.mean())
+        chosen = sweep.choose(points, cloud_accuracy, run.spec.sweep)
+        storage.write_points(folder / "points.json", tuple(points))
+        storage.write_points(folder / "named.json", sweep.named_points(points, chosen, cloud_accuracy))
+        confirmed = sweep.confirm(chosen, test, here, payload_bytes=payload, seed=seed)
+        storage.write_points(folder / "confirmed.json", (confirmed,))
+
+    folder = run.folder.stage("sweep", run.keys["sweep"], make)
+    return Swept(
+        validation=validation,
+        test=test,
+        points=storage.read_points(folder / "points.json"),
+        named=storage.read_points(folder / "named.json"),
+        confirmed=storage.read_points(folder / "confirmed.json")[0],
+    )
+
+
+def trainer(run: "Run") -> Trainer:
+    """The trainer of this run."""
+    return Trainer(data=run.data, spec=run.spec, narrator=run.narrator)
+
+
+def _load(net: Any, weights: Path) -> None:
+    if net is not None:
+        net.load_weights(weights)

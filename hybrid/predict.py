@@ -1,0 +1,23 @@
+"""The int8 edge with its router, and the cloud, over a split: `Predictions`, as the device will compute them."""
+
+import numpy as np
+
+from datasets import Split
+from hybrid import tflm
+from hybrid.artifacts import Floats, Predictions
+from hybrid.graft import Graph, dequantise
+from hybrid.progress import SILENT, Narrator
+
+
+def predictions(
+    flatbuffer: bytes, split: Split, cloud_scores: Floats, *, narrator: Narrator = SILENT
+) -> Predictions:
+    """Run a grafted flatbuffer over `split` in TensorFlow Lite Micro, beside the cloud's class scores."""
+    logits, scores = tflm.run(flatbuffer, split.x, narrator=narrator)
+    affine = Graph(flatbuffer).affine_of("logits")
+    return Predictions(
+        labels=split.y,
+        edge_logits=dequantise(logits, affine),
+        router_score=scores[:, 0].astype(np.int32),
+        cloud_scores=cloud_scores,
+    )

@@ -1,0 +1,63 @@
+"""Quantisation-aware training: the only file that knows that it takes a tf_keras twin and tfmot.
+
+tensorflow-model-optimization works on tf_keras (Keras 2) models only. The twin is the same `build_net` over tf_keras with
+the Keras 3 net's weights; post-training quantisation converts the twin as well, so that both ways see one net.
+"""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hybrid.artifacts import Floats
+from hybrid.fitting import distillation_loss, narrated, one_cycle
+from hybrid.nets import build_net, normalise
+from hybrid.progress import Narrator
+from hybrid.specs import ArchSpec
+
+INPUT_LOW, INPUT_HIGH = -1.0, 127.0 / 128.0
+"""Range of a normalised example: int8 input scale 1/128 and zero point 0, exactly."""
+
+
+def twin(arch: ArchSpec, net: Any) -> Any:
+    """The tf_keras net with the same layers and weights as the Keras 3 `net`."""
+    import tf_keras
+
+    model = build_net(arch, tf_keras)
+    model.set_weights(net.get_weights())
+    return model
+
+
+def quantization_aware_fit(
+    model: Any,
+    x: NDArray[np.uint8],
+    target: Floats,
+    *,
+    epochs: int,
+    batch_size: int,
+    learning_rate: float,
+    alpha: float,
+    temperature: float,
+    seed: int,
+    narrator: Narrator,
+) -> Any:
+    """Fine-tune a tf_keras twin with simulated int8 weights and activations; returns the quantisation-aware model.
+
+    `target` is ``(n, 2 * num_classes)`` as in `fitting.targets`. No augmentation: the ranges that it learns are those
+    of the examples that the device will see.
+    """
+    import tf_keras
+    from tensorflow_model_optimization.quantization.keras import quantize_model
+
+    tf_keras.utils.set_random_seed(seed)
+    aware = quantize_model(model)
+    steps = len(x) // batch_size * epochs
+    classifier = tf_keras.Model(aware.input, aware.output[0])
+    optimizer = tf_keras.optimizers.Adam(one_cycle(tf_keras, learning_rate, steps))
+    classifier.compile(optimizer, distillation_loss(alpha=alpha, temperature=temperature))
+    rows = np.random.default_rng(seed).permutation(len(x))[: len(x) // batch_size * batch_size]
+    with narrated(tf_keras, narrator, "quantisation-aware training", steps) as callback:
+        classifier.fit(
+            normalise(x[rows]), target[rows], batch_size=batch_size, epochs=epochs, verbose=0, callbacks=[callback]
+        )
+    return aware
