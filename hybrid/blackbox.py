@@ -2,6 +2,8 @@
 
 import json
 import time
+import zipfile
+import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -46,7 +48,7 @@ def table_scores(path: Path, splits: Mapping[str, int], *, num_classes: int) -> 
 def _table(path: Path) -> Iterator[Any]:
     try:
         table = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as exc:
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as exc:
         raise SpecError(f"{path}: not a readable .npz ({exc})") from exc
     if not isinstance(table, np.lib.npyio.NpzFile):
         raise SpecError(f"{path}: holds a single array; save one array per split with numpy.savez")
@@ -57,9 +59,9 @@ def _table(path: Path) -> Iterator[Any]:
 def _scores(table: Any, name: str, rows: int, num_classes: int, path: Path) -> Floats:
     where = f"{path}: {name}"
     try:
-        values = table[name]
-    except ValueError as exc:
-        raise CloudError(f"{where}: holds Python objects; save plain numbers") from exc
+        values = np.asarray(table[name])
+    except (ValueError, EOFError, zipfile.BadZipFile, zlib.error) as exc:
+        raise CloudError(f"{where}: cannot be read ({exc}); save plain numbers with numpy.savez") from exc
     if len(values.shape) not in (1, 2) or len(values) != rows:
         raise CloudError(
             f"{where}: got shape {values.shape}, expected ({rows}, {num_classes}) scores or ({rows},) labels"

@@ -15,9 +15,9 @@ from starlette.routing import Route
 
 from hybrid.endpoint import EndpointInfo
 from hybrid.serve import oip
+from hybrid.serve.errors import RequestError
 from hybrid.serve.model import Model
 from hybrid.serve.query import decode_query, encode_answer
-from hybrid.serve.errors import RequestError
 
 _JSON_BYTES_PER_VALUE = 26
 """The longest double that JSON writers print, with its comma and space."""

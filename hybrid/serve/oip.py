@@ -85,9 +85,7 @@ def _split(body: bytes, json_length: str | None) -> tuple[bytes, bytes]:
     if json_length is None:
         return body, b""
     if not (json_length.isascii() and json_length.isdigit() and int(json_length[:12]) <= len(body)):
-        raise RequestError(
-            f"{JSON_LENGTH_HEADER}: got {json_length!r:.40}, allowed 0 to the body's {len(body):,} bytes"
-        )
+        raise RequestError(f"{JSON_LENGTH_HEADER}: got {json_length!r:.40}, allowed 0 to {len(body):,}")
     return body[: int(json_length)], body[int(json_length) :]
 
 

@@ -27,14 +27,10 @@ def decode_query(body: bytes, info: EndpointInfo) -> NDArray[np.uint8]:
     """
     query = _load(body)
     if query.get("v") != QUERY_VERSION:
-        raise RequestError(
-            f"v: got {query.get('v')!r:.40}, allowed {QUERY_VERSION}; update the firmware or this endpoint"
-        )
+        raise RequestError(f"v: got {query.get('v')!r:.40}, allowed {QUERY_VERSION}; update the firmware")
     paired = bytes.fromhex(info.edge_digest)[:DIGEST_BYTES]
     if query.get("m") != paired:
-        raise RequestError(
-            f"m: not the edge model {paired.hex()} that this cloud is paired with; flash its bundle", 409
-        )
+        raise RequestError(f"m: not the edge model {paired.hex()} this cloud is paired with; flash its bundle", 409)
     data = query.get("x")
     if not isinstance(data, bytes):
         raise RequestError(f"x: got {type(data).__name__}, expected a byte string of {info.payload} pixels")
@@ -68,9 +64,7 @@ def _png(data: bytes, shape: tuple[int, int, int]) -> NDArray[np.uint8]:
         with Image.open(io.BytesIO(data), formats=("PNG",)) as image:
             got = (image.height, image.width, len(image.getbands()))  # known before a pixel is unpacked
             if got != shape or image.mode not in ("L", "LA", "RGB", "RGBA"):
-                raise RequestError(
-                    f"x: got a PNG of shape {list(got)} and mode {image.mode}, expected {list(shape)}, 8 bit"
-                )
+                raise RequestError(f"x: got a {image.mode} PNG of shape {list(got)}, expected {list(shape)}, 8 bit")
             return np.asarray(image, np.uint8).reshape(height, width, channels)
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as exc:
         raise RequestError(f"x: not a readable PNG ({' '.join(str(exc).split()):.120})") from exc
