@@ -1,6 +1,5 @@
 """What the tests of the cloud half share: an endpoint for 2x2 grey images, and a server on a free loopback port."""
 
-import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,6 +8,7 @@ import numpy as np
 import uvicorn
 
 from firmware_export.cloud import CloudInputs, endpoint_info
+from hybrid.serve.server import listen
 
 DIGEST = "0123456789abcdef" * 4
 INPUTS = CloudInputs(
@@ -33,7 +33,7 @@ def brightness(pixels):
 @contextmanager
 def running(app) -> Iterator[str]:
     """Serve `app`; the socket listens before the server runs, so that nobody has to wait for it."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
+    with listen("127.0.0.1", 0) as listener:
         server = uvicorn.Server(uvicorn.Config(app, log_level="critical", lifespan="off"))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
         thread.start()
