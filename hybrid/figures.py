@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hybrid.artifacts import OperatingPoint
+from hybrid.artifacts import Floats, OperatingPoint
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from hybrid.report import PolicyCurve
 
 WIDTH_PX, HEIGHT_PX = 480, 340
+MAX_POINTS = 241
 HEAT_RGB = (0, 114, 178)
 
 
@@ -71,12 +72,12 @@ LINK_STYLES = tuple(
 
 
 def link_style(index: int) -> LineStyle:
-    """The style of the link at `index`."""
+    """Give the style of the link at `index`."""
     return LINK_STYLES[index % len(LINK_STYLES)]
 
 
 def policy_style(name: str) -> LineStyle:
-    """The style of a policy; one that is not known is drawn like a further heuristic."""
+    """Give the style of a policy; one that is not known is drawn like a further heuristic."""
     return POLICY_STYLES.get(name, LineStyle(variable="muted", dash=(4, 1, 1, 1), zorder=3))
 
 
@@ -84,14 +85,13 @@ def coverage_svg(curves: "Sequence[PolicyCurve]", confirmed: OperatingPoint) -> 
     """Draw accuracy against coverage, a line per policy, with a ring at the confirmed operating point."""
     figure, axes = _axes("share of examples answered on the device, % (coverage)", "accuracy on test, %")
     for curve in curves:
-        style = policy_style(curve.name)
-        x = 100 * np.asarray(curve.coverage)
+        style, x = policy_style(curve.name), _drawn_percent(curve.coverage)
         axes.plot(
-            x, 100 * np.asarray(curve.accuracy), color=style.placeholder, linestyle=style.line, linewidth=style.width,
+            x, _drawn_percent(curve.accuracy), color=style.placeholder, linestyle=style.line, linewidth=style.width,
             zorder=style.zorder,
         )  # fmt: skip
         if curve.low is not None and curve.high is not None:
-            low, high = 100 * np.asarray(curve.low), 100 * np.asarray(curve.high)
+            low, high = _drawn_percent(curve.low), _drawn_percent(curve.high)
             axes.fill_between(x, low, high, color=style.placeholder, alpha=0.13, linewidth=0)
     axes.set_xlim(0, 100)
     _ring(axes, 100 * confirmed.coverage, 100 * confirmed.accuracy)
@@ -104,7 +104,7 @@ def latency_svg(
     cloud_only: Sequence[OperatingPoint],
     confirmed: OperatingPoint,
 ) -> str:
-    """Draw accuracy against mean latency (logarithmic), a line per link; a star is edge-only, hollow marks cloud-only."""
+    """Draw accuracy against mean latency (logarithmic), a line per link; star: edge-only, hollow: cloud-only."""
     figure, axes = _axes("mean time until the answer, ms (logarithmic)", "accuracy on test, %")
     axes.set_xscale("log")
     for index, cloud in enumerate(cloud_only):
@@ -123,6 +123,12 @@ def latency_svg(
     _ring(axes, confirmed.mean_latency_ms, 100 * confirmed.accuracy)
     _plain_log_ticks(axes)
     return _svg(figure, "Accuracy on test against mean latency, one line per link")
+
+
+def _drawn_percent(shares: Floats) -> NDArray[np.float64]:
+    """At most `MAX_POINTS` of the shares, evenly spread with both ends, in percent: a line needs no more."""
+    rows = np.linspace(0, len(shares) - 1, min(len(shares), MAX_POINTS)).round().astype(int)
+    return 100 * np.asarray(shares, np.float64)[rows]
 
 
 def _axes(xlabel: str, ylabel: str) -> "tuple[Figure, Axes]":
@@ -179,7 +185,7 @@ def _svg(figure: "Figure", label: str) -> str:
 
 
 def png_data_uri(image: NDArray[np.uint8]) -> str:
-    """Turn pixels ``(height, width, channels)`` into a PNG data URI; 3 channels are RGB, 4 RGBA, else the first is grey."""
+    """Turn pixels ``(height, width, channels)`` into a PNG data URI: RGB, RGBA, or the first channel."""
     from PIL import Image
 
     pixels = image if image.shape[-1] in (3, 4) else image[..., 0]

@@ -1,7 +1,7 @@
 """The page a person looks at after a run: one HTML file that needs nothing but itself.
 
 `render` is pure: the same `ReportContent` gives the same text. What a number means, and how far it can be trusted, is
-said on the page; `remarks` are the sentences that depend on the figures.
+said on the page; `hybrid.remarks` has the sentences that depend on the figures.
 """
 
 import base64
@@ -16,6 +16,8 @@ from numpy.typing import NDArray
 from hybrid import figures
 from hybrid.artifacts import Device, Floats, Footprint, Link, OperatingPoint
 from hybrid.errors import HybridError
+from hybrid.remarks import remarks
+from hybrid.units import count, kib, percent, quantity, signed_points
 
 MAX_TABLE_CLASSES = 20
 """With more classes the confusion matrix is drawn, not tabled."""
@@ -179,14 +181,6 @@ class ReportContent:
         return by_link[self.link.name]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Remark:
-    """A sentence about how to read the figures; `warns` where a figure disappoints."""
-
-    text: str
-    warns: bool = False
-
-
 def render(content: ReportContent) -> str:
     """Write the whole page as one HTML text. Raises: HybridError where the content contradicts itself."""
     import jinja2
@@ -212,95 +206,8 @@ def render(content: ReportContent) -> str:
     )
 
 
-def half_width_95(share: float, count: int) -> float:
-    """Half of the 95 % interval of a share that was counted on `count` examples (normal approximation).
-
-    >>> round(half_width_95(0.9, 10_000), 4)
-    0.0059
-    """
-    return float(1.96 * np.sqrt(share * (1 - share) / count))
-
-
-def remarks(content: ReportContent) -> tuple[Remark, ...]:
-    """What a careful reader should know before believing the headline; what disappoints comes first."""
-    found = [remark for rule in _RULES if (remark := rule(content))]
-    return tuple(sorted(found, key=lambda remark: not remark.warns))
-
-
-def _no_gain(c: ReportContent) -> Remark | None:
-    if c.confirmed.accuracy > c.edge_only.accuracy:
-        return None
-    return Remark(text="At this operating point the hybrid is no more accurate than the edge net alone.", warns=True)
-
-
-def _no_time_saved(c: ReportContent) -> Remark | None:
-    if c.confirmed.mean_latency_ms < c.cloud.mean_latency_ms:
-        return None
-    return Remark(text="On average the hybrid is slower than sending everything to the cloud.", warns=True)
-
-
-def _router_no_better(c: ReportContent) -> Remark | None:
-    areas = {curve.name: curve.nauc for curve in c.curves if curve.nauc is not None}
-    if c.router_kind == "max_softmax":
-        return Remark(text="No learned router was used: the edge net's largest softmax output is the score.")
-    if "router" not in areas or "max_softmax" not in areas or areas["router"] > areas["max_softmax"] + 0.005:
-        return None
-    text = "The learned router does not beat plain max softmax here (nAUC differences below 0.5 count as ties)."
-    return Remark(text=text, warns=True)
-
-
-def _confirmation(c: ReportContent) -> Remark:
-    change = c.confirmed.accuracy - c.chosen.accuracy
-    widths = [
-        half_width_95(point.accuracy, c.dataset.counts[split])
-        for point, split in ((c.chosen, "validation"), (c.confirmed, "test"))
-    ]
-    noise = float(np.hypot(*widths))
-    compared = f"From validation to test the accuracy changed by {signed_points(change)}"
-    if abs(change) > noise:
-        return Remark(text=f"{compared}, more than chance explains ({100 * noise:.1f} points).", warns=True)
-    return Remark(text=f"{compared}; up to {100 * noise:.1f} points would be chance.")
-
-
-def _quantisation_loss(c: ReportContent) -> Remark | None:
-    change = c.drift.int8_accuracy - c.drift.float_accuracy
-    if change > -0.01:
-        return None
-    return Remark(text=f"Quantisation to int8 cost the edge net {-100 * change:.1f} points of accuracy.", warns=True)
-
-
-def _overfull(c: ReportContent) -> Remark | None:
-    over = [name for name, memory in (("flash", c.flash), ("SRAM", c.sram)) if memory.free_bytes < 0]
-    if not over:
-        return None
-    return Remark(text=f"The {' and the '.join(over)} of {c.device.title} is too small for this build.", warns=True)
-
-
-def _sampling(c: ReportContent) -> Remark:
-    count = c.dataset.counts["test"]
-    half = 100 * half_width_95(c.confirmed.accuracy, count)
-    return Remark(text=f"Accuracies are counted on {count:,} test examples: give or take {half:.1f} points (95 %).")
-
-
-def _computed(c: ReportContent) -> Remark:
-    band = f"±{100 * c.device.latency_band:.0f} % for the time on the device"
-    return Remark(text=f"Latency and energy are computed from models of board and link, not measured ({band}).")
-
-
-_RULES: tuple[Callable[[ReportContent], Remark | None], ...] = (
-    _no_gain,
-    _no_time_saved,
-    _overfull,
-    _router_no_better,
-    _quantisation_loss,
-    _confirmation,
-    _sampling,
-    _computed,
-)
-
-
 def frequent_mistakes(confusion: NDArray[np.integer], limit: int = 8) -> list[tuple[int, int, int]]:
-    """The most frequent confusions as (truth, answer, count), most frequent first.
+    """List the most frequent confusions as (truth, answer, count), most frequent first.
 
     >>> frequent_mistakes(np.array([[9, 2], [1, 8]]))
     [(0, 1, 2), (1, 0, 1)]
@@ -313,37 +220,8 @@ def frequent_mistakes(confusion: NDArray[np.integer], limit: int = 8) -> list[tu
 
 
 def row_shares(confusion: NDArray[np.integer]) -> NDArray[np.float64]:
-    """Each row as shares of its sum; an empty row stays 0."""
+    """Divide each row by its sum; an empty row stays 0."""
     return np.asarray(confusion / np.maximum(confusion.sum(axis=1, keepdims=True), 1), np.float64)
-
-
-def percent(share: float) -> str:
-    """Print a share. Example: 0.9123 as ``91.2 %`` (with a space that does not break)."""
-    return f"{100 * share:.1f}\u00a0%"
-
-
-def signed_points(difference: float) -> str:
-    """Print a difference of shares. Example: 0.013 as ``+1.3 points``."""
-    return f"{100 * difference:+.1f} points".replace("-", "\u2212")
-
-
-def quantity(value: float, unit: str) -> str:
-    """Print three digits and a unit, whole numbers from 100 on. Example: 71.26 ms as ``71.3 ms``."""
-    decimals = 0 if abs(value) >= 99.95 else 1 if abs(value) >= 9.995 else 2
-    return f"{value:,.{decimals}f}\u00a0{unit}"
-
-
-def kib(size_bytes: int) -> str:
-    """Print bytes in KiB. Example: 1536 as ``1.5 KiB``."""
-    return f"{size_bytes / 1024:,.1f}\u00a0KiB"
-
-
-def count(number: float) -> str:
-    """Print a large count in three digits. Example: 2710000 as ``2.71 M``."""
-    for limit, suffix in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if number >= limit:
-            return quantity(number / limit, suffix)
-    return f"{number:,.0f}"
 
 
 def by_threshold(points: Sequence[OperatingPoint]) -> list[OperatingPoint]:

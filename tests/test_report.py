@@ -1,12 +1,14 @@
 """The report: one page that needs nothing, says every figure, escapes every string and works in a browser."""
 
-import dataclasses
+import base64
 import functools
 import hashlib
 import html
+import io
 import re
 import shutil
 import subprocess
+from dataclasses import dataclass, replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -15,6 +17,8 @@ import pytest
 
 from hybrid.artifacts import Device, Footprint, Link, OperatingPoint
 from hybrid.errors import HybridError
+from hybrid.figures import coverage_svg, png_data_uri
+from hybrid.remarks import half_width_95, remarks
 from hybrid.report import (
     BundleFile,
     Candidate,
@@ -27,17 +31,11 @@ from hybrid.report import (
     QuantizeTrial,
     ReportContent,
     Segment,
-    count,
     frequent_mistakes,
-    half_width_95,
-    kib,
-    percent,
-    quantity,
-    remarks,
     render,
     row_shares,
-    signed_points,
 )
+from hybrid.units import count, kib, percent, quantity, signed_points
 
 CLOTHES = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
 LINKS = {"wifi": (28, 9), "lte": (118, 61), "lte-m": (310, 140), "nb-iot": (1650, 420), "ble": (205, 12)}
@@ -45,7 +43,7 @@ EDGE_MS, EDGE_MJ, THRESHOLD = 41.3, 12.4, 14
 N_TEST = 4000
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True)
 class World:
     """A simulated test split: classes, what edge and cloud say, and the scores of a fair router."""
 
@@ -144,7 +142,8 @@ def board():
     device = Device(
         name="stm32f746", title="STM32F746G-DISCO", core="Arm Cortex-M7", clock_mhz=216.0, flash_bytes=1 << 20,
         sram_bytes=320 << 10, reserved_flash_bytes=120 << 10, reserved_sram_bytes=48 << 10, power_mw=480.0,
-        sleep_power_mw=1.2, cycles_per_mac={"conv": 1.4}, overhead_ms=0.4, latency_band=0.3, source="data sheet DS10916",
+        sleep_power_mw=1.2, cycles_per_mac={"conv": 1.4}, overhead_ms=0.4, latency_band=0.3,
+        source="data sheet DS10916",
     )  # fmt: skip
     link = Link(
         name="lte", title="LTE Cat 1", wake_ms=30.0, wake_mj=12.0, tail_mj=20.0, rtt_mean_ms=70.0, rtt_sd_ms=15.0,
@@ -156,8 +155,9 @@ def board():
 
 def memory_maps(device, footprint):
     margin = footprint.measured_arena_bytes // 10
-    flash = (("runtime and application", device.reserved_flash_bytes), ("model", footprint.flash_bytes), ("router", 3072))
-    sram = (("runtime and application", device.reserved_sram_bytes), ("arena", footprint.measured_arena_bytes), ("arena margin", margin))  # fmt: skip
+    flash = (("runtime", device.reserved_flash_bytes), ("model", footprint.flash_bytes), ("router", 3072))
+    arena = footprint.measured_arena_bytes
+    sram = (("runtime", device.reserved_sram_bytes), ("arena", arena), ("arena margin", margin))
     return [
         MemoryMap(total_bytes=total, segments=tuple(Segment(label=text, size_bytes=size) for text, size in parts))
         for total, parts in ((device.flash_bytes, flash), (device.sram_bytes, sram))
@@ -168,7 +168,7 @@ SEARCH = (
     ("ds-16-32-64", 2_310_000, 98_304, 64_000, 0.861, "trained"),
     ("ds-24-48-96", 4_870_000, 187_392, 90_112, 0.883, "trained"),
     ("ib-16-24-48-x4", 6_020_000, 154_624, 131_072, 0.879, "trained"),
-    ("conv-64-128-256", 58_300_000, 1_310_720, 401_408, None, "flash_bytes: needs 1,310,720, device stm32f746 has 925,696"),
+    ("conv-64-128-256", 58_300_000, 1_310_720, 401_408, None, "flash_bytes: needs 1,310,720"),
 )  # fmt: skip
 
 
@@ -189,7 +189,8 @@ def content(names=CLOTHES, channels=1):
             name="fashion_mnist", counts={"train": 48_000, "calibration": 6_000, "validation": 6_000, "test": N_TEST},
             input_shape=(28, 28, channels), licence="MIT", source="Zalando Research", digest="5a" * 32,
         ),
-        class_names=names, device=device, link=link, spec_toml='preset = "quick"\nseed = 7\n\n[train]\nedge_epochs = 8\n',
+        class_names=names, device=device, link=link,
+        spec_toml='preset = "quick"\nseed = 7\n\n[train]\nedge_epochs = 8\n',
         seed=7, versions={"hybrid": "0.1.0", "tensorflow": "2.20.0", "python": "3.11.7"}, footprint=footprint,
         drift=Drift(
             float_accuracy=edge_only.accuracy + 0.0023, int8_accuracy=edge_only.accuracy,
@@ -200,7 +201,7 @@ def content(names=CLOTHES, channels=1):
             QuantizeTrial(method="qat", validation_accuracy=0.8847, winner=True),
         ),
         router_kind="learned",
-        chosen=dataclasses.replace(confirmed, accuracy=confirmed.accuracy + 0.004, coverage=confirmed.coverage - 0.006),
+        chosen=replace(confirmed, accuracy=confirmed.accuracy + 0.004, coverage=confirmed.coverage - 0.006),
         confirmed=confirmed, edge_only=edge_only,
         cloud_only=tuple(operating_point(w, 128, name) for name in LINKS),
         points=tuple(operating_point(w, threshold, "lte") for threshold in grid), points_split="validation",
@@ -214,7 +215,7 @@ def content(names=CLOTHES, channels=1):
         ),
         bundle=tuple(
             BundleFile(path=path, size_bytes=size, sha256=hashlib.sha256(path.encode()).hexdigest())
-            for path, size in (("manifest.json", 2_113), ("models/edge.tflite", 187_392), ("src/hybrid_edge.c", 411_208))
+            for path, size in (("manifest.json", 2_113), ("models/edge.tflite", 187_392), ("src/edge.c", 411_208))
         ),
     )  # fmt: skip
 
@@ -288,8 +289,14 @@ def test_every_headline_value_is_on_the_page():
     times = [point.mean_latency_ms, point.p50_latency_ms, point.p95_latency_ms, cloud.mean_latency_ms]
     said = [percent(share) for share in shares] + [quantity(ms, "ms") for ms in times]
     said += [quantity(point.mean_energy_mj, "mJ"), "183.0\u00a0KiB", "88.0\u00a0KiB", "4.87\u00a0M", "1.70\u00a0k"]
-    said += ["STM32F746G-DISCO", "LTE Cat 1", "MIT", "5a" * 32, "edge_epochs = 8", "nAUC 61.2", "nAUC 49.7", "seed", "2.20.0"]
-    said += ["flash_bytes: needs 1,310,720", hashlib.sha256(b"manifest.json").hexdigest()[:16], *CLOTHES]
+    said += ["STM32F746G-DISCO", "LTE Cat 1", "MIT", "5a" * 32, "edge_epochs = 8", "2.20.0"]
+    said += [
+        "nAUC 61.2",
+        "nAUC 49.7",
+        "flash_bytes: needs 1,310,720",
+        hashlib.sha256(b"manifest.json").hexdigest()[:16],
+        *CLOTHES,
+    ]
     assert [value for value in said if value not in text] == []
 
 
@@ -297,11 +304,12 @@ def test_strings_are_escaped_everywhere():
     evil = '<script>alert("x")</script>&'
     names = (evil, *CLOTHES[1:])
     c = content(names)
-    candidate = dataclasses.replace(c.candidates[0], name=evil, status=evil)
-    c = dataclasses.replace(
+    candidate = replace(c.candidates[0], name=evil, status=evil)
+    c = replace(
         c, title=evil, spec_toml=evil, versions={evil: evil}, candidates=(candidate,),
-        link=dataclasses.replace(c.link, title=evil, source=evil), device=dataclasses.replace(c.device, title=evil),
-        dataset=dataclasses.replace(c.dataset, name=evil, licence=evil), bundle=(BundleFile(path=evil, size_bytes=1, sha256=evil),),
+        link=replace(c.link, title=evil, source=evil), device=replace(c.device, title=evil),
+        dataset=replace(c.dataset, name=evil, licence=evil),
+        bundle=(BundleFile(path=evil, size_bytes=1, sha256=evil),),
     )  # fmt: skip
     text = render(c)
     assert evil not in text
@@ -317,6 +325,21 @@ def test_a_hundred_classes_stay_light_and_are_drawn():
     assert 'class="confusion"' not in text
     assert all(name in text for name in names)
     assert len(page()) < 1_000_000
+
+
+def test_long_curves_are_thinned():
+    coverage = np.linspace(0, 1, 20_001, dtype=np.float32)
+    waves = (0.9 + 0.01 * np.sin(50 * coverage)).astype(np.float32)
+    long = PolicyCurve(name="router", coverage=coverage, accuracy=waves, low=waves, high=waves)
+    assert len(coverage_svg((long,), content().confirmed)) < 40_000
+
+
+def test_an_image_keeps_its_pixels():
+    from PIL import Image
+
+    grey = pictures([3], 10, 1)[0]
+    file = io.BytesIO(base64.b64decode(png_data_uri(grey).removeprefix("data:image/png;base64,")))
+    assert np.array_equal(np.asarray(Image.open(file)), grey[..., 0])
 
 
 def test_the_table_of_points_runs_from_keeping_to_sending():
@@ -341,28 +364,35 @@ def test_a_good_run_is_not_warned_about():
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        (lambda c: {"confirmed": dataclasses.replace(c.confirmed, accuracy=c.edge_only.accuracy)}, "no more accurate"),
-        (lambda c: {"confirmed": dataclasses.replace(c.confirmed, mean_latency_ms=1e4)}, "slower than sending"),
-        (lambda c: {"chosen": dataclasses.replace(c.chosen, accuracy=c.confirmed.accuracy + 0.05)}, "−5.0 points, more than"),
-        (lambda c: {"curves": (dataclasses.replace(c.curves[0], nauc=0.5), *c.curves[1:])}, "does not beat plain max softmax"),
-        (lambda c: {"drift": dataclasses.replace(c.drift, float_accuracy=c.drift.int8_accuracy + 0.02)}, "cost the edge net 2.0"),
-        (lambda c: {"sram": dataclasses.replace(c.sram, total_bytes=100_000)}, "SRAM of STM32F746G-DISCO is too small"),
+        (lambda c: {"confirmed": replace(c.confirmed, accuracy=c.edge_only.accuracy)}, "no more accurate"),
+        (lambda c: {"confirmed": replace(c.confirmed, mean_latency_ms=1e4)}, "slower than sending"),
+        (lambda c: {"chosen": replace(c.chosen, accuracy=c.confirmed.accuracy + 0.05)}, "−5.0 points, more than"),
+        (lambda c: {"curves": (replace(c.curves[0], nauc=0.5), *c.curves[1:])}, "does not beat plain max softmax"),
+        (lambda c: {"drift": replace(c.drift, float_accuracy=c.drift.int8_accuracy + 0.02)}, "cost the edge net 2.0"),
+        (lambda c: {"sram": replace(c.sram, total_bytes=100_000)}, "SRAM of STM32F746G-DISCO is too small"),
     ],
-)  # fmt: skip
-def test_the_page_says_what_disappoints(change, sentence):
-    c = dataclasses.replace(content(), **change(content()))
-    warned = [text for warns, text in texts(c) if warns]
+)
+def test_what_disappoints_is_said(change, sentence):
+    warned = [text for warns, text in texts(replace(content(), **change(content()))) if warns]
     assert any(sentence in text for text in warned), warned
-    assert sentence in render(c)
+
+
+def test_warnings_stand_on_the_page_before_the_other_remarks():
+    small = replace(content().sram, total_bytes=100_000)
+    text = render(replace(content(), sram=small))
+    assert text.index('<li class="warns"><strong>Mind:</strong> The SRAM of') < text.index(
+        "<li>From validation to test"
+    )
+    assert "missing" in text
 
 
 def test_no_learned_router_is_said_without_alarm():
-    said = texts(dataclasses.replace(content(), router_kind="max_softmax"))
-    assert (False, "No learned router was used: the edge net's largest softmax output is the score.") in said
+    said = texts(replace(content(), router_kind="max_softmax"))
+    assert (False, "No learned router was used: the edge net’s largest softmax output is the score.") in said
 
 
 def test_a_cloud_only_point_must_exist_for_the_runs_link():
-    c = dataclasses.replace(content(), cloud_only=content().cloud_only[:1])
+    c = replace(content(), cloud_only=content().cloud_only[:1])
     with pytest.raises(HybridError, match="no point for link lte; got wifi"):
         render(c)
 
@@ -379,17 +409,19 @@ def test_figures_are_printed_in_three_digits():
         f"{v}\u00a0ms" for v in ("0.50", "9.99", "10.0", "41.3", "100", "1,234")
     ]
     assert [count(v) for v in (999, 1700, 4_870_000, 2.5e9)] == ["999", "1.70\u00a0k", "4.87\u00a0M", "2.50\u00a0G"]
-    assert (percent(0.9126), signed_points(-0.013), kib(1536)) == ("91.3\u00a0%", "−1.3 points", "1.5\u00a0KiB")
+    assert (percent(0.9126), signed_points(-0.013), kib(1536), kib(1 << 20)) == (
+        "91.3\u00a0%", "−1.3 points", "1.5\u00a0KiB", "1,024\u00a0KiB",
+    )  # fmt: skip
 
 
 CHROMIUM = shutil.which("chromium")
 in_browser = pytest.mark.skipif(CHROMIUM is None, reason="the program chromium is not installed")
 
 
-def chromium(tmp_path: Path, *arguments: str, fragment: str = "", size: str = "1280,3000") -> subprocess.CompletedProcess:
+def chromium(tmp_path: Path, *arguments: str, fragment: str = "") -> "subprocess.CompletedProcess[str]":
     (tmp_path / "report.html").write_text(page(), encoding="utf-8")
     quiet = ("--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking")
-    still = ("--disable-component-update", "--disable-sync", "--hide-scrollbars", f"--window-size={size}")
+    still = ("--disable-component-update", "--disable-sync", "--hide-scrollbars", "--window-size=1280,3000")
     user = (f"--user-data-dir={tmp_path / 'user'}", "--enable-logging=stderr", "--v=0")
     address = (tmp_path / "report.html").as_uri() + fragment
     command = [CHROMIUM, "--headless", "--no-sandbox", *quiet, *still, *user, *arguments, address]
@@ -414,7 +446,7 @@ def test_the_browser_draws_the_page_without_complaint(tmp_path):
 
 
 @in_browser
-@pytest.mark.parametrize(("fragment", "threshold"), [("", THRESHOLD), ("#threshold=-37", -40), ("#threshold=128", 128)])
+@pytest.mark.parametrize(("fragment", "threshold"), [("", THRESHOLD), ("#threshold=-37", -40)])
 def test_the_slider_shows_the_point_of_the_address(tmp_path, fragment, threshold):
     done = chromium(tmp_path, "--dump-dom", fragment=fragment)
     assert "CONSOLE" not in done.stderr

@@ -9,6 +9,8 @@
     rows.forEach((other) => other.classList.toggle("at", other === row));
     for (const cell of row.querySelectorAll("[data-name]"))
       document.getElementById("at-" + cell.dataset.name).textContent = cell.textContent.trim();
+    const box = row.closest(".scroll");
+    box.scrollTop = row.offsetTop - box.clientHeight / 2;
     const kept = Number(row.dataset.coverage);
     document.getElementById("at-kept").style.flexGrow = kept;
     document.getElementById("at-sent").style.flexGrow = 1 - kept;
