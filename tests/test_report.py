@@ -327,6 +327,20 @@ def test_a_hundred_classes_stay_light_and_are_drawn():
     assert len(page()) < 1_000_000
 
 
+def test_a_run_with_little_to_show_still_gives_a_page():
+    c = content()
+    bare = replace(
+        c, candidates=(), gallery=(), points=(), pareto=(), router_kind="max_softmax", confirmed=c.edge_only,
+        edge_confusion=np.diag(np.arange(10)), cloud_confusion=np.zeros((10, 10), int),
+    )  # fmt: skip
+    text = render(bare)
+    assert "No search: the architecture was given." in text
+    assert "here simply the edge net’s largest softmax output" in text
+    assert "most frequent mistakes" not in text
+    assert "nan" not in text
+    assert Page(text).unclosed == []
+
+
 def test_long_curves_are_thinned():
     coverage = np.linspace(0, 1, 20_001, dtype=np.float32)
     waves = (0.9 + 0.01 * np.sin(50 * coverage)).astype(np.float32)
