@@ -1,0 +1,106 @@
+"""What a careful reader should know before believing a report's headline, as sentences that depend on the figures."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from hybrid.units import signed_points
+
+if TYPE_CHECKING:
+    from hybrid.report import ReportContent
+
+
+@dataclass(frozen=True, kw_only=True)
+class Remark:
+    """A sentence about how to read the figures; `warns` where a figure disappoints."""
+
+    text: str
+    warns: bool = False
+
+
+def half_width_95(share: float, count: int) -> float:
+    """Half of the 95 % interval of a share that was counted on `count` examples (normal approximation).
+
+    >>> round(half_width_95(0.9, 10_000), 4)
+    0.0059
+    """
+    return 1.96 * math.sqrt(share * (1 - share) / count)
+
+
+def remarks(content: "ReportContent") -> tuple[Remark, ...]:
+    """List what a careful reader should know before believing the headline; what disappoints comes first."""
+    found = [remark for rule in _RULES if (remark := rule(content))]
+    return tuple(sorted(found, key=lambda remark: not remark.warns))
+
+
+def _no_gain(c: "ReportContent") -> Remark | None:
+    if c.confirmed.accuracy > c.edge_only.accuracy:
+        return None
+    return Remark(text="At this operating point the hybrid is no more accurate than the edge net alone.", warns=True)
+
+
+def _no_time_saved(c: "ReportContent") -> Remark | None:
+    if c.confirmed.mean_latency_ms < c.cloud.mean_latency_ms:
+        return None
+    return Remark(text="On average the hybrid is slower than sending everything to the cloud.", warns=True)
+
+
+def _router_no_better(c: "ReportContent") -> Remark | None:
+    areas = {curve.name: curve.nauc for curve in c.curves if curve.nauc is not None}
+    if c.router_kind == "max_softmax":
+        return Remark(text="No learned router was used: the edge net’s largest softmax output is the score.")
+    if "router" not in areas or "max_softmax" not in areas or areas["router"] > areas["max_softmax"] + 0.005:
+        return None
+    text = "The learned router does not beat plain max softmax here (nAUC differences below 0.5 count as ties)."
+    return Remark(text=text, warns=True)
+
+
+def _confirmation(c: "ReportContent") -> Remark:
+    change = c.confirmed.accuracy - c.chosen.accuracy
+    widths = [
+        half_width_95(point.accuracy, c.dataset.counts[split])
+        for point, split in ((c.chosen, "validation"), (c.confirmed, "test"))
+    ]
+    noise = math.hypot(*widths)
+    compared = f"From validation to test the accuracy changed by {signed_points(change)}"
+    if abs(change) > noise:
+        return Remark(text=f"{compared}, more than chance explains ({100 * noise:.1f} points).", warns=True)
+    return Remark(text=f"{compared}; up to {100 * noise:.1f} points would be chance.")
+
+
+def _quantisation_loss(c: "ReportContent") -> Remark | None:
+    change = c.drift.int8_accuracy - c.drift.float_accuracy
+    if change > -0.01:
+        return None
+    return Remark(text=f"Quantisation to int8 cost the edge net {-100 * change:.1f} points of accuracy.", warns=True)
+
+
+def _overfull(c: "ReportContent") -> Remark | None:
+    over = [name for name, memory in (("flash", c.flash), ("SRAM", c.sram)) if memory.free_bytes < 0]
+    if not over:
+        return None
+    return Remark(text=f"The {' and the '.join(over)} of {c.device.title} is too small for this build.", warns=True)
+
+
+def _sampling(c: "ReportContent") -> Remark:
+    count = c.dataset.counts["test"]
+    half = 100 * half_width_95(c.confirmed.accuracy, count)
+    return Remark(text=f"Accuracies are counted on {count:,} test examples: give or take {half:.1f} points (95 %).")
+
+
+def _computed(c: "ReportContent") -> Remark:
+    band = f"±{100 * c.device.latency_band:.0f} % for the time on the device"
+    return Remark(text=f"Latency and energy are computed from models of board and link, not measured ({band}).")
+
+
+_RULES: tuple[Callable[["ReportContent"], Remark | None], ...] = (
+    _no_gain,
+    _no_time_saved,
+    _overfull,
+    _router_no_better,
+    _quantisation_loss,
+    _confirmation,
+    _sampling,
+    _computed,
+)
