@@ -79,8 +79,8 @@ class EdgeOracle(keras_tuner.Oracle):
 
     def populate_space(self, trial_id: str) -> dict[str, Any]:
         """Answer keras-tuner's request for the next trial."""
-        rng = np.random.default_rng([self._rng_seed, len(self.trained)])
         trained = self.trained
+        rng = np.random.default_rng([self._rng_seed, len(trained)])
         for _ in range(MAX_DRAWS):
             if self._fits(arch := propose(self._space, trained, rng)):
                 return {"status": "RUNNING", "values": genes_of(arch)}

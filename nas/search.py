@@ -197,8 +197,8 @@ def _told(advance: Advance) -> Callable[[Candidate], None]:
 
 def _identity(space: Space, data: Dataset, device: Device, spec: SearchSpec, seed: int) -> str:
     """Name the question; the number of trials is no part of it, so that a search can be prolonged."""
-    asked = [asdict(space), data.digest, asdict(device), asdict(replace(spec, trials=1)), seed]
-    return hashlib.sha256(json.dumps(asked, default=dict).encode()).hexdigest()
+    asked = [asdict(space), data.digest, asdict(device), asdict(replace(spec, trials=1, space="")), seed]
+    return hashlib.sha256(json.dumps(asked).encode()).hexdigest()
 
 
 def _refuse(space: Space, pricing: _Pricing[E]) -> None:

@@ -189,3 +189,11 @@ def test_bad_spaces_are_refused_by_name(change, complaint):
     with pytest.raises(SpecError) as refusal:
         structure(good | change, Space, where="space")
     assert complaint in str(refusal.value)
+
+
+def test_there_is_a_default_space_for_inputs_of_every_size():
+    rng = np.random.default_rng(0)
+    for height in range(1, 130):
+        for width in (1, 2, 7, height):
+            space = edge_space((height, width, 1), 2)
+            assert_inside(sample(space, rng), space)
