@@ -71,6 +71,10 @@ class SearchSpec:
     """Ceiling on the model's flash; 0 leaves only the device's own limit."""
     arch: str = ""
     """A TOML file with the edge ArchSpec: no search, this net."""
+    kinds: tuple[BlockKind, ...] = ("conv",)
+    """Kinds of blocks in the default space; ``conv`` alone trains fastest on a CPU."""
+    space: str = ""
+    """A TOML file with a search space of your own; empty takes the default for the input."""
 
 
 @dataclass(frozen=True, kw_only=True)
