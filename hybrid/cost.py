@@ -1,10 +1,10 @@
 """What a net costs on a device: MACs, flash and peak SRAM of an ArchSpec before any training, MACs of a flatbuffer.
 
-Flash and SRAM are those of full int8 quantisation by the TFLite converter and of TFLite Micro. Batch normalisation folds
-into its convolution and ReLU into the operator before it, so neither costs anything. The overhead constants below were
-calibrated on 40 random specs, each converted by TensorFlow 2.21 and loaded by TFLite Micro's recording interpreter on a
-64-bit host; they are upper envelopes, so that an estimate is not below what was measured there. A 32-bit device needs a
-little less SRAM, because its pointers are shorter.
+Flash and SRAM are those of full int8 quantisation by the TFLite converter and of TFLite Micro. Batch normalisation
+folds into its convolution and ReLU into the operator before it, so neither costs anything. The overhead constants below
+were calibrated on 40 random specs, each converted by TensorFlow 2.21 and loaded by TFLite Micro's recording interpreter
+on a 64-bit host; they are upper envelopes, so that an estimate is not below what was measured there. A 32-bit device
+needs a little less SRAM, because its pointers are shorter.
 """
 
 from collections.abc import Sequence
@@ -26,7 +26,7 @@ _CHANNEL_SRAM_BYTES = 8
 """TFLite Micro prepares an int32 multiplier and an int32 shift per output channel."""
 _WEIGHTED_OP_FLASH_BYTES, _NAME_FLASH_BYTES, _OTHER_OP_FLASH_BYTES, _FIXED_FLASH_BYTES = 612, 6, 60, 1050
 _WEIGHTED_OP_SRAM_BYTES, _OTHER_OP_SRAM_BYTES, _FIXED_SRAM_BYTES = 252, 176, 930
-_HEAD_FLASH_BYTES, _HEAD_SRAM_BYTES = 4000, 1800
+_HEAD_FLASH_BYTES, _HEAD_SRAM_BYTES = 3600, 1800
 """Three dense layers of up to 32 units, a softmax and the additions between them, beside their weights."""
 _ALIGNMENT_BYTES = 16
 
@@ -54,10 +54,14 @@ class _Op(NamedTuple):
 
 
 class _Walk:
-    """Lists the operators of `hybrid.nets.build_net`, in the converter's order."""
+    """Lists the operators of `hybrid.nets.build_net`, in an order of the converter.
 
-    def __init__(self, arch: ArchSpec) -> None:
-        self.input_shape = arch.input_shape
+    Where a residual block projects its shortcut, the converter writes the shortcut before or after the convolutions
+    beside it, differently from run to run, and the memory plan with it.
+    """
+
+    def __init__(self, arch: ArchSpec, *, shortcut_first: bool = False) -> None:
+        self.input_shape, self.shortcut_first = arch.input_shape, shortcut_first
         self.ops: list[_Op] = []
         x = 0
         for block in arch.blocks:
@@ -108,9 +112,15 @@ def _ib_layer(walk: _Walk, x: int, block: BlockSpec, stride: int) -> int:
 
 
 def _res_layer(walk: _Walk, x: int, block: BlockSpec, stride: int) -> int:
-    y = walk.conv(walk.conv(x, block.width, block.kernel, stride), block.width, block.kernel, 1)
-    same = stride == 1 and walk.shape(x)[2] == block.width
-    return walk.add(x if same else walk.conv(x, block.width, 1, stride), y)
+    def project(x: int) -> int:
+        same = stride == 1 and walk.shape(x)[2] == block.width
+        return x if same else walk.conv(x, block.width, 1, stride)
+
+    def convolve(x: int) -> int:
+        return walk.conv(walk.conv(x, block.width, block.kernel, stride), block.width, block.kernel, 1)
+
+    first, second = (project, convolve) if walk.shortcut_first else (convolve, project)
+    return walk.add(first(x), second(x))
 
 
 _LAYERS = {"conv": _conv_layer, "ds": _ds_layer, "ib": _ib_layer, "res": _res_layer}
@@ -141,7 +151,7 @@ def estimate(arch: ArchSpec, *, head_macs: int = 0) -> Estimate:
         + _OTHER_OP_FLASH_BYTES * others
         + _FIXED_FLASH_BYTES
         + (_HEAD_FLASH_BYTES if head_macs else 0),
-        peak_sram_bytes=_planned_bytes(walk)
+        peak_sram_bytes=_planned_peak_bytes(arch)
         + _CHANNEL_SRAM_BYTES * channels
         + _WEIGHTED_OP_SRAM_BYTES * len(weighted)
         + _OTHER_OP_SRAM_BYTES * others
@@ -150,11 +160,17 @@ def estimate(arch: ArchSpec, *, head_macs: int = 0) -> Estimate:
     )
 
 
+def _planned_peak_bytes(arch: ArchSpec) -> int:
+    """Give the peak over the activations, of the converter's two orders the worse."""
+    orders = (False, True) if any(block.kind == "res" for block in arch.blocks) else (False,)
+    return max(_planned_bytes(_Walk(arch, shortcut_first=order)) for order in orders)
+
+
 def _planned_bytes(walk: _Walk) -> int:
-    """Peak of TFLite Micro's greedy memory planner over the activations.
+    """Give the peak of TFLite Micro's greedy memory planner over the activations.
 
     It places the largest tensor first (of equals the last one) at the lowest address where nothing alive at the same
-    time lies. A tensor lives from the operator that writes it to the last one that reads it, a net's outputs to the end.
+    time lies. A tensor lives from the operator that writes it to the last that reads it, a net's outputs to the end.
     """
     end = len(walk.ops)
     last = [0] * (end + 1)
@@ -185,7 +201,10 @@ def _first_gap(alive: list[tuple[int, int, int, int]], size: int) -> int:
 
 
 def check_fits(costs: Estimate, device: Device) -> None:
-    """Raises: BudgetError where flash or SRAM exceeds what the device has left beside runtime and application."""
+    """Compare with the device.
+
+    Raises: BudgetError where flash or SRAM exceeds what the device has left beside runtime and application.
+    """
     budgets = (
         ("flash_bytes", costs.flash_bytes, device.flash_bytes - device.reserved_flash_bytes, "lower the widths"),
         ("peak_sram_bytes", costs.peak_sram_bytes, device.sram_bytes - device.reserved_sram_bytes, "stride earlier"),

@@ -209,7 +209,7 @@ def _unreachable(points: Sequence[OperatingPoint], limits: Sequence[_Limit]) -> 
 def named_points(
     points: Sequence[OperatingPoint], chosen: OperatingPoint, cloud_accuracy: float
 ) -> tuple[OperatingPoint, ...]:
-    """The table that the firmware carries: both ends, the chosen point, fixed coverages, and no excess loss.
+    """Give the table that the firmware carries: both ends, the chosen point, fixed coverages, and no excess loss.
 
     ``coverage_90`` is the point of smallest coverage that is at least 90 %; names are unique, thresholds may repeat.
     """
@@ -233,10 +233,11 @@ def bootstrap_band(
     """Draw the examples anew `n` times: 2.5 % and 97.5 % quantiles of the accuracy at `coverages` ``(m,)``."""
     s, edge, cloud = np.asarray(scores), np.asarray(edge_right), np.asarray(cloud_right)
     rng = np.random.default_rng(seed)
+    at = np.asarray(coverages, dtype=np.float64)
     accuracies = []
     for _ in range(n):
         rows = rng.integers(0, len(s), len(s))
         drawn = curve(s[rows], edge[rows], cloud[rows])
-        accuracies.append(np.interp(coverages, drawn.coverage[::-1], drawn.accuracy[::-1]))
+        accuracies.append(np.interp(at, drawn.coverage[::-1], drawn.accuracy[::-1]))
     low, high = np.quantile(accuracies, [0.025, 0.975], axis=0)
     return low, high

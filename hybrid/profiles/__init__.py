@@ -6,6 +6,7 @@ from typing import TypeVar
 
 from hybrid.artifacts import Device, Link
 from hybrid.configure import did_you_mean, read_toml, structure
+from hybrid.cost import MAC_KINDS
 from hybrid.errors import SpecError
 
 P = TypeVar("P", Device, Link)
@@ -13,22 +14,28 @@ _HERE = Path(__file__).parent
 
 
 def devices() -> dict[str, Device]:
-    """All shipped devices by name."""
+    """Give all shipped devices by name."""
     return dict(_shipped("devices", Device))
 
 
 def links() -> dict[str, Link]:
-    """All shipped links by name."""
+    """Give all shipped links by name."""
     return dict(_shipped("links", Link))
 
 
 def device(name_or_toml_path: str | Path) -> Device:
-    """A shipped device by name, or one's own from a TOML file. Raises: SpecError for an unknown name or a bad file."""
+    """Give a shipped device by name, or one's own from a TOML file.
+
+    Raises: SpecError for an unknown name or a bad file.
+    """
     return _find(name_or_toml_path, "device", devices(), Device)
 
 
 def link(name_or_toml_path: str | Path) -> Link:
-    """A shipped link by name, or one's own from a TOML file. Raises: SpecError for an unknown name or a bad file."""
+    """Give a shipped link by name, or one's own from a TOML file.
+
+    Raises: SpecError for an unknown name or a bad file.
+    """
     return _find(name_or_toml_path, "link", links(), Link)
 
 
@@ -38,7 +45,11 @@ def _shipped(folder: str, kind: type[P]) -> dict[str, P]:
 
 
 def _read(path: Path, kind: type[P]) -> P:
-    return structure(read_toml(path), kind, where=str(path))
+    profile = structure(read_toml(path), kind, where=str(path))
+    missing = set(MAC_KINDS) - set(profile.cycles_per_mac) if isinstance(profile, Device) else set()
+    if missing:
+        raise SpecError(f"{path}: cycles_per_mac lacks {', '.join(sorted(missing))}; give one for each kind of layer")
+    return profile
 
 
 def _find(name_or_path: str | Path, what: str, shipped: dict[str, P], kind: type[P]) -> P:
