@@ -13,7 +13,7 @@ _VALUES_PER_LINE = 20
 
 
 def c_string(text: str) -> str:
-    r"""A C string literal of the UTF-8 bytes; octal escapes, because a hexadecimal one would swallow what follows.
+    r"""Write a C string literal of the UTF-8 bytes; octal escapes, as hexadecimal ones swallow what follows.
 
     >>> print(c_string('T-shirt "top"'), c_string("??/é"))
     "T-shirt \042top\042" "\077\077/\303\251"
@@ -27,7 +27,7 @@ def _c_char(byte: int) -> str:
 
 
 def c_comment(text: str) -> str:
-    """Text on one line that cannot end or nest a C comment.
+    """Put text on one line that cannot end or nest a C comment.
 
     >>> c_comment("a */ b")
     'a * / b'
@@ -36,7 +36,7 @@ def c_comment(text: str) -> str:
 
 
 def identifier(text: str) -> str:
-    """The upper-case C identifier part of a name.
+    """Turn a name into part of an upper-case C identifier.
 
     >>> identifier("no-excess loss")
     'NO_EXCESS_LOSS'
@@ -45,7 +45,7 @@ def identifier(text: str) -> str:
 
 
 def c_float(value: float) -> str:
-    """A C float literal. Raises: SpecError for infinity and not-a-number.
+    """Write a C float literal. Raises: SpecError for infinity and not-a-number.
 
     >>> c_float(0.75), c_float(3.0), c_float(1e-12)
     ('0.75f', '3.0f', '1e-12f')
@@ -57,17 +57,17 @@ def c_float(value: float) -> str:
 
 
 def c_bytes(data: bytes) -> str:
-    """Initialiser lines for bytes, hexadecimal."""
+    """Write initialiser lines for bytes, hexadecimal."""
     return _lines(f"0x{byte:02x}" for byte in data)
 
 
 def c_ints(values: Iterable[Any]) -> str:
-    """Initialiser lines for integers."""
+    """Write initialiser lines for integers."""
     return _lines(str(int(value)) for value in values)
 
 
 def c_int_rows(rows: "np.ndarray[Any, Any]") -> str:
-    """Initialiser lines for an array ``(n, ...)``: one brace for each of the n."""
+    """Write initialiser lines for an array ``(n, ...)``: one brace for each of the n."""
     return "\n".join("    {\n" + c_ints(row) + "\n    }," for row in rows.reshape(len(rows), -1).tolist())
 
 

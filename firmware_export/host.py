@@ -46,7 +46,7 @@ def run_tflm(flatbuffer: bytes, inputs: NDArray[np.int8]) -> dict[str, NDArray[n
 
 
 def measure_arena_bytes(flatbuffer: bytes) -> int:
-    """What TFLite Micro's recording interpreter allocates for the model, without margin.
+    """Ask TFLite Micro's recording interpreter what it allocates for the model, without margin.
 
     The host's pointers have 8 bytes, so that this is more than a 32-bit device takes for the same kernels.
     """
@@ -121,7 +121,7 @@ class CompiledDecision:
         return int(self._library.hybrid_threshold())
 
     def set_threshold(self, threshold: int) -> None:
-        """Raises: HybridError with the C code's own words."""
+        """Choose any threshold. Raises: HybridError with the C code's own words."""
         self._check(self._library.hybrid_set_threshold(threshold))
 
     def set_operating_point(self, index: int) -> None:
@@ -129,19 +129,19 @@ class CompiledDecision:
         self._check(self._library.hybrid_set_operating_point(index))
 
     def class_name(self, index: int) -> str | None:
-        """Name of a class, None outside the range."""
+        """Name a class; None outside the range."""
         raw: bytes | None = self._library.hybrid_class_name(index)
         return None if raw is None else raw.decode()
 
     def decide(self, logits: NDArray[np.int8], score: int) -> tuple[int, bool]:
-        """The class, and whether the edge keeps the example, for `logits` ``(classes,)``."""
+        """Return the class, and whether the edge keeps the example, for `logits` ``(classes,)``."""
         result = _Result()
         values = np.ascontiguousarray(logits, np.int8)
         self._check(self._library.hybrid_decide(_pointer(values), ctypes.c_int8(score), ctypes.byref(result)))
         return result.class_index, bool(result.decision)
 
     def payload(self, query: Query, encoding: Encoding, capacity: int | None = None) -> bytes:
-        """The bytes that the device sends; `capacity` is the buffer's, by default what a size query answers."""
+        """Return what the device sends; `capacity` is the buffer's, by default what a size query answers."""
         pixels = np.ascontiguousarray(query.pixels, np.uint8)
         result = _Result(class_index=query.edge_class, score=query.score)
         size = ctypes.c_size_t()
@@ -152,6 +152,12 @@ class CompiledDecision:
         buffer = (ctypes.c_uint8 * room)()
         self._check(encode(*call, buffer, ctypes.c_size_t(room), ctypes.byref(size)))
         return bytes(buffer[: size.value])
+
+    def answer_class(self, answer: bytes) -> int:
+        """Read the class out of the cloud's answer. Raises: HybridError with the C code's own words."""
+        index = ctypes.c_int32()
+        self._check(self._library.hybrid_answer_class(answer, ctypes.c_size_t(len(answer)), ctypes.byref(index)))
+        return index.value
 
     def _check(self, status: int) -> None:
         if status != 0:
@@ -176,7 +182,7 @@ def compile_decision(sources: Mapping[str, bytes]) -> CompiledDecision:
 
 
 def c_compiler() -> str:
-    """The system's C compiler. Raises: HybridError where there is none."""
+    """Find the system's C compiler. Raises: HybridError where there is none."""
     for name in (os.environ.get("CC", ""), "cc", "gcc", "clang"):
         if name and (path := shutil.which(name)):
             return path

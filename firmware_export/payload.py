@@ -69,7 +69,7 @@ def decode_payload(payload: bytes, encoding: Encoding = "cbor") -> Query:
 
 
 def payload_bytes(input_shape: tuple[int, ...], encoding: Encoding = "cbor") -> int:
-    """The most bytes a query of `input_shape` takes; a small class or score saves up to three of them.
+    """Count the most bytes that a query of `input_shape` takes; a small class or score saves up to three of them.
 
     >>> payload_bytes((32, 32, 3), "raw"), payload_bytes((32, 32, 3), "cbor")
     (3072, 3100)

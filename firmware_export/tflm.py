@@ -6,12 +6,11 @@ Each file comes from a template in ``templates/``; a hole without a value and a 
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib import resources
 from math import ceil, prod
 from typing import Any
 
 import numpy as np
-from jinja2 import Environment, StrictUndefined, meta
+from jinja2 import Environment, PackageLoader, StrictUndefined, meta
 from jinja2.exceptions import UndefinedError
 from numpy.typing import NDArray
 
@@ -34,6 +33,7 @@ STATUSES = (
     ("ERROR_TENSOR", "the model's inputs or outputs are not those that this code was generated for"),
     ("ERROR_INVOKE", "a kernel failed"),
     ("ERROR_BUFFER", "the buffer is too small"),
+    ("ERROR_ANSWER", "the cloud's answer cannot be understood"),
     ("ERROR_SELFTEST", "an output differs from its golden vector"),
 )
 """The one table that the C enum and its strings come from."""
@@ -104,7 +104,7 @@ def firmware_sources(spec: FirmwareSpec) -> dict[str, bytes]:
 
 
 def template_values(spec: FirmwareSpec) -> dict[str, Any]:
-    """The values of all holes."""
+    """Collect the values of all holes."""
     graph = read_graph(spec.flatbuffer)
     signature = edge_signature(graph)
     _check_shapes(spec, signature)
@@ -152,7 +152,7 @@ def resolver_ops(graph: Graph) -> list[dict[str, str]]:
 
 
 def arena_bytes(measured_bytes: int, margin: float) -> int:
-    """The arena to reserve: measured bytes and a share of margin, rounded up to the alignment.
+    """Count the bytes to reserve: measured bytes and a share of margin, rounded up to the alignment.
 
     >>> arena_bytes(1000, 0.1)
     1104
@@ -166,21 +166,29 @@ def arena_bytes(measured_bytes: int, margin: float) -> int:
 def render(name: str, values: Mapping[str, Any]) -> str:
     """Fill the template of one file. Raises: SpecError naming a hole without a value."""
     try:
-        return _ENVIRONMENT.from_string(_template(name)).render(values)
+        return _ENVIRONMENT.get_template(f"{name}.j2").render(values)
     except UndefinedError as exc:
-        raise SpecError(f"template {name}.jinja: {exc.message}") from exc
+        raise SpecError(f"template {name}.j2: {exc.message}") from exc
 
 
 def check_spare(values: Mapping[str, Any]) -> None:
     """Refuse values that no template asks for. Raises: SpecError naming them."""
-    holes = {hole for name in SOURCES for hole in meta.find_undeclared_variables(_ENVIRONMENT.parse(_template(name)))}
+    holes = {hole for name in SOURCES for hole in _holes(name)}
     if spare := sorted(set(values) - holes):
         raise SpecError(f"templates: no hole for {', '.join(spare)}")
 
 
+_LOADER = PackageLoader("firmware_export")
+
+
 def _environment() -> Environment:
     environment = Environment(
-        undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True, autoescape=False
+        loader=_LOADER,
+        undefined=StrictUndefined,
+        keep_trailing_newline=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        autoescape=False,
     )
     environment.filters.update(FILTERS)
     return environment
@@ -189,8 +197,9 @@ def _environment() -> Environment:
 _ENVIRONMENT = _environment()
 
 
-def _template(name: str) -> str:
-    return resources.files("firmware_export").joinpath("templates", f"{name}.jinja").read_text(encoding="utf-8")
+def _holes(name: str) -> set[str]:
+    source, _, _ = _LOADER.get_source(_ENVIRONMENT, f"{name}.j2")
+    return meta.find_undeclared_variables(_ENVIRONMENT.parse(source))
 
 
 def _chosen(spec: FirmwareSpec) -> OperatingPoint:
