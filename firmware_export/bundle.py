@@ -17,8 +17,6 @@ from typing import Any
 from hybrid.errors import BundleError
 
 MANIFEST = "manifest.json"
-FORMAT_VERSION = 1
-"""Rises by one when an old reader would misunderstand a bundle."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +60,7 @@ def sha256(content: bytes) -> str:
 
 
 def file_entries(files: Mapping[str, bytes]) -> dict[str, dict[str, Any]]:
-    """What the manifest says of each file: `sha256` and `bytes`."""
+    """List what the manifest says of each file: `sha256` and `bytes`."""
     return {path: {"sha256": sha256(content), "bytes": len(content)} for path, content in sorted(files.items())}
 
 

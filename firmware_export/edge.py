@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from firmware_export.bundle import FORMAT_VERSION, MANIFEST, Bundle, file_entries, sha256
+from firmware_export.bundle import MANIFEST, Bundle, file_entries, sha256
 from firmware_export.flatbuffer import Graph, edge_signature, read_graph
 from firmware_export.host import run_tflm
+from firmware_export.manifest import FORMAT_VERSION, check_manifest
 from firmware_export.payload import Encoding, payload_bytes
 from firmware_export.tflm import FirmwareSpec, Golden, arena_bytes, firmware_sources
 from hybrid.artifacts import Device, Footprint, OperatingPoint
@@ -29,8 +30,8 @@ PIXEL_OFFSET = -128
 class BundleInputs:
     """All that a bundle is made from.
 
-    `golden_pixels` are uint8 ``(n, height, width, channels)``; `data_card` has at least `digest` and `value_range`, what
-    pixels 0 and 255 stand for; `extra` holds further files by path, such as the cloud's.
+    `golden_pixels` are uint8 ``(n, height, width, channels)``; `data_card` has at least `digest` and `value_range`,
+    what pixels 0 and 255 stand for; `extra` holds further files by path, such as the cloud's.
     """
 
     models: Mapping[str, bytes]
@@ -69,7 +70,9 @@ def build_edge_bundle(inputs: BundleInputs) -> Bundle:
     if clash := sorted((files.keys() | {MANIFEST}) & inputs.extra.keys()):
         raise BundleError(f"bundle: extra files {', '.join(clash)} have the names of the bundle's own; rename them")
     files |= inputs.extra
-    return Bundle({**files, MANIFEST: canonical_json(_manifest(inputs, graph, files))})
+    bundle = Bundle({**files, MANIFEST: canonical_json(_manifest(inputs, graph, files))})
+    check_manifest(bundle.manifest)
+    return bundle
 
 
 def canonical_json(value: Any) -> bytes:
@@ -113,8 +116,14 @@ def _golden(model: bytes, pixels: NDArray[np.uint8]) -> Golden:
 
 def _golden_json(golden: Golden) -> bytes:
     inputs = {"file": GOLDEN_INPUTS, "dtype": "int8", "shape": golden.inputs.shape}
-    answers = {"logits": golden.logits, "router_score": golden.router_score, "edge_class": golden.edge_class}
-    return canonical_json({"inputs": inputs, **{name: values.tolist() for name, values in answers.items()}})
+    return canonical_json(
+        {
+            "inputs": inputs,
+            "logits": golden.logits.tolist(),
+            "router_score": golden.router_score.tolist(),
+            "edge_class": golden.edge_class.tolist(),
+        }
+    )
 
 
 def _firmware_spec(inputs: BundleInputs, golden: Golden) -> FirmwareSpec:

@@ -21,6 +21,8 @@ class Tensor:
     scales: tuple[float, ...]
     zero_points: tuple[int, ...]
     channel_axis: int
+    buffer: int
+    """Constants of equal content may share one."""
     constant_bytes: int
     """Size of its constant data; 0 for an activation."""
 
@@ -61,8 +63,8 @@ class Graph:
 
     @property
     def weight_bytes(self) -> int:
-        """Bytes of all constants."""
-        return sum(tensor.constant_bytes for tensor in self.tensors)
+        """Bytes of all constants, a shared buffer once."""
+        return sum({tensor.buffer: tensor.constant_bytes for tensor in self.tensors}.values())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,6 +152,7 @@ def _tensor(raw: Any, buffers: Any) -> Tensor:
         scales=_tuple(quantisation and quantisation.scale, float),
         zero_points=_tuple(quantisation and quantisation.zeroPoint, int),
         channel_axis=quantisation.quantizedDimension if quantisation else 0,
+        buffer=raw.buffer,
         constant_bytes=0 if data is None else len(data),
     )
 

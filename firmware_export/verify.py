@@ -1,23 +1,21 @@
-"""Does a folder hold what its manifest says, and does the firmware in it agree with its model?"""
+"""Check that a folder holds what its manifest says, and that the firmware in it agrees with its model."""
 
 import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cache
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from firmware_export.bundle import FORMAT_VERSION, MANIFEST, Bundle, broken, read, sha256
+from firmware_export.bundle import MANIFEST, Bundle, broken, read, sha256
 from firmware_export.edge import EDGE_MODEL, GOLDEN, GOLDEN_INPUTS
 from firmware_export.flatbuffer import read_graph
 from firmware_export.host import measure_arena_bytes, run_tflm
+from firmware_export.manifest import check_manifest
 from firmware_export.tflm import resolver_ops
-from hybrid.errors import BundleError
 from hybrid.progress import Narrator
 
 _GLUE = "firmware/hybrid_classify.cc"
@@ -47,7 +45,8 @@ def verify(folder: Path, narrator: Narrator) -> Verification:
     Raises: BundleError naming the file, what was expected and what is there, at the first check that fails.
     """
     bundle = read(folder)
-    manifest = check_manifest(bundle)
+    manifest = bundle.manifest
+    check_manifest(manifest)
     _check_files(bundle, manifest)
     narrator.say(f"{len(bundle.files) - 1} files agree with the manifest")
     model = bundle.files[EDGE_MODEL]
@@ -64,29 +63,6 @@ def verify(folder: Path, narrator: Narrator) -> Verification:
         arena_bytes=reserved,
         ops=ops,
     )
-
-
-def check_manifest(bundle: Bundle) -> dict[str, Any]:
-    """Return the manifest if this reader knows its version and it has the right form. Raises: BundleError."""
-    import jsonschema
-
-    manifest = bundle.manifest
-    version = manifest.get("bundle_format_version")
-    if isinstance(version, int) and version > FORMAT_VERSION:
-        raise BundleError(
-            f"{MANIFEST}: bundle_format_version: expected {FORMAT_VERSION}, got {version}; "
-            "a newer hybrid wrote this bundle, read it with that one"
-        )
-    error = jsonschema.exceptions.best_match(jsonschema.Draft202012Validator(_schema()).iter_errors(manifest))
-    if error is not None:
-        where = ".".join(map(str, error.absolute_path)) or "top level"
-        raise broken(MANIFEST, "a manifest of the schema", f"{where}: {error.message:.200}")
-    return manifest
-
-
-@cache
-def _schema() -> Any:
-    return json.loads(resources.files("firmware_export").joinpath("templates", "manifest.schema.json").read_bytes())
 
 
 def _check_files(bundle: Bundle, manifest: Mapping[str, Any]) -> None:
