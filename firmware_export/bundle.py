@@ -71,7 +71,7 @@ def check_path(path: str, others: Mapping[str, bytes]) -> None:
     if not tidy or path == "." or ".." in pure.parts:
         raise BundleError(f"bundle path {path!r}: expected a plain relative path with / between folders")
     for parent in pure.parents:
-        if str(parent) in others:
+        if parent.name and str(parent) in others:
             raise BundleError(f"bundle path {path!r}: {parent} is a file of this bundle; rename one")
 
 

@@ -14,7 +14,7 @@ from firmware_export.flatbuffer import Graph, edge_signature, read_graph
 from firmware_export.host import run_tflm
 from firmware_export.manifest import FORMAT_VERSION, check_manifest
 from firmware_export.payload import Encoding, payload_bytes
-from firmware_export.tflm import FirmwareSpec, Golden, arena_bytes, firmware_sources
+from firmware_export.tflm import FirmwareSpec, Golden, arena_bytes, check_model, firmware_sources
 from hybrid.artifacts import Device, Footprint, OperatingPoint
 from hybrid.errors import BudgetError, BundleError, SpecError
 
@@ -63,6 +63,7 @@ def build_edge_bundle(inputs: BundleInputs) -> Bundle:
     _check(inputs)
     model = inputs.models["edge"]
     graph = read_graph(model)
+    check_model(graph, inputs.input_shape, len(inputs.class_names))
     golden = _golden(model, inputs.golden_pixels)
     sources = firmware_sources(_firmware_spec(inputs, golden))
     files = {f"firmware/{name}": text for name, text in sources.items()}

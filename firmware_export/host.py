@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from firmware_export.flatbuffer import EdgeSignature, edge_signature, read_graph
 from firmware_export.payload import Encoding, Query
-from hybrid.errors import HybridError, UnsupportedOpError
+from hybrid.errors import BundleError, HybridError, UnsupportedOpError
 
 WARNINGS = ("-Wall", "-Wextra", "-Wconversion", "-Wdouble-promotion", "-Werror")
 C_FLAGS = ("-std=c99", *WARNINGS)
@@ -34,9 +34,12 @@ def run_tflm(flatbuffer: bytes, inputs: NDArray[np.int8]) -> dict[str, NDArray[n
     """Run the edge net over int8 `inputs` ``(n, h, w, c)``.
 
     Returns: ``logits`` ``(n, classes)`` and ``router_score`` ``(n,)``, int8.
-    Raises: UnsupportedOpError with TFLite Micro's own words where it refuses the model.
+    Raises: UnsupportedOpError with TFLite Micro's own words where it refuses the model; BundleError for other inputs.
     """
     signature = edge_signature(read_graph(flatbuffer))
+    if inputs.dtype != np.int8 or inputs.shape[1:] != signature.input.shape[1:]:
+        expected = f"int8 (n, {', '.join(map(str, signature.input.shape[1:]))})"
+        raise BundleError(f"edge model: inputs are {inputs.dtype} {inputs.shape}, expected {expected}")
     interpreter = _interpreter(flatbuffer)
     answers = [_invoke(interpreter, signature, example[np.newaxis]) for example in inputs]
     return {

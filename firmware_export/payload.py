@@ -72,7 +72,7 @@ def payload_bytes(input_shape: tuple[int, ...], encoding: Encoding = "cbor") -> 
     """Count the most bytes that a query of `input_shape` takes; a small class or score saves up to three of them.
 
     >>> payload_bytes((32, 32, 3), "raw"), payload_bytes((32, 32, 3), "cbor")
-    (3072, 3100)
+    (3072, 3101)
     """
     _check_encoding(encoding)
     blank = np.zeros(prod(input_shape), np.uint8)

@@ -15,7 +15,7 @@ from jinja2.exceptions import UndefinedError
 from numpy.typing import NDArray
 
 from firmware_export.ctext import FILTERS, identifier
-from firmware_export.flatbuffer import EdgeSignature, Graph, edge_signature, read_graph
+from firmware_export.flatbuffer import Graph, edge_signature, read_graph
 from firmware_export.payload import MAX_CLASS, MODEL_DIGEST_BYTES, PAYLOAD_VERSION, Encoding, payload_bytes
 from firmware_export.tflm_ops import ADD_METHODS
 from hybrid.artifacts import Device, OperatingPoint
@@ -107,7 +107,7 @@ def template_values(spec: FirmwareSpec) -> dict[str, Any]:
     """Collect the values of all holes."""
     graph = read_graph(spec.flatbuffer)
     signature = edge_signature(graph)
-    _check_shapes(spec, signature)
+    check_model(graph, spec.input_shape, len(spec.class_names))
     model_sha256 = hashlib.sha256(spec.flatbuffer)
     return {
         "banner": f"hybrid-edge-cloud {spec.project_version}, spec {spec.spec_digest}, generated: do not edit",
@@ -134,6 +134,20 @@ def template_values(spec: FirmwareSpec) -> dict[str, Any]:
         "payload_max_bytes": payload_bytes(spec.input_shape, spec.payload_encoding),
         "golden": spec.golden,
     }
+
+
+def check_model(graph: Graph, input_shape: tuple[int, int, int], num_classes: int) -> None:
+    """Refuse a model that TFLite Micro cannot run or that is not for these examples and classes.
+
+    Raises: UnsupportedOpError, or BundleError for its tensors.
+    """
+    resolver_ops(graph)
+    signature = edge_signature(graph)
+    if signature.input.shape[1:] != input_shape:
+        raise BundleError(f"edge model: input {signature.input.shape[1:]}, expected input_shape {input_shape}")
+    if signature.logits.num_values != num_classes:
+        count = signature.logits.num_values
+        raise BundleError(f"edge model: {count} logits, expected one for each of {num_classes} class names")
 
 
 def resolver_ops(graph: Graph) -> list[dict[str, str]]:
@@ -213,14 +227,6 @@ def _chosen(spec: FirmwareSpec) -> OperatingPoint:
     if spec.chosen not in names:
         raise SpecError(f"operating point: unknown {spec.chosen!r}{did_you_mean(spec.chosen, names)}")
     return spec.operating_points[names.index(spec.chosen)]
-
-
-def _check_shapes(spec: FirmwareSpec, signature: EdgeSignature) -> None:
-    if signature.input.shape[1:] != spec.input_shape:
-        raise BundleError(f"edge model: input {signature.input.shape[1:]}, expected input_shape {spec.input_shape}")
-    if signature.logits.num_values != len(spec.class_names):
-        count = signature.logits.num_values
-        raise BundleError(f"edge model: {count} logits, expected one for each of {len(spec.class_names)} class names")
 
 
 def _arena_that_fits(spec: FirmwareSpec) -> int:

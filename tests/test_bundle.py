@@ -117,7 +117,7 @@ def test_parent_that_takes_no_folder(tmp_path):
     with pytest.raises(BundleError, match="cannot be written"):
         write(small(b""), Path("/proc/bundle"))
     (tmp_path / "file").write_text("")
-    with pytest.raises(BundleError, match=r"cannot be written \(Not a directory\)"):
+    with pytest.raises(BundleError, match=r"cannot be written \(File exists\)"):
         write(small(b""), tmp_path / "file" / "bundle")
 
 

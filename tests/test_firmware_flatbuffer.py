@@ -2,12 +2,14 @@ import flatbuffers
 import numpy as np
 import pytest
 from tflite_micro.tensorflow.lite.micro.python import schema_py_generated as schema
-from tiny_edge import INPUT_SHAPE, pixels, tiny_edge
+from tiny_edge import INPUT_SHAPE, inputs, pixels, tiny_edge
 
+from firmware_export.edge import build_edge_bundle
 from firmware_export.flatbuffer import edge_signature, read_graph
 from firmware_export.host import measure_arena_bytes, run_tflm
 from firmware_export.tflm import resolver_ops
 from firmware_export.tflm_ops import ADD_METHODS
+from hybrid.artifacts import Footprint
 from hybrid.errors import BundleError, UnsupportedOpError
 
 
@@ -57,9 +59,9 @@ def test_outputs_are_told_apart_by_shape_in_either_order():
     one, other = (edge_signature(read_graph(model)) for model in (tiny_edge(), changed(swap)))
     assert one.score_index == 1 - other.score_index
     assert one.logits == other.logits
-    inputs = (pixels(3).astype(np.int16) - 128).astype(np.int8)
-    for name, values in run_tflm(tiny_edge(), inputs).items():
-        assert np.array_equal(values, run_tflm(changed(swap), inputs)[name])
+    examples = (pixels(3).astype(np.int16) - 128).astype(np.int8)
+    for name, values in run_tflm(tiny_edge(), examples).items():
+        assert np.array_equal(values, run_tflm(changed(swap), examples)[name])
 
 
 def test_two_outputs_of_one_value_are_refused():
@@ -100,6 +102,13 @@ def test_unsupported_operator_is_named_with_its_tensor():
     assert made in str(error.value)
 
 
+def test_no_bundle_with_an_unsupported_operator():
+    model = with_op(schema.BuiltinOperator.SEGMENT_SUM)
+    footprint = Footprint(macs=1, router_macs=1, flash_bytes=len(model), measured_arena_bytes=2_000)
+    with pytest.raises(UnsupportedOpError, match=r"operator SEGMENT_SUM \(makes tensor model/conv2d"):
+        build_edge_bundle(inputs(models={"edge": model}, footprint=footprint))
+
+
 def test_tflite_micro_itself_refuses_it_too():
     with pytest.raises(UnsupportedOpError, match="SEGMENT_SUM"):
         run_tflm(with_op(schema.BuiltinOperator.SEGMENT_SUM), np.zeros((1, *INPUT_SHAPE), np.int8))
@@ -114,3 +123,9 @@ def test_every_operator_of_the_table_is_in_the_schema():
 def test_arena_is_measured_and_repeatable():
     activations = 8 * 8 + 3 * 3 * 4  # input and convolution's output live together
     assert activations < measure_arena_bytes(tiny_edge()) == measure_arena_bytes(tiny_edge()) < 16_384
+
+
+@pytest.mark.parametrize("wrong", [np.zeros((1, 4, 16, 1), np.int8), np.zeros((1, *INPUT_SHAPE), np.uint8)])
+def test_inputs_of_another_shape_or_type(wrong):
+    with pytest.raises(BundleError, match=r"expected int8 \(n, 8, 8, 1\)"):
+        run_tflm(tiny_edge(), wrong)

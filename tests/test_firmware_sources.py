@@ -77,7 +77,7 @@ def test_resolver_has_exactly_the_ops_each_with_its_own_check():
 def test_arena_of_measured_bytes_and_margin():
     assert arena_bytes(1000, 0.1) == 1104  # 1100 up to the next multiple of 16
     assert arena_bytes(1600, 0.0) == 1600
-    with pytest.raises(SpecError, match="got -0.1, allowed 0 to 10"):
+    with pytest.raises(SpecError, match=r"got -0\.1, allowed 0 to 10"):
         arena_bytes(1000, -0.1)
     measured = inputs().footprint.measured_arena_bytes
     assert f"#define HYBRID_ARENA_BYTES {arena_bytes(measured, 0.1)}\n" in firmware("hybrid_classify.h")
