@@ -1,0 +1,196 @@
+"""Run what a bundle holds on this machine: the net on TFLite Micro, the plain C with the system's compiler.
+
+TFLite Micro's Python interpreter has the device's kernels and so is the truth; other host runtimes differ from it.
+"""
+
+import ctypes
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from firmware_export.flatbuffer import EdgeSignature, edge_signature, read_graph
+from firmware_export.payload import Encoding, Query
+from hybrid.errors import BundleError, HybridError, UnsupportedOpError
+
+WARNINGS = ("-Wall", "-Wextra", "-Wconversion", "-Wdouble-promotion", "-Werror")
+C_FLAGS = ("-std=c99", *WARNINGS)
+CXX_FLAGS = ("-std=c++17", *WARNINGS)
+_ROOMY_ARENA_BYTES = 16 << 20
+_LOG_BYTES = 1 << 16
+_TOTAL = re.compile(r"Arena allocation total (\d+) bytes")
+
+
+def run_tflm(flatbuffer: bytes, inputs: NDArray[np.int8]) -> dict[str, NDArray[np.int8]]:
+    """Run the edge net over int8 `inputs` ``(n, h, w, c)``.
+
+    Returns: ``logits`` ``(n, classes)`` and ``router_score`` ``(n,)``, int8.
+    Raises: UnsupportedOpError with TFLite Micro's own words where it refuses the model; BundleError for other inputs.
+    """
+    signature = edge_signature(read_graph(flatbuffer))
+    if inputs.dtype != np.int8 or inputs.shape[1:] != signature.input.shape[1:]:
+        expected = f"int8 (n, {', '.join(map(str, signature.input.shape[1:]))})"
+        raise BundleError(f"edge model: inputs are {inputs.dtype} {inputs.shape}, expected {expected}")
+    interpreter = _interpreter(flatbuffer)
+    answers = [_invoke(interpreter, signature, example[np.newaxis]) for example in inputs]
+    return {
+        "logits": np.array([logits for logits, _ in answers], np.int8).reshape(len(inputs), -1),
+        "router_score": np.array([score for _, score in answers], np.int8),
+    }
+
+
+def measure_arena_bytes(flatbuffer: bytes) -> int:
+    """Ask TFLite Micro's recording interpreter what it allocates for the model, without margin.
+
+    The host's pointers have 8 bytes, so that this is more than a 32-bit device takes for the same kernels.
+    """
+    interpreter = _interpreter(flatbuffer)
+    interpreter.invoke()
+    with _captured_stderr() as log:
+        interpreter.print_allocations()
+        text = log()
+    match = _TOTAL.search(text)
+    if match is None:
+        raise HybridError("tflite_micro: printed no arena total; install the version that requirements.lock names")
+    return int(match[1])
+
+
+def _interpreter(flatbuffer: bytes) -> Any:
+    from tflite_micro import runtime
+
+    with _captured_stderr() as log:
+        try:
+            return runtime.Interpreter.from_bytes(flatbuffer, arena_size=_ROOMY_ARENA_BYTES + 10 * len(flatbuffer))
+        except RuntimeError as exc:
+            reason = " ".join(log().split()) or str(exc)
+            raise UnsupportedOpError(f"TFLite Micro refuses the model: {reason}") from exc
+
+
+def _invoke(interpreter: Any, signature: EdgeSignature, example: NDArray[np.int8]) -> tuple[Any, Any]:
+    interpreter.set_input(example, 0)
+    interpreter.invoke()
+    score = interpreter.get_output(signature.score_index)
+    return interpreter.get_output(signature.logits_index).reshape(-1), score.reshape(-1)[0]
+
+
+@contextmanager
+def _captured_stderr() -> Iterator[Callable[[], str]]:
+    """Catch what C code writes to file descriptor 2; the context yields what was written so far."""
+    sys.stderr.flush()
+    saved = os.dup(2)
+    with tempfile.TemporaryFile() as log:
+        os.dup2(log.fileno(), 2)
+        try:
+            yield lambda: os.pread(log.fileno(), _LOG_BYTES, 0).decode("utf-8", "replace")
+        finally:
+            os.dup2(saved, 2)
+            os.close(saved)
+
+
+class _Result(ctypes.Structure):
+    """hybrid_result_t."""
+
+    _fields_ = (
+        ("class_index", ctypes.c_int32),
+        ("score", ctypes.c_int8),
+        ("decision", ctypes.c_int),
+        ("logits", ctypes.POINTER(ctypes.c_int8)),
+    )
+
+
+class CompiledDecision:
+    """The bundle's plain C (hybrid_decide.c, hybrid_payload.c), compiled and loaded here.
+
+    The code runs in this process: give it only sources that were generated here or come from someone trusted.
+    """
+
+    def __init__(self, library: ctypes.CDLL) -> None:
+        self._library = library
+        library.hybrid_status_text.restype = ctypes.c_char_p
+        library.hybrid_class_name.restype = ctypes.c_char_p
+
+    @property
+    def threshold(self) -> int:
+        """The threshold in force."""
+        return int(self._library.hybrid_threshold())
+
+    def set_threshold(self, threshold: int) -> None:
+        """Choose any threshold. Raises: HybridError with the C code's own words."""
+        self._check(self._library.hybrid_set_threshold(threshold))
+
+    def set_operating_point(self, index: int) -> None:
+        """Choose by place in the table. Raises: HybridError with the C code's own words."""
+        self._check(self._library.hybrid_set_operating_point(index))
+
+    def class_name(self, index: int) -> str | None:
+        """Name a class; None outside the range."""
+        raw: bytes | None = self._library.hybrid_class_name(index)
+        return None if raw is None else raw.decode()
+
+    def decide(self, logits: NDArray[np.int8], score: int) -> tuple[int, bool]:
+        """Return the class, and whether the edge keeps the example, for `logits` ``(classes,)``."""
+        result = _Result()
+        values = np.ascontiguousarray(logits, np.int8)
+        self._check(self._library.hybrid_decide(_pointer(values), ctypes.c_int8(score), ctypes.byref(result)))
+        return result.class_index, bool(result.decision)
+
+    def payload(self, query: Query, encoding: Encoding, capacity: int | None = None) -> bytes:
+        """Return what the device sends; `capacity` is the buffer's, by default what a size query answers."""
+        pixels = np.ascontiguousarray(query.pixels, np.uint8)
+        result = _Result(class_index=query.edge_class, score=query.score)
+        size = ctypes.c_size_t()
+        call = (int(encoding == "cbor"), _pointer(pixels), ctypes.byref(result))
+        encode = self._library.hybrid_payload_encode
+        self._check(encode(*call, None, ctypes.c_size_t(0), ctypes.byref(size)))
+        room = size.value if capacity is None else capacity
+        buffer = (ctypes.c_uint8 * room)()
+        self._check(encode(*call, buffer, ctypes.c_size_t(room), ctypes.byref(size)))
+        return bytes(buffer[: size.value])
+
+    def answer_class(self, answer: bytes) -> int:
+        """Read the class out of the cloud's answer. Raises: HybridError with the C code's own words."""
+        index = ctypes.c_int32()
+        self._check(self._library.hybrid_answer_class(answer, ctypes.c_size_t(len(answer)), ctypes.byref(index)))
+        return index.value
+
+    def _check(self, status: int) -> None:
+        if status != 0:
+            raise HybridError(f"firmware: {self._library.hybrid_status_text(status).decode()}")
+
+
+def compile_decision(sources: Mapping[str, bytes]) -> CompiledDecision:
+    """Compile the plain C among `sources` (file name -> text) with every warning an error, and load it.
+
+    Raises: HybridError where there is no C compiler or it complains.
+    """
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+        for name, text in sources.items():
+            if name.endswith((".c", ".h")):
+                Path(folder, name).write_bytes(text)
+        units = ["hybrid_decide.c", "hybrid_payload.c"]
+        command = [c_compiler(), *C_FLAGS, "-O1", "-shared", "-fPIC", "-o", "decision.so", *units]
+        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+        if done.returncode != 0:
+            raise HybridError(f"{command[0]}: the firmware's C does not compile: {done.stderr.strip()}")
+        return CompiledDecision(ctypes.CDLL(str(Path(folder, "decision.so"))))
+
+
+def c_compiler() -> str:
+    """Find the system's C compiler. Raises: HybridError where there is none."""
+    for name in (os.environ.get("CC", ""), "cc", "gcc", "clang"):
+        if name and (path := shutil.which(name)):
+            return path
+    raise HybridError("no C compiler found (looked for $CC, cc, gcc, clang); install gcc")
+
+
+def _pointer(values: NDArray[Any]) -> ctypes.c_void_p:
+    return values.ctypes.data_as(ctypes.c_void_p)

@@ -1,0 +1,238 @@
+"""TFLite Micro firmware as pure text from values: same values, same bytes.
+
+Each file comes from a template in ``templates/``; a hole without a value and a value without a hole are errors.
+"""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import ceil, prod
+from typing import Any
+
+import numpy as np
+from jinja2 import Environment, PackageLoader, StrictUndefined, meta
+from jinja2.exceptions import UndefinedError
+from numpy.typing import NDArray
+
+from firmware_export.ctext import FILTERS, identifier
+from firmware_export.flatbuffer import Graph, edge_signature, read_graph
+from firmware_export.payload import MAX_CLASS, MODEL_DIGEST_BYTES, PAYLOAD_VERSION, Encoding, payload_bytes
+from firmware_export.tflm_ops import ADD_METHODS
+from hybrid.artifacts import Device, OperatingPoint
+from hybrid.configure import did_you_mean
+from hybrid.errors import BudgetError, BundleError, SpecError, UnsupportedOpError
+
+ARENA_ALIGNMENT_BYTES = 16
+STATUSES = (
+    ("OK", "ok"),
+    ("ERROR_ARGUMENT", "a pointer is NULL or a value is outside its range"),
+    ("ERROR_NOT_INITIALISED", "hybrid_init() has not succeeded yet"),
+    ("ERROR_SCHEMA", "TFLite Micro was built for another flatbuffer schema version"),
+    ("ERROR_OPERATOR", "TFLite Micro refused to register an operator"),
+    ("ERROR_ARENA", "tensors could not be allocated: the arena is too small, or a kernel refused its tensors"),
+    ("ERROR_TENSOR", "the model's inputs or outputs are not those that this code was generated for"),
+    ("ERROR_INVOKE", "a kernel failed"),
+    ("ERROR_BUFFER", "the buffer is too small"),
+    ("ERROR_ANSWER", "the cloud's answer cannot be understood"),
+    ("ERROR_SELFTEST", "an output differs from its golden vector"),
+)
+"""The one table that the C enum and its strings come from."""
+
+SOURCES = (
+    "CMakeLists.txt",
+    "README.md",
+    "hybrid_classify.cc",
+    "hybrid_classify.h",
+    "hybrid_decide.c",
+    "hybrid_decide.h",
+    "hybrid_golden.h",
+    "hybrid_model_data.cc",
+    "hybrid_model_data.h",
+    "hybrid_payload.c",
+    "hybrid_payload.h",
+    "hybrid_selftest.c",
+    "hybrid_selftest.h",
+)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Golden:
+    """Examples with TFLite Micro's answers: int8 `inputs` ``(n, h, w, c)``, `logits` ``(n, classes)``, score, class."""
+
+    inputs: NDArray[np.int8]
+    logits: NDArray[np.int8]
+    router_score: NDArray[np.int8]
+
+    @property
+    def count(self) -> int:
+        """Number of examples."""
+        return len(self.inputs)
+
+    @property
+    def edge_class(self) -> NDArray[np.int32]:
+        """The answer, ``(n,)``; of equal logits the lowest class."""
+        return self.logits.argmax(axis=1).astype(np.int32)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class FirmwareSpec:
+    """Everything that the generated sources depend on."""
+
+    flatbuffer: bytes
+    device: Device
+    operating_points: tuple[OperatingPoint, ...]
+    chosen: str
+    class_names: tuple[str, ...]
+    input_shape: tuple[int, int, int]
+    router_kind: str
+    measured_arena_bytes: int
+    arena_margin: float
+    payload_encoding: Encoding
+    golden: Golden
+    project_version: str
+    spec_digest: str
+
+
+def firmware_sources(spec: FirmwareSpec) -> dict[str, bytes]:
+    """Generate every file of ``firmware/``, by name.
+
+    Raises: UnsupportedOpError, BudgetError, BundleError or SpecError where the values cannot become firmware.
+    """
+    values = template_values(spec)
+    check_spare(values)
+    return {name: render(name, values).encode() for name in SOURCES}
+
+
+def template_values(spec: FirmwareSpec) -> dict[str, Any]:
+    """Collect the values of all holes."""
+    graph = read_graph(spec.flatbuffer)
+    signature = edge_signature(graph)
+    check_model(graph, spec.input_shape, len(spec.class_names))
+    model_sha256 = hashlib.sha256(spec.flatbuffer)
+    return {
+        "banner": f"hybrid-edge-cloud {spec.project_version}, spec {spec.spec_digest}, generated: do not edit",
+        "statuses": STATUSES,
+        "ops": resolver_ops(graph),
+        "signature": signature,
+        "model": spec.flatbuffer,
+        "model_bytes": len(spec.flatbuffer),
+        "model_sha256": model_sha256.hexdigest(),
+        "model_digest": model_sha256.digest()[:MODEL_DIGEST_BYTES],
+        "device": spec.device,
+        "points": spec.operating_points,
+        "chosen_point": _chosen(spec),
+        "class_names": spec.class_names,
+        "input_shape": spec.input_shape,
+        "input_bytes": prod(spec.input_shape),
+        "router_kind": spec.router_kind,
+        "measured_arena_bytes": spec.measured_arena_bytes,
+        "arena_margin": spec.arena_margin,
+        "arena_bytes": _arena_that_fits(spec),
+        "payload_encoding": spec.payload_encoding,
+        "payload_version": PAYLOAD_VERSION,
+        "payload_max_class": MAX_CLASS,
+        "payload_max_bytes": payload_bytes(spec.input_shape, spec.payload_encoding),
+        "golden": spec.golden,
+    }
+
+
+def check_model(graph: Graph, input_shape: tuple[int, int, int], num_classes: int) -> None:
+    """Refuse a model that TFLite Micro cannot run or that is not for these examples and classes.
+
+    Raises: UnsupportedOpError, or BundleError for its tensors.
+    """
+    resolver_ops(graph)
+    signature = edge_signature(graph)
+    if signature.input.shape[1:] != input_shape:
+        raise BundleError(f"edge model: input {signature.input.shape[1:]}, expected input_shape {input_shape}")
+    if signature.logits.num_values != num_classes:
+        count = signature.logits.num_values
+        raise BundleError(f"edge model: {count} logits, expected one for each of {num_classes} class names")
+
+
+def resolver_ops(graph: Graph) -> list[dict[str, str]]:
+    """`name` and resolver `method` of each operator used, sorted by name.
+
+    Raises: UnsupportedOpError naming the operator and the tensor it makes, where TFLite Micro has no such operator.
+    """
+    for op in graph.operators:
+        if op.is_custom or op.name not in ADD_METHODS:
+            kind = "custom operator" if op.is_custom else "operator"
+            raise UnsupportedOpError(
+                f"{kind} {op.name} (makes tensor {op.outputs[0].name}): TFLite Micro cannot register it; "
+                "build the net from other layers"
+            )
+    return [{"name": name, "method": ADD_METHODS[name]} for name in graph.op_names]
+
+
+def arena_bytes(measured_bytes: int, margin: float) -> int:
+    """Count the bytes to reserve: measured bytes and a share of margin, rounded up to the alignment.
+
+    >>> arena_bytes(1000, 0.1)
+    1104
+    """
+    if not 0 <= margin < 10:
+        raise SpecError(f"export.arena_margin: got {margin}, allowed 0 to 10")
+    needed = measured_bytes + ceil(measured_bytes * margin)
+    return -(-needed // ARENA_ALIGNMENT_BYTES) * ARENA_ALIGNMENT_BYTES
+
+
+def render(name: str, values: Mapping[str, Any]) -> str:
+    """Fill the template of one file. Raises: SpecError naming a hole without a value."""
+    try:
+        return _ENVIRONMENT.get_template(f"{name}.j2").render(values)
+    except UndefinedError as exc:
+        raise SpecError(f"template {name}.j2: {exc.message}") from exc
+
+
+def check_spare(values: Mapping[str, Any]) -> None:
+    """Refuse values that no template asks for. Raises: SpecError naming them."""
+    holes = {hole for name in SOURCES for hole in _holes(name)}
+    if spare := sorted(set(values) - holes):
+        raise SpecError(f"templates: no hole for {', '.join(spare)}")
+
+
+_LOADER = PackageLoader("firmware_export")
+
+
+def _environment() -> Environment:
+    environment = Environment(
+        loader=_LOADER,
+        undefined=StrictUndefined,
+        keep_trailing_newline=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        autoescape=False,
+    )
+    environment.filters.update(FILTERS)
+    return environment
+
+
+_ENVIRONMENT = _environment()
+
+
+def _holes(name: str) -> set[str]:
+    source, _, _ = _LOADER.get_source(_ENVIRONMENT, f"{name}.j2")
+    return meta.find_undeclared_variables(_ENVIRONMENT.parse(source))
+
+
+def _chosen(spec: FirmwareSpec) -> OperatingPoint:
+    names = [point.name for point in spec.operating_points]
+    identifiers = [identifier(name) for name in names]
+    if len(set(identifiers)) != len(names) or not all(identifiers):
+        raise SpecError(f"operating points: names {names} are not distinct as C identifiers; rename one")
+    for point in spec.operating_points:
+        if not -128 <= point.threshold <= 128:
+            raise SpecError(f"operating point {point.name}: threshold {point.threshold}, allowed -128 to 128")
+    if spec.chosen not in names:
+        raise SpecError(f"operating point: unknown {spec.chosen!r}{did_you_mean(spec.chosen, names)}")
+    return spec.operating_points[names.index(spec.chosen)]
+
+
+def _arena_that_fits(spec: FirmwareSpec) -> int:
+    needed = arena_bytes(spec.measured_arena_bytes, spec.arena_margin)
+    available = spec.device.sram_bytes - spec.device.reserved_sram_bytes
+    if needed > available:
+        remedy = "choose a smaller net, a lower export.arena_margin or another device"
+        raise BudgetError("arena_bytes", needed, available, spec.device.name, remedy)
+    return needed
