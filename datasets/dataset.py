@@ -21,8 +21,8 @@ class Split:
 class Dataset:
     """Four disjoint splits and what is known of the data.
 
-    `x` is uint8 everywhere, because this is what the device sees: its int8 input is ``x - 128``. Data that was not 8-bit
-    is mapped at load: ``x = round((value - low) / (high - low) * 255)`` with `value_range` = (low, high).
+    `x` is uint8 everywhere, because the device sees this: its int8 input is ``x - 128``. Data that was not 8-bit is
+    mapped at load: ``x = round((value - low) / (high - low) * 255)`` with `value_range` = (low, high).
     `train` fits the nets, `calibration` (held out) the router, `validation` chooses, `test` only confirms.
     """
 

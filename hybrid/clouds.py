@@ -22,7 +22,6 @@ from hybrid.progress import SILENT, Narrator
 from hybrid.specs import ArchSpec, BlockSpec, CloudSpec
 from hybrid.supervision import softmax
 
-URL_BATCH = 64
 URL_TIMEOUT_S = 30.0
 HELD_OUT = ("calibration", "validation", "test")
 
@@ -40,7 +39,7 @@ class CloudAnswers:
 
 
 def cloud_arch(data: Dataset, spec: CloudSpec) -> ArchSpec:
-    """The residual net trained here: stages of doubling width at halving resolution, down to 4 pixels or four stages."""
+    """The residual net trained here: up to four stages of doubling width and halving resolution, down to 4 pixels."""
     stride = 2 if max(data.input_shape[:2]) <= 28 else 1
     size, width = -(-max(data.input_shape[:2]) // stride), spec.width
     blocks = [
@@ -108,6 +107,27 @@ def answering_net(net: Any, data: Dataset) -> Any:
     return keras.Model(net.input, outputs, name=net.name)
 
 
+def write_saved_model(net: Any, data: Dataset, folder: Path) -> None:
+    """Write the net as it serves: uint8 ``input`` ``(n, height, width, channels)``, float32 ``scores`` ``(n, classes)``.
+
+    The scores are probabilities; scaling happens inside, so that a client sends pixels as they are.
+    """
+    import keras
+    import tensorflow as tf
+
+    serving = answering_net(net, data)
+
+    def scores(input: Any) -> dict[str, Any]:
+        pixels = (tf.cast(input, tf.float32) - 128.0) / 128.0
+        return {"scores": tf.nn.softmax(serving(pixels, training=False)[0])}
+
+    archive = keras.export.ExportArchive()
+    archive.track(serving)
+    signature = [tf.TensorSpec((None, *data.input_shape), tf.uint8, name="input")]
+    archive.add_endpoint("serving_default", scores, input_signature=signature)
+    archive.write_out(str(folder), verbose=False)
+
+
 def net_answers(
     net: Any, data: Dataset, spec: CloudSpec, *, splits: tuple[str, ...], narrator: Narrator = SILENT
 ) -> CloudAnswers:
@@ -132,26 +152,20 @@ def black_box_answers(data: Dataset, spec: CloudSpec, *, narrator: Narrator = SI
     """
     if spec.kind == "table":
         sizes = {name: len(data.splits[name]) for name in HELD_OUT}
-        tables = blackbox.table_scores(Path(spec.table), sizes)
-        return CloudAnswers(probabilities=_as_probabilities(tables, data), latency_ms=spec.latency_ms)
+        tables = blackbox.table_scores(Path(spec.table), sizes, num_classes=data.num_classes)
+        return CloudAnswers(probabilities=_as_probabilities(tables), latency_ms=spec.latency_ms)
     tables, latencies = {}, []
     for name in HELD_OUT:
         tables[name], latency_ms = blackbox.url_scores(
-            spec.url, data.splits[name].x, batch_size=URL_BATCH, timeout_s=URL_TIMEOUT_S, narrator=narrator
+            spec.url, data.splits[name].x, num_classes=data.num_classes, timeout_s=URL_TIMEOUT_S, narrator=narrator
         )
         latencies.append(latency_ms)
     latency = spec.latency_ms or float(np.median(latencies))
-    return CloudAnswers(probabilities=_as_probabilities(tables, data), latency_ms=latency)
+    return CloudAnswers(probabilities=_as_probabilities(tables), latency_ms=latency)
 
 
-def _as_probabilities(tables: Mapping[str, Floats], data: Dataset) -> dict[str, Floats]:
+def _as_probabilities(tables: Mapping[str, Floats]) -> dict[str, Floats]:
     """Pass probabilities through; turn anything else that scores classes (logits) into probabilities."""
-    for name, scores in tables.items():
-        if scores.shape != (len(data.splits[name]), data.num_classes):
-            raise SpecError(
-                f"cloud scores for {name}: shape {scores.shape}, expected "
-                f"{(len(data.splits[name]), data.num_classes)}; the table must follow the data set's order"
-            )
     return {name: scores if _sums_to_one(scores) else softmax(scores) for name, scores in tables.items()}
 
 

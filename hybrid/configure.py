@@ -171,7 +171,7 @@ def check(spec: RunSpec) -> None:
         if plain[section][key] < 1:
             raise SpecError(f"{section}.{key}: got {plain[section][key]}, allowed 1 or more")
     data = spec.data
-    if not (0 < data.calibration_fraction and 0 < data.validation_fraction):
+    if not (data.calibration_fraction > 0 and data.validation_fraction > 0):
         raise SpecError("data: calibration_fraction and validation_fraction must be above 0")
     if data.calibration_fraction + data.validation_fraction >= 1:
         raise SpecError("data: calibration_fraction + validation_fraction leave no training examples; lower them")

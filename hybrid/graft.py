@@ -160,7 +160,7 @@ def dequantise(stored: NDArray[np.int8], affine: Affine) -> Floats:
 
 
 def graft(flatbuffer: bytes, router: Router, outputs: NetOutputs) -> bytes:
-    """Append `router` to an edge flatbuffer; its int8 ranges are calibrated on the int8 edge's dequantised `outputs`."""
+    """Append `router` to an edge flatbuffer; its int8 ranges are those on the int8 edge's dequantised `outputs`."""
     graph = Graph(flatbuffer)
     edge = graph.edge_outputs()
     if isinstance(router, MaxSoftmax):
@@ -185,10 +185,15 @@ def _net(graph: Graph, edge: EdgeOutputs, router: RouterNet, outputs: NetOutputs
     ]
     total = graph.variable("router/hidden", router.out.size, hidden)
     graph.operator("ADD", 2, summands, total, fusedActivationFunction=schema().ActivationFunctionType.RELU)
-    low, high = np.quantile(router.score(outputs), [SCORE_TAIL, 1.0 - SCORE_TAIL])
-    bias = np.array([router.out_bias - (low + high) / 2.0], np.float32)
-    span = np.array([low - high, high - low], np.float32) / 2.0
+    span = np.quantile(router.score(outputs), [SCORE_TAIL, 1.0 - SCORE_TAIL])
+    bias = np.array([router.out_bias], np.float32)
     return _dense(graph, "router_score", (total, hidden), router.out[:, None], bias, span)
+
+
+def score_threshold(flatbuffer: bytes, stored: int) -> float:
+    """The real score at which a grafted model's int8 score reaches `stored`."""
+    affine = Graph(flatbuffer).affine_of("router_score")
+    return affine.scale * (stored - 0.5 - affine.zero_point)
 
 
 def _confidences(graph: Graph, logits: int, num_classes: int, betas: Sequence[float]) -> int:

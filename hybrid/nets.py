@@ -1,6 +1,6 @@
 """ArchSpec -> functional model, edge and cloud alike.
 
-A net reads ``(x - 128) / 128`` (see `normalise`) and has two outputs, ``logits`` and the penultimate ``features``. It is
+A net reads ``(x - 128) / 128`` (see `normalise`) and has two outputs, ``logits`` and penultimate ``features``. It is
 written over a Keras module `k`, so that the same function builds the Keras 3 net and its tf_keras twin, layer by layer
 and weight by weight.
 """

@@ -9,9 +9,7 @@ from hybrid.graft import Graph, dequantise
 from hybrid.progress import SILENT, Narrator
 
 
-def predictions(
-    flatbuffer: bytes, split: Split, cloud_scores: Floats, *, narrator: Narrator = SILENT
-) -> Predictions:
+def predictions(flatbuffer: bytes, split: Split, cloud_scores: Floats, *, narrator: Narrator = SILENT) -> Predictions:
     """Run a grafted flatbuffer over `split` in TensorFlow Lite Micro, beside the cloud's class scores."""
     logits, scores = tflm.run(flatbuffer, split.x, narrator=narrator)
     affine = Graph(flatbuffer).affine_of("logits")

@@ -6,7 +6,7 @@ Lite Micro can compute each in the graph (SOFTMAX with a beta, REDUCE_MAX), wher
 layer follows. All of it is trained on the outputs of the int8 edge net and then grafted onto its flatbuffer.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -48,7 +48,7 @@ class RouterNet:
         return from_features, from_confidences
 
     def score(self, outputs: NetOutputs) -> Floats:
-        """The float score, ``(n,)``; the opposite of the log-odds that a query is worth it."""
+        """The float score, ``(n,)``: the opposite of the log-odds that a query is worth it, less a constant."""
         from_features, from_confidences = self.hidden(outputs)
         return np.maximum(from_features + from_confidences, 0.0) @ self.out + np.float32(self.out_bias)
 
@@ -111,7 +111,7 @@ def fit_router(
     weights = weights / std[:, None]
     bias = bias - mean @ weights
     width = outputs.features.shape[1]
-    return RouterNet(
+    router = RouterNet(
         betas=scales,
         feature_weights=weights[:width],
         confidence_weights=weights[width:],
@@ -119,6 +119,7 @@ def fit_router(
         out=-out[:, 0],
         out_bias=-float(out_bias[0]),
     )
+    return replace(router, out_bias=router.out_bias - float(np.median(router.score(outputs))))
 
 
 def _fit(

@@ -5,13 +5,12 @@ Compared are whole int8 flatbuffers, not float ideals: what wins is what the dev
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from datasets import Dataset
 from hybrid import runtimes
-from hybrid.artifacts import Floats, NetOutputs
+from hybrid.artifacts import NetOutputs
 from hybrid.clouds import CloudAnswers
 from hybrid.graft import graft
 from hybrid.progress import Narrator
@@ -19,7 +18,7 @@ from hybrid.quantize import Int8Edge
 from hybrid.router import MaxSoftmax, Router, fit_router
 from hybrid.specs import RunSpec
 from hybrid.sweep import nauc
-from hybrid.train import RouterRows, Trainer
+from hybrid.train import RouterRows
 
 MAX_SOFTMAX_BETAS = (1.0, 0.5, 0.25)
 """Softer softmaxes saturate later in 8 bits: sure answers stay apart."""
@@ -81,9 +80,7 @@ def _learned(
             features=np.concatenate([outputs.features, seen.features]),
         )
         both_targets = np.concatenate([targets, cross_fitted.targets(seen.logits)])
-        fitted["learned, cross fitted"] = fit_router(
-            both, both_targets, spec.router, seed=spec.seed, narrator=narrator
-        )
+        fitted["learned, cross fitted"] = fit_router(both, both_targets, spec.router, seed=spec.seed, narrator=narrator)
     return fitted
 
 

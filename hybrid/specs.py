@@ -163,7 +163,8 @@ class SweepSpec:
     no_excess_loss: bool = False
     links: tuple[str, ...] = ("wifi", "lte", "lte-m", "nb-iot", "ble")
     """Links that the report compares; the run's own link is always among them."""
-    payload: Literal["raw", "png"] = "raw"
+    payload: Literal["cbor", "raw"] = "cbor"
+    """What a query carries: a CBOR frame with class, score and pixels, or the pixels alone."""
 
 
 @dataclass(frozen=True, kw_only=True)

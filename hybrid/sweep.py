@@ -62,11 +62,11 @@ def nauc(scores: ArrayLike, edge_right: ArrayLike, cloud_right: ArrayLike) -> fl
     reached = curve(scores, edge_right, cloud_right)
     best = curve(policy.oracle(edge_right, cloud_right), edge_right, cloud_right)
     random = (reached.accuracy[0] + reached.accuracy[-1]) / 2
-    room = _area(best) - random
-    return float((_area(reached) - random) / room) if room > _TOLERANCE else 0.0
+    room = area(best) - random
+    return float((area(reached) - random) / room) if room > _TOLERANCE else 0.0
 
 
-def _area(c: Curve) -> float:
+def area(c: Curve) -> float:
     """Trapezoids over coverage; within a tie that means keeping by lot."""
     return float(np.sum((c.coverage[:-1] - c.coverage[1:]) * (c.accuracy[:-1] + c.accuracy[1:]) / 2))
 

@@ -57,6 +57,7 @@ class Run:
         alternate = digest("alternate", edge, spec.router)
         quantize = digest("quantize", alternate, spec.quantize)
         router = digest("router", quantize, spec.router)
+        folds = digest("folds", cloud, search, spec.router.folds)
         predict = digest("predict", router)
         sweep = digest("sweep", predict, spec.sweep, self.device, self.link)
         bundle = digest("bundle", sweep, spec)
@@ -66,6 +67,7 @@ class Run:
             "edge": edge,
             "alternate": alternate,
             "quantize": quantize,
+            "folds": folds,
             "router": router,
             "predict": predict,
             "sweep": sweep,
@@ -92,7 +94,7 @@ class Run:
     @cached_property
     def swept(self) -> Swept:
         """What the device will answer on validation and test, every operating point, and the chosen one."""
-        return steps.sweep(self, *steps.predict(self))
+        return steps.sweep_thresholds(self, *steps.predict(self))
 
     @cached_property
     def bundle(self) -> Path:

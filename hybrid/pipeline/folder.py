@@ -71,5 +71,7 @@ class RunFolder:
             os.replace(work, path)
         except OSError as exc:
             work.unlink(missing_ok=True)
-            raise HybridError(f"{path}: cannot be written ({exc.strerror or exc}); free space or choose another --out") from exc
+            raise HybridError(
+                f"{path}: cannot be written ({exc.strerror or exc}); free space or choose another --out"
+            ) from exc
         return path

@@ -1,10 +1,8 @@
 """The steps of a run: each makes its artifact in a stage of the run folder, or reads it from there."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-import numpy as np
 
 from firmware_export import bundle as bundles
 from firmware_export.payload import payload_bytes
@@ -13,9 +11,12 @@ from hybrid.artifacts import Footprint, OperatingPoint, Predictions
 from hybrid.clouds import CloudAnswers
 from hybrid.nets import build_net
 from hybrid.pipeline import storage
-from hybrid.pipeline.content import export_bundle, report_html
+from hybrid.pipeline.content import report_content
+from hybrid.pipeline.export import bundle_of
 from hybrid.predict import predictions
 from hybrid.quantize import Int8Edge, quantize_edge
+from hybrid.report import render
+from hybrid.report import render
 from hybrid.router import router_macs
 from hybrid.routing import RoutedEdge, choose_router
 from hybrid.specs import ArchSpec
@@ -259,6 +260,23 @@ def sweep_thresholds(run: "Run", validation: Predictions, test: Predictions) -> 
         named=storage.read_points(folder / "named.json"),
         confirmed=storage.read_points(folder / "confirmed.json")[0],
     )
+
+
+def export(run: "Run") -> Path:
+    """The folder for firmware and cloud; an older one stays until the new one is whole."""
+    folder = run.folder.root / "bundle"
+    stamp = run.folder.root / ".bundle.key"
+    if not (folder.is_dir() and stamp.is_file() and stamp.read_text(encoding="utf-8") == run.keys["bundle"]):
+        run.narrator.say("Export: model, firmware sources, golden vectors, cloud endpoint.")
+        bundles.write(bundle_of(run), folder)
+        run.folder.write_text(stamp.name, run.keys["bundle"])
+    return folder
+
+
+def report(run: "Run") -> Path:
+    """The page a person looks at."""
+    run.narrator.say("Report: one page with the curves, the costs and what gets queried.")
+    return run.folder.write_text("report.html", render(report_content(run)))
 
 
 def trainer(run: "Run") -> Trainer:

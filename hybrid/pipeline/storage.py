@@ -15,7 +15,7 @@ from hybrid.configure import structure
 from hybrid.quantize import Int8Edge
 from hybrid.router import MaxSoftmax, Router, RouterNet
 from hybrid.routing import RoutedEdge
-from hybrid.train import RouterRows, Round
+from hybrid.train import Round, RouterRows
 
 MODEL = "edge.tflite"
 

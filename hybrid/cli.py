@@ -1,0 +1,1 @@
+"""The `hybrid` command: the only place that prints."""

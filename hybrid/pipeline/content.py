@@ -1,0 +1,228 @@
+"""Gather what the report shows from a finished run."""
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from firmware_export.payload import payload_bytes
+from firmware_export.tflm import arena_bytes
+from hybrid import fitting, policy, sweep
+from hybrid.artifacts import Floats, OperatingPoint, Predictions
+from hybrid.configure import to_toml
+from hybrid.graft import score_threshold
+from hybrid.pipeline.export import tool_versions
+from hybrid.report import (
+    BundleFile,
+    Candidate,
+    Caption,
+    DatasetCard,
+    Drift,
+    GalleryGroup,
+    MemoryMap,
+    PolicyCurve,
+    QuantizeTrial,
+    ReportContent,
+    Segment,
+)
+
+if TYPE_CHECKING:
+    from hybrid.pipeline import Run
+
+BAND_COVERAGES = np.linspace(0.0, 1.0, 41)
+GALLERY_EXAMPLES = 12
+
+
+def policy_scores(test: Predictions, seed: int) -> dict[str, Floats]:
+    """Scores of the router and of every baseline beside it, each ``(n,)``; higher keeps."""
+    logits = test.edge_logits
+    return {
+        "router": test.router_score,
+        **{name: score(logits) for name, score in policy.BASELINES.items()},
+        "random": policy.random(len(test.labels), np.random.default_rng(seed)),
+        "oracle": policy.oracle(test.edge_right, test.cloud_right),
+    }
+
+
+def naucs(scores: dict[str, Floats], predictions: Predictions) -> dict[str, float]:
+    """Normalised area of each policy: 0 random, 1 the oracle."""
+    return {name: sweep.nauc(score, predictions.edge_right, predictions.cloud_right) for name, score in scores.items()}
+
+
+def drift(run: "Run") -> Drift:
+    """What int8 changed on test: accuracy of the edge alone, and coverage at the chosen threshold.
+
+    The float coverage is that of the float edge net with the same router in float, at the same real-valued threshold.
+    """
+    quantized, test, chosen = run.quantized, run.swept.test, run.swept.chosen
+    outputs = fitting.predict(run.trained.edge_net, run.data.test.x, label="float edge on test", narrator=run.narrator)
+    real_threshold = score_threshold(quantized.routed.flatbuffer, chosen.threshold)
+    return Drift(
+        float_accuracy=float((outputs.logits.argmax(axis=1) == test.labels).mean()),
+        int8_accuracy=float(test.edge_right.mean()),
+        float_coverage=float((quantized.routed.router.score(outputs) >= real_threshold).mean()),
+        int8_coverage=run.swept.confirmed.coverage,
+    )
+
+
+def report_content(run: "Run") -> ReportContent:
+    """Everything the page shows."""
+    swept, data, quantized = run.swept, run.data, run.quantized
+    test = swept.test
+    by_link = {name: _link_points(run, name) for name in _links(run)}
+    here = by_link[run.link.name]
+    return ReportContent(
+        title=f"{data.name} on {run.device.title}",
+        dataset=DatasetCard(
+            name=data.name,
+            counts={name: len(split) for name, split in data.splits.items()},
+            input_shape=data.input_shape,
+            licence=data.licence,
+            source=data.source,
+            digest=data.digest,
+        ),
+        class_names=data.class_names,
+        device=run.device,
+        link=run.link,
+        spec_toml=to_toml(run.spec),
+        seed=run.spec.seed,
+        versions=tool_versions(),
+        footprint=quantized.footprint,
+        drift=drift(run),
+        quantize_trials=tuple(
+            QuantizeTrial(method=name, validation_accuracy=accuracy, winner=name == quantized.edge.method)
+            for name, accuracy in quantized.edge.validation_accuracy.items()
+        ),
+        router_kind=quantized.routed.kind,
+        chosen=swept.chosen,
+        confirmed=swept.confirmed,
+        edge_only=here[0],
+        cloud_only=tuple(points[-1] for points in by_link.values()),
+        points=swept.points,
+        points_split="validation",
+        pareto=tuple(point for points in by_link.values() for point in points),
+        curves=_curves(test, run.spec.seed),
+        edge_confusion=_confusion(test.labels, test.edge_class, data.num_classes),
+        cloud_confusion=_confusion(test.labels, test.cloud_class, data.num_classes),
+        class_coverage=_class_coverage(test, swept.chosen.threshold, data.num_classes),
+        gallery=_gallery(run),
+        flash=_flash(run),
+        sram=_sram(run),
+        candidates=_candidates(run),
+        bundle=_bundle_files(run),
+    )
+
+
+def _links(run: "Run") -> tuple[str, ...]:
+    return tuple(dict.fromkeys([run.link.name, *run.spec.sweep.links]))
+
+
+def _link_points(run: "Run", name: str) -> list[OperatingPoint]:
+    from hybrid.pipeline.steps import scenario
+
+    payload = payload_bytes(run.data.input_shape, run.spec.sweep.payload)
+    return sweep.operating_points(run.swept.test, scenario(run, name), payload_bytes=payload, seed=run.spec.seed)
+
+
+def _curves(test: Predictions, seed: int) -> tuple[PolicyCurve, ...]:
+    scores = policy_scores(test, seed)
+    areas = naucs(scores, test)
+    return tuple(_policy_curve(name, score, test, areas[name], seed) for name, score in scores.items())
+
+
+def _policy_curve(name: str, score: Floats, test: Predictions, nauc: float, seed: int) -> PolicyCurve:
+    full = sweep.curve(score, test.edge_right, test.cloud_right)
+    accuracy = np.interp(BAND_COVERAGES, full.coverage[::-1], full.accuracy[::-1])
+    low, high = sweep.bootstrap_band(score, test.edge_right, test.cloud_right, BAND_COVERAGES, seed)
+    return PolicyCurve(name=name, coverage=BAND_COVERAGES, accuracy=accuracy, low=low, high=high, nauc=nauc)
+
+
+def _confusion(labels: NDArray[np.int32], answers: NDArray[np.int32], num_classes: int) -> NDArray[np.int64]:
+    counts = np.bincount(labels * num_classes + answers, minlength=num_classes**2)
+    return counts.reshape(num_classes, num_classes)
+
+
+def _class_coverage(test: Predictions, threshold: int, num_classes: int) -> Floats:
+    kept = policy.kept(test.router_score, threshold)
+    totals = np.maximum(np.bincount(test.labels, minlength=num_classes), 1)
+    return (np.bincount(test.labels, weights=kept, minlength=num_classes) / totals).astype(np.float32)
+
+
+def _gallery(run: "Run") -> tuple[GalleryGroup, ...]:
+    test = run.swept.test
+    kept = policy.kept(test.router_score, run.swept.chosen.threshold)
+    groups = {
+        "queried_right": ~kept & ~test.edge_right & test.cloud_right,
+        "queried_vain": ~kept & ~(~test.edge_right & test.cloud_right),
+        "kept_right": kept & test.edge_right,
+        "kept_wrong": kept & ~test.edge_right,
+    }
+    rng = np.random.default_rng(run.spec.seed)
+    chosen = {kind: rng.permutation(np.flatnonzero(mask))[:GALLERY_EXAMPLES] for kind, mask in groups.items()}
+    return tuple(
+        GalleryGroup(
+            kind=kind,  # type: ignore[arg-type]
+            images=run.data.test.x[rows],
+            captions=tuple(_caption(run, row) for row in rows),
+        )
+        for kind, rows in chosen.items()
+        if len(rows)
+    )
+
+
+def _caption(run: "Run", row: int) -> Caption:
+    test, names = run.swept.test, run.data.class_names
+    return Caption(
+        truth=names[test.labels[row]],
+        edge=names[test.edge_class[row]],
+        cloud=names[test.cloud_class[row]],
+        score=int(test.router_score[row]),
+    )
+
+
+def _flash(run: "Run") -> MemoryMap:
+    quantized, device = run.quantized, run.device
+    edge_bytes = len(quantized.edge.flatbuffer)
+    segments = (
+        Segment(label="runtime and application", size_bytes=device.reserved_flash_bytes),
+        Segment(label="edge net", size_bytes=edge_bytes),
+        Segment(label="router", size_bytes=quantized.footprint.flash_bytes - edge_bytes),
+    )
+    return MemoryMap(total_bytes=device.flash_bytes, segments=segments)
+
+
+def _sram(run: "Run") -> MemoryMap:
+    measured, device = run.quantized.footprint.measured_arena_bytes, run.device
+    reserved = arena_bytes(measured, run.spec.export.arena_margin)
+    segments = (
+        Segment(label="runtime and application", size_bytes=device.reserved_sram_bytes),
+        Segment(label="arena, measured", size_bytes=measured),
+        Segment(label="arena, margin", size_bytes=reserved - measured),
+    )
+    return MemoryMap(total_bytes=device.sram_bytes, segments=segments)
+
+
+def _candidates(run: "Run") -> tuple[Candidate, ...]:
+    searched = run.searched
+    return tuple(
+        Candidate(
+            name=candidate.arch.name,
+            macs=candidate.macs,
+            flash_bytes=candidate.flash_bytes,
+            peak_sram_bytes=candidate.peak_sram_bytes,
+            accuracy=candidate.score,
+            status=candidate.reason or candidate.status,
+            winner=candidate.arch == searched.winner,
+        )
+        for candidate in searched.candidates
+    )
+
+
+def _bundle_files(run: "Run") -> tuple[BundleFile, ...]:
+    from firmware_export import bundle as bundles
+
+    files = bundles.read(run.bundle).files
+    return tuple(
+        BundleFile(path=path, size_bytes=len(content), sha256=bundles.sha256(content))
+        for path, content in sorted(files.items())
+    )

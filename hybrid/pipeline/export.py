@@ -1,0 +1,87 @@
+"""Everything of a run that the two other engineers get: the bundle's inputs, for the device and for the cloud."""
+
+import platform
+import tempfile
+from dataclasses import asdict
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from datasets.card import card
+from firmware_export import bundle as bundles
+from firmware_export.cloud import CloudInputs, cloud_files
+from firmware_export.edge import BundleInputs, build_edge_bundle
+from hybrid.clouds import write_saved_model
+
+if TYPE_CHECKING:
+    from hybrid.pipeline import Run
+
+TOOLS = ("tensorflow", "keras", "tf_keras", "tensorflow-model-optimization", "keras-tuner", "numpy", "tflite-micro")
+SAVED_MODEL = "saved_model"
+
+
+def tool_versions() -> dict[str, str]:
+    """Versions of Python and of the libraries that shaped the result."""
+    return {"python": platform.python_version()} | {name: metadata.version(name) for name in TOOLS}
+
+
+def bundle_of(run: "Run") -> bundles.Bundle:
+    """Put the bundle together: model, firmware, golden vectors, manifest, cloud."""
+    from hybrid.pipeline.steps import CHOSEN
+
+    quantized, spec, data = run.quantized, run.spec, run.data
+    inputs = BundleInputs(
+        models={"edge": quantized.routed.flatbuffer},
+        device=run.device,
+        operating_points=run.swept.named,
+        chosen=CHOSEN,
+        class_names=data.class_names,
+        input_shape=data.input_shape,
+        golden_pixels=golden_pixels(run),
+        data_card={**asdict(card(data))},
+        spec=asdict(spec),
+        tools=tool_versions(),
+        footprint=quantized.footprint,
+        arena_margin=spec.export.arena_margin,
+        payload_encoding=spec.sweep.payload,
+        router_kind=quantized.routed.kind,
+        extra=cloud_half(run),
+    )
+    return build_edge_bundle(inputs)
+
+
+def golden_pixels(run: "Run") -> Any:
+    """Test examples spread evenly over the router's scores, so that both decisions occur among them."""
+    by_score = np.argsort(run.swept.test.router_score, kind="stable")
+    wanted = min(run.spec.export.golden_examples, len(by_score))
+    return run.data.test.x[by_score[np.linspace(0, len(by_score) - 1, wanted).round().astype(int)]]
+
+
+def cloud_half(run: "Run") -> dict[str, bytes]:
+    """The files under ``cloud/``; without a SavedModel where the cloud is a black box."""
+    spec = run.spec
+    black_box_url = spec.cloud.url if spec.cloud.kind == "url" else spec.export.url
+    inputs = CloudInputs(
+        saved_model=_saved_model(run),
+        input_shape=run.data.input_shape,
+        class_names=run.data.class_names,
+        url=black_box_url,
+        deadline_ms=spec.export.deadline_ms,
+        value_range=run.data.value_range,
+        edge_digest=bundles.sha256(run.quantized.routed.flatbuffer),
+    )
+    return cloud_files(inputs)
+
+
+def _saved_model(run: "Run") -> dict[str, bytes] | None:
+    net = run.trained.cloud_net
+    if net is None:
+        return None
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder, SAVED_MODEL)
+        write_saved_model(net, run.data, root)
+        return {
+            path.relative_to(root).as_posix(): path.read_bytes() for path in sorted(root.rglob("*")) if path.is_file()
+        }
