@@ -57,7 +57,7 @@ class _Walk:
     """Lists the operators of `hybrid.nets.build_net`, in an order of the converter.
 
     Where a residual block projects its shortcut, the converter writes the shortcut before or after the convolutions
-    beside it, differently from run to run, and the memory plan with it.
+    beside it, depending on the layers' automatic names (which count up in a process), and the memory plan follows.
     """
 
     def __init__(self, arch: ArchSpec, *, shortcut_first: bool = False) -> None:

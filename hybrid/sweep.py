@@ -158,7 +158,6 @@ def choose(points: Sequence[OperatingPoint], cloud_accuracy: float, spec: SweepS
     Raises: SpecError where no point holds all limits, with what can be reached.
     """
     limits = _limits(spec, cloud_accuracy)
-    limits = _limits(spec, cloud_accuracy)
     asked = limits or [_Limit("the default rule", "accuracy", cloud_accuracy - DEFAULT_LOSS, 1)]
     fit = [p for p in points if all(limit.holds(p) for limit in asked)]
     if not fit:
@@ -218,7 +217,8 @@ def named_points(
     for target in NAMED_COVERAGES:
         enough = (p for p in by_coverage if p.coverage >= target - _TOLERANCE)
         named[f"coverage_{target * 100:.0f}"] = next(enough)
-    named["no_excess_loss"] = next(p for p in reversed(by_coverage) if p.accuracy >= cloud_accuracy - _TOLERANCE)
+    lossless = (p for p in reversed(by_coverage) if p.accuracy >= cloud_accuracy - _TOLERANCE)
+    named["no_excess_loss"] = next(lossless, by_coverage[0])
     return tuple(replace(point, name=name) for name, point in named.items())
 
 

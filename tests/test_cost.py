@@ -41,8 +41,8 @@ def test_one_convolution_by_hand():
 
 
 def test_residual_adds_keep_their_input_alive():
-    # 4x4x16 = 256 bytes a tensor. While the second convolution of the pair runs, three live (the shortcut, its input, its
-    # output); without the shortcut two would do.
+    # 4x4x16 = 256 bytes a tensor. While the second convolution of the pair runs, three live (shortcut, input, output);
+    # without the shortcut two would do.
     pair = BlockSpec(kind="res", width=16)
     plain = BlockSpec(kind="conv", width=16, depth=2)
     arch = replace(BASE, input_shape=(4, 4, 16), blocks=(pair,))
