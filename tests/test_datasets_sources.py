@@ -43,7 +43,7 @@ def planes(count):
 
 
 def python2_pickle(data, labels):
-    """The opcodes that NumPy wrote under Python 2, as in the official archives: text is bytes, the module numpy.core."""
+    """What NumPy wrote under Python 2, as in the official archives: text is bytes, the module is numpy.core."""
     short = b"".join(b"K" + bytes([label]) for label in labels)
     array = (
         b"cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85U\x01b\x87R(K\x01"
