@@ -52,6 +52,8 @@ def batches(
 
     augment = augment or Augment()
     _check(x, y, extras, augment, num_classes)
+    if batch_size < 1:
+        raise DatasetError(f"batch_size: got {batch_size}, allowed 1 or more")
     with tf.device("CPU"):
         stored = [tf.convert_to_tensor(array) for array in (x, y, *extras)]
 
@@ -78,9 +80,9 @@ def _check(
         )
     if min(augment.crop_pixels, augment.cutout_pixels, augment.mixup) < 0:
         raise DatasetError(f"augment: got {augment}, allowed 0 or more for pixels and mixup")
-    longest = max(x.shape[1:3])
-    if augment.crop_pixels >= longest:
-        raise DatasetError(f"augment.crop_pixels: got {augment.crop_pixels}, allowed below {longest}")
+    shortest = min((size for size in x.shape[1:3] if size > 1), default=1)
+    if augment.crop_pixels >= shortest:
+        raise DatasetError(f"augment.crop_pixels: got {augment.crop_pixels}, allowed below {shortest}")
     if augment.mixup and num_classes < 1:
         raise DatasetError("augment.mixup: blends one-hot labels; give num_classes")
     if augment.mixup and any(array.dtype.kind != "f" for array in extras):

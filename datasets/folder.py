@@ -14,7 +14,7 @@ LEVELS = {"train": "train", "val": "validation", "validation": "validation", "te
 _GREY_MODES = ("1", "L", "LA", "La")
 _DEEP_MODES = ("I", "F", "I;16", "I;16L", "I;16B", "I;16N")
 
-Image = NDArray[np.uint8]
+Pixels = NDArray[np.uint8]
 """Grey ``(height, width)`` or RGB ``(height, width, 3)``."""
 
 
@@ -89,14 +89,16 @@ def _image_paths(folder: Path) -> list[Path]:
     return sorted(path for path in folder.rglob("*") if path.suffix.lower() in readable and path.is_file())
 
 
-def _decoded(paths: Sequence[Path], image_size: int, root: Path) -> Iterator[tuple[Path, Image]]:
+def _decoded(paths: Sequence[Path], image_size: int, root: Path) -> Iterator[tuple[Path, Pixels]]:
     """Every image as an array. Raises: DatasetError naming those that cannot be read, or the sizes if they differ."""
+    from PIL.Image import DecompressionBombError
+
     broken: list[str] = []
     sizes: Counter[str] = Counter()
     for path in paths:
         try:
             image = _decode(path, image_size)
-        except (OSError, SyntaxError, ValueError) as exc:  # Pillow's plug-ins raise all three
+        except (OSError, SyntaxError, ValueError, DecompressionBombError) as exc:  # Pillow raises them all
             broken.append(f"{path.relative_to(root)} ({exc})")
         else:
             sizes[f"{image.shape[1]}x{image.shape[0]}"] += 1
@@ -112,7 +114,7 @@ def _some(items: Sequence[str]) -> str:
     return ", ".join(items[:5]) + (f" and {len(items) - 5:,} more" if len(items) > 5 else "")
 
 
-def _decode(path: Path, image_size: int) -> Image:
+def _decode(path: Path, image_size: int) -> Pixels:
     from PIL import Image, ImageOps
 
     with Image.open(path) as opened:
@@ -125,6 +127,6 @@ def _decode(path: Path, image_size: int) -> Image:
     return np.asarray(image)
 
 
-def _with_channels(image: Image, channels: int) -> Image:
+def _with_channels(image: Pixels, channels: int) -> Pixels:
     """``(height, width, channels)``; a grey image among coloured ones has three equal channels."""
     return np.repeat(image[..., None], channels, axis=2) if image.ndim == 2 else image
