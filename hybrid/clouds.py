@@ -101,14 +101,14 @@ def answering_net(net: Any, data: Dataset) -> Any:
 
     mirrored = net(keras.ops.flip(net.input, axis=2))
     outputs = [
-        keras.layers.Average(name=name)([straight, flipped])
+        keras.layers.Average(name=f"mean_{name}")([straight, flipped])
         for name, straight, flipped in zip(("logits", "features"), net.output, mirrored, strict=True)
     ]
     return keras.Model(net.input, outputs, name=net.name)
 
 
 def write_saved_model(net: Any, data: Dataset, folder: Path) -> None:
-    """Write the net as it serves: uint8 ``input`` ``(n, height, width, channels)``, float32 ``scores`` ``(n, classes)``.
+    """Write the net as it serves: uint8 ``input`` ``(n, h, w, channels)``, float32 ``scores`` ``(n, num_classes)``.
 
     The scores are probabilities; scaling happens inside, so that a client sends pixels as they are.
     """

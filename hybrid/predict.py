@@ -3,7 +3,7 @@
 import numpy as np
 
 from datasets import Split
-from hybrid import tflm
+from hybrid import runtimes
 from hybrid.artifacts import Floats, Predictions
 from hybrid.graft import Graph, dequantise
 from hybrid.progress import SILENT, Narrator
@@ -11,7 +11,7 @@ from hybrid.progress import SILENT, Narrator
 
 def predictions(flatbuffer: bytes, split: Split, cloud_scores: Floats, *, narrator: Narrator = SILENT) -> Predictions:
     """Run a grafted flatbuffer over `split` in TensorFlow Lite Micro, beside the cloud's class scores."""
-    logits, scores = tflm.run(flatbuffer, split.x, narrator=narrator)
+    logits, scores = runtimes.run(flatbuffer, split.x, engine="tflm", label="TensorFlow Lite Micro", narrator=narrator)
     affine = Graph(flatbuffer).affine_of("logits")
     return Predictions(
         labels=split.y,

@@ -1,7 +1,7 @@
 """Quantisation-aware training: the only file that knows that it takes a tf_keras twin and tfmot.
 
-tensorflow-model-optimization works on tf_keras (Keras 2) models only. The twin is the same `build_net` over tf_keras with
-the Keras 3 net's weights; post-training quantisation converts the twin as well, so that both ways see one net.
+tensorflow-model-optimization works on tf_keras (Keras 2) models only. The twin is the same `build_net` over tf_keras
+with the Keras 3 net's weights; post-training quantisation converts the twin as well, so that both ways see one net.
 """
 
 from typing import Any
@@ -23,6 +23,7 @@ def twin(arch: ArchSpec, net: Any) -> Any:
     """The tf_keras net with the same layers and weights as the Keras 3 `net`."""
     import tf_keras
 
+    tf_keras.backend.clear_session()  # layer names count up in a process and would change the flatbuffer's bytes
     model = build_net(arch, tf_keras)
     model.set_weights(net.get_weights())
     return model

@@ -35,7 +35,7 @@ class Int8Edge:
     def outputs(self, x: NDArray[np.uint8], *, label: str, narrator: Narrator) -> NetOutputs:
         """Dequantised logits and features over stored examples `x`, computed on this host."""
         found = Graph(self.flatbuffer).edge_outputs()
-        logits, features = runtimes.run(self.flatbuffer, x, label=label, narrator=narrator)
+        logits, features = runtimes.run(self.flatbuffer, x, engine="host", label=label, narrator=narrator)
         return NetOutputs(
             logits=dequantise(logits, found.logits_affine), features=dequantise(features, found.features_affine)
         )
@@ -84,12 +84,12 @@ _METHODS = {"ptq": _ptq, "qat": _qat}
 
 def _accuracy(flatbuffer: bytes, data: Dataset, method: str, narrator: Narrator) -> float:
     label = f"int8 edge by {method}"
-    logits = runtimes.run(flatbuffer, data.validation.x, label=label, narrator=narrator)[0]
+    logits = runtimes.run(flatbuffer, data.validation.x, engine="host", label=label, narrator=narrator)[0]
     return float((logits.argmax(axis=1) == data.validation.y).mean())
 
 
 def convert(model: Any, representative: NDArray[np.uint8] | None) -> bytes:
-    """Convert a tf_keras model to int8; `representative` examples calibrate it, None where it carries its own ranges."""
+    """Convert a tf_keras model to int8; `representative` examples calibrate it, None if it carries its own ranges."""
     import tensorflow as tf
 
     converter = tf.lite.TFLiteConverter.from_keras_model(model)

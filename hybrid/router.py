@@ -2,8 +2,8 @@
 
 It reads the penultimate features and, from the logits, the largest softmax probability at three temperatures. The hot
 one moves with the margin between the two best classes, the cold one with the entropy over all of them, and TensorFlow
-Lite Micro can compute each in the graph (SOFTMAX with a beta, REDUCE_MAX), where it has no sort and no top-k. One hidden
-layer follows. All of it is trained on the outputs of the int8 edge net and then grafted onto its flatbuffer.
+Lite Micro can compute each in the graph (SOFTMAX with a beta, REDUCE_MAX), where it has no sort and no top-k. One
+hidden layer follows. All of it is trained on the outputs of the int8 edge net and then grafted onto its flatbuffer.
 """
 
 from dataclasses import dataclass, replace

@@ -86,7 +86,7 @@ def _learned(
 
 def _nauc(flatbuffer: bytes, answers: CloudAnswers, data: Dataset, name: str, narrator: Narrator) -> float:
     split = data.validation
-    logits, scores = runtimes.run(flatbuffer, split.x, label=f"router: {name}", narrator=narrator)
+    logits, scores = runtimes.run(flatbuffer, split.x, engine="host", label=f"router: {name}", narrator=narrator)
     edge_right = logits.argmax(axis=1) == split.y
     cloud_right = answers.probabilities["validation"].argmax(axis=1) == split.y
     return float(nauc(scores[:, 0], edge_right, cloud_right))

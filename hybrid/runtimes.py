@@ -1,40 +1,183 @@
-"""Int8 flatbuffers on this computer, fast: for fitting and choosing. Figures of the device come from `hybrid.tflm`."""
+"""Int8 flatbuffers over many examples: in TensorFlow Lite Micro, as the device computes, or in a fast host runtime.
+
+Host runtimes round some outputs differently from the device, so each figure that speaks of the device comes from
+TensorFlow Lite Micro; the fast ones serve fitting and choosing. Worker processes (``python -m hybrid.runtimes``) share
+the examples: interpreters hold Python's lock while they compute, and tflite-runtime fails beside a loaded TensorFlow.
+"""
 
 import importlib
-from typing import Any
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hybrid.errors import HybridError
-from hybrid.progress import Narrator
-from hybrid.tflm import to_int8
+from hybrid.progress import SILENT, Advance, Narrator
 
-RUNTIMES = ("tflite_runtime.interpreter", "ai_edge_litert.interpreter")
+Engine = Literal["tflm", "host"]
+Example = NDArray[np.int8]
+
+HOST_RUNTIMES = ("tflite_runtime.interpreter", "ai_edge_litert.interpreter")
+
+TICK = 100
+"""Examples between two progress lines of a worker."""
+
+ARENA_BYTES = 64 << 20
+"""Memory offered to a model in TensorFlow Lite Micro here, far beyond any microcontroller's."""
 
 
-def interpreter(flatbuffer: bytes) -> Any:
-    """An interpreter of the first runtime that is installed: tflite-runtime, else ai-edge-litert."""
-    for name in RUNTIMES:
+def run(
+    flatbuffer: bytes, x: NDArray[np.uint8], *, engine: Engine, label: str = "inference", narrator: Narrator = SILENT
+) -> list[NDArray[np.int8]]:
+    """Run stored examples `x` ``(n, height, width, channels)`` one by one; the int8 input is ``x - 128``.
+
+    Returns: one int8 array ``(n, ...)`` per output of the model, in its order.
+    Raises: HybridError where the engine refuses the model.
+    """
+    workers = max(1, min(os.cpu_count() or 1, len(x) // TICK))
+    with tempfile.TemporaryDirectory() as folder, narrator.track(label, len(x)) as advance:
+        model = Path(folder, "model.tflite")
+        model.write_bytes(flatbuffer)
+        stems = [Path(folder, f"part{index}") for index in range(workers)]
+        parts = np.array_split(to_int8(x), workers)
+        jobs = [_start(engine, model, stem, part) for stem, part in zip(stems, parts, strict=True)]
         try:
-            return importlib.import_module(name).Interpreter(model_content=flatbuffer, num_threads=2)
+            done = [_finish(job, stem, advance) for job, stem in zip(jobs, stems, strict=True)]
+        finally:
+            for job in jobs:
+                job.kill()
+                job.communicate()
+    return [np.concatenate(outputs) for outputs in zip(*done, strict=True)]
+
+
+def to_int8(x: NDArray[np.uint8]) -> NDArray[np.int8]:
+    """The device's input for stored examples: ``x - 128``.
+
+    >>> to_int8(np.array([0, 128, 255], np.uint8))
+    array([-128,    0,  127], dtype=int8)
+    """
+    return (x.astype(np.int16) - 128).astype(np.int8)
+
+
+def measure_arena_bytes(flatbuffer: bytes) -> int:
+    """Bytes that TensorFlow Lite Micro's recording interpreter allocates for the model, without any margin.
+
+    Pointers have 64 bits here, so a 32-bit device needs no more than this.
+    Raises: HybridError where the interpreter refuses the model.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        model = Path(folder, "model.tflite")
+        model.write_bytes(flatbuffer)
+        done = subprocess.run(_command("arena", model), capture_output=True, text=True, check=False, env=_environment())
+    found = re.search(r"Arena allocation total (\d+) bytes", done.stdout + done.stderr)
+    if done.returncode or not found:
+        raise HybridError(f"TensorFlow Lite Micro refused the model: {_last_line(done.stderr)}")
+    return int(found.group(1))
+
+
+def _command(*arguments: object) -> list[str]:
+    return [sys.executable, "-m", "hybrid.runtimes", *map(str, arguments)]
+
+
+def _environment() -> dict[str, str]:
+    """Lets a worker find this package wherever the caller did."""
+    root = str(Path(__file__).resolve().parent.parent)
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))}
+
+
+def _start(engine: Engine, model: Path, stem: Path, part: Example) -> "subprocess.Popen[str]":
+    np.save(stem.with_suffix(".npy"), part)
+    command = _command(engine, model, stem.with_suffix(".npy"), stem.with_suffix(".npz"))
+    errors = stem.with_suffix(".err").open("w", encoding="utf-8")
+    with errors:
+        return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True, env=_environment())
+
+
+def _finish(job: "subprocess.Popen[str]", stem: Path, advance: Advance) -> list[Example]:
+    for line in job.stdout or ():
+        advance(int(line), "")
+    if job.wait():
+        errors = stem.with_suffix(".err").read_text(encoding="utf-8")
+        raise HybridError(f"the interpreter refused the model: {_last_line(errors)}")
+    with np.load(stem.with_suffix(".npz")) as arrays:
+        return [arrays[name] for name in arrays.files]
+
+
+def _last_line(text: str) -> str:
+    lines = [line for line in text.splitlines() if line.strip()]
+    return lines[-1] if lines else "no message"
+
+
+def _tflm(model: Path) -> Any:
+    from tflite_micro.python.tflite_micro import runtime
+
+    return runtime.Interpreter.from_file(str(model), arena_size=ARENA_BYTES)
+
+
+def _tflm_step(model: Path) -> Callable[[Example], list[Example]]:
+    interpreter = _tflm(model)
+    outputs = _number_of_outputs(model)
+
+    def step(example: Example) -> list[Example]:
+        interpreter.set_input(example, 0)
+        interpreter.invoke()
+        return [interpreter.get_output(index).copy() for index in range(outputs)]
+
+    return step
+
+
+def _number_of_outputs(model: Path) -> int:
+    from tflite_micro.tensorflow.lite.micro.python import schema_py_generated as schema
+
+    return int(schema.Model.GetRootAsModel(model.read_bytes(), 0).Subgraphs(0).OutputsLength())
+
+
+def _host_step(model: Path) -> Callable[[Example], list[Example]]:
+    interpreter = _host_module().Interpreter(model_path=str(model), num_threads=1)
+    interpreter.allocate_tensors()
+    source = interpreter.get_input_details()[0]["index"]
+    outputs = [output["index"] for output in interpreter.get_output_details()]
+
+    def step(example: Example) -> list[Example]:
+        interpreter.set_tensor(source, example)
+        interpreter.invoke()
+        return [interpreter.get_tensor(output) for output in outputs]
+
+    return step
+
+
+def _host_module() -> Any:
+    for name in HOST_RUNTIMES:
+        try:
+            return importlib.import_module(name)
         except ImportError:
             continue
-    raise HybridError(f"no TFLite runtime: none of {', '.join(RUNTIMES)} can be imported; install ai-edge-litert")
+    raise HybridError(f"no TFLite runtime: none of {', '.join(HOST_RUNTIMES)} can be imported; install ai-edge-litert")
 
 
-def run(flatbuffer: bytes, x: NDArray[np.uint8], *, label: str, narrator: Narrator) -> list[NDArray[np.int8]]:
-    """Run stored examples `x` one by one; returns one int8 array ``(n, ...)`` per output, in the model's order."""
-    host = interpreter(flatbuffer)
-    host.allocate_tensors()
-    source = host.get_input_details()[0]["index"]
-    numbers = [output["index"] for output in host.get_output_details()]
-    results: list[list[NDArray[np.int8]]] = [[] for _ in numbers]
-    with narrator.track(label, len(x)) as advance:
-        for example in to_int8(x):
-            host.set_tensor(source, example[None])
-            host.invoke()
-            for result, number in zip(results, numbers, strict=True):
-                result.append(host.get_tensor(number))
-            advance(1, "")
-    return [np.concatenate(result) for result in results]
+_STEPS = {"tflm": _tflm_step, "host": _host_step}
+
+
+def _work(argv: Sequence[str]) -> None:
+    """Serve as a worker: ``arena MODEL``, or ``ENGINE MODEL INPUTS.npy OUTPUTS.npz`` with counts on stdout."""
+    if argv[0] == "arena":
+        _tflm(Path(argv[1])).print_allocations()
+        return
+    step, results = _STEPS[argv[0]](Path(argv[1])), []
+    inputs = np.load(argv[2])
+    for index, example in enumerate(inputs, 1):
+        results.append(step(example[None]))
+        if index % TICK == 0 or index == len(inputs):
+            print((index - 1) % TICK + 1, flush=True)
+    np.savez(argv[3], *(np.concatenate(arrays) for arrays in zip(*results, strict=True)))
+
+
+if __name__ == "__main__":
+    _work(sys.argv[1:])

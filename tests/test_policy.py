@@ -51,7 +51,7 @@ def test_random_is_its_generator():
 def test_baselines_ignore_a_shift_and_stay_in_range(logits):
     ranges = {
         "max_softmax": (1 / logits.shape[1], 1),
-        "negative_entropy": (-np.log(logits.shape[1]), 0),
+        "entropy": (-np.log(logits.shape[1]), 0),
         "margin": (0, 1),
     }
     assert set(ranges) == set(policy.BASELINES)

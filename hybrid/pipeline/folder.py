@@ -1,4 +1,4 @@
-"""A run on disk: one folder per stage, made whole or not at all, and made again only when what it depends on changed."""
+"""A run on disk: one folder a stage, made whole or not at all, made again only when what it depends on changed."""
 
 import hashlib
 import json

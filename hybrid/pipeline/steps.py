@@ -16,11 +16,10 @@ from hybrid.pipeline.export import bundle_of
 from hybrid.predict import predictions
 from hybrid.quantize import Int8Edge, quantize_edge
 from hybrid.report import render
-from hybrid.report import render
 from hybrid.router import router_macs
 from hybrid.routing import RoutedEdge, choose_router
+from hybrid.runtimes import measure_arena_bytes
 from hybrid.specs import ArchSpec
-from hybrid.tflm import measure_arena_bytes
 from hybrid.train import CHOOSING_SPLITS, Round, Trainer
 from nas import search as nas_search
 from nas.space import space_for
