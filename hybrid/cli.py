@@ -1,1 +1,240 @@
-"""The `hybrid` command: the only place that prints."""
+"""The `hybrid` command: the only place that prints.
+
+Each command builds a spec (preset, TOML file, ``--set``), asks a `Run` for one of its steps, and shows the outcome in a
+few lines. Errors that a user can act on are one line and exit code 2.
+"""
+
+import os
+import sys
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from hybrid.errors import USER_ERRORS
+from hybrid.narrator import Terminal
+
+if TYPE_CHECKING:
+    from hybrid.pipeline import Run
+
+SPEC_FILE = "spec.toml"
+SHORTCUTS = {
+    "dataset": "data.name",
+    "device": "device",
+    "link": "link",
+    "seed": "seed",
+    "trials": "search.trials",
+    "max_latency_ms": "sweep.max_latency_ms",
+    "min_accuracy": "sweep.min_accuracy",
+    "min_coverage": "sweep.min_coverage",
+    "no_excess_loss": "sweep.no_excess_loss",
+}
+"""Options with a name of their own, and the key of the spec that each sets."""
+
+
+def run_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Add the options that say what a run is and where it is kept."""
+    options = (
+        click.option("--out", type=click.Path(path_type=Path, file_okay=False), required=True, help="Run folder."),
+        click.option("--preset", help="quick or standard; default: the run folder's own spec, else quick."),
+        click.option("--spec", "spec_path", type=click.Path(path_type=Path), help="TOML file with keys of the spec."),
+        click.option("--set", "assignments", multiple=True, metavar="SECTION.KEY=VALUE", help="Change one key."),
+        click.option("--dataset", help="Name, image folder or .npz file."),
+        click.option("--device", help="Device name (see hybrid devices) or a TOML profile."),
+        click.option("--link", help="Link name (see hybrid devices) or a TOML profile."),
+        click.option("--seed", type=int, help="Seed of everything random."),
+        click.option("--trials", type=int, help="Candidates of the search."),
+        click.option("--max-latency-ms", type=float, help="Choose: mean latency at most this."),
+        click.option("--min-accuracy", type=float, help="Choose: hybrid accuracy at least this, in [0, 1]."),
+        click.option("--min-coverage", type=float, help="Choose: share answered on the edge at least this, in [0, 1]."),
+        click.option("--no-excess-loss", is_flag=True, default=None, help="Choose: no less accurate than the cloud."),
+    )
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+def open_run(
+    out: Path, preset: str | None, spec_path: Path | None, assignments: tuple[str, ...], **named: Any
+) -> "Run":
+    """Build the run that the options describe.
+
+    A run folder's own spec is the base unless a preset is named; then come the TOML file, ``--set``, named options.
+    """
+    from hybrid.configure import run_spec, toml_value
+
+    kept = out / SPEC_FILE
+    bases = [kept] if preset is None and kept.is_file() else []
+    set_by_name = [f"{SHORTCUTS[name]}={toml_value(value)}" for name, value in named.items() if value is not None]
+    spec = run_spec(
+        preset_name=preset or "quick",
+        paths=bases + ([spec_path] if spec_path else []),
+        assignments=(*assignments, *set_by_name),
+    )
+    from hybrid.pipeline import Run
+
+    return Run(out, spec, Terminal())
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="hybrid-edge-cloud")
+def cli() -> None:
+    """A tiny int8 net for your microcontroller, a router that knows when to ask, and the cloud that it asks."""
+
+
+@cli.command()
+@run_options
+def run(**options: Any) -> None:
+    """Do everything: data, search, training, quantisation, sweep, bundle, report."""
+    from hybrid.pipeline.summary import summary_rows, write_summary
+
+    the_run = open_run(**options)
+    report, bundle = the_run.report, the_run.bundle
+    terminal = Terminal()
+    terminal.table("On the test split", summary_rows(write_summary(the_run)))
+    terminal.say(f"Report: {report}")
+    terminal.say(f"Bundle: {bundle}{os.sep}")
+
+
+@cli.command()
+@click.argument("name")
+@click.option("--image-size", type=int, default=0, help="Resize an image folder's images to this many pixels.")
+def data(name: str, image_size: int) -> None:
+    """Print the card of the data set NAME: a name, an image folder or an .npz file."""
+    from datasets import load
+    from datasets.card import card, card_text
+
+    click.echo(card_text(card(load(name, image_size=image_size))))
+
+
+@cli.command()
+@run_options
+def search(**options: Any) -> None:
+    """Search the edge architecture."""
+    searched = open_run(**options).searched
+    rows = [
+        (c.arch.name, f"{c.macs:,} MACs", f"{c.flash_bytes:,} B flash", _score(c.score), c.reason or c.status)
+        for c in searched.candidates
+    ]
+    terminal = Terminal()
+    terminal.table("Candidates", rows)
+    terminal.say(f"Winner: {searched.winner.name}, in {options['out'] / 'search' / 'edge.toml'}")
+
+
+def _score(score: float | None) -> str:
+    return "-" if score is None else f"{score:.1%}"
+
+
+@cli.command()
+@run_options
+def train(**options: Any) -> None:
+    """Train the cloud, the edge, and both around the router."""
+    trained = open_run(**options).trained
+    terminal = Terminal()
+    for index, one in enumerate(trained.rounds, 1):
+        verdict = "kept" if one.kept else "undone"
+        terminal.say(f"Alternation {index}: validation area {one.area_before:.4f} to {one.area_after:.4f}, {verdict}.")
+    terminal.say(f"Weights: {options['out'] / 'alternate'}{os.sep}")
+
+
+@cli.command()
+@run_options
+def quantize(**options: Any) -> None:
+    """Quantise the edge to int8 and graft the router that wins."""
+    quantized = open_run(**options).quantized
+    terminal, footprint = Terminal(), quantized.footprint
+    terminal.table("Int8 edge on validation", [(m, f"{a:.2%}") for m, a in quantized.edge.validation_accuracy.items()])
+    terminal.table("Routers on validation (nAUC)", [(name, f"{n:.3f}") for name, n in quantized.routed.nauc.items()])
+    terminal.say(f"Model: {footprint.flash_bytes:,} bytes, arena {footprint.measured_arena_bytes:,} bytes.")
+
+
+@cli.command()
+@run_options
+def sweep(**options: Any) -> None:
+    """Sweep every threshold and choose the operating point."""
+    swept = open_run(**options).swept
+    rows = [
+        (p.name, f"{p.threshold}", f"{p.coverage:.1%}", f"{p.accuracy:.2%}", f"{p.mean_latency_ms:.1f} ms")
+        for p in (*swept.named, swept.confirmed)
+    ]
+    headings = ("operating point", "threshold", "coverage", "accuracy", "mean latency")
+    Terminal().table("Operating points on validation; the last is the chosen one on test", rows, headings)
+
+
+@cli.command()
+@run_options
+def export(**options: Any) -> None:
+    """Write the bundle for firmware and cloud."""
+    Terminal().say(f"Bundle: {open_run(**options).bundle}{os.sep}")
+
+
+@cli.command()
+@run_options
+def report(**options: Any) -> None:
+    """Write the report page."""
+    Terminal().say(f"Report: {open_run(**options).report}")
+
+
+@cli.command()
+@click.argument("bundle", type=click.Path(path_type=Path))
+def verify(bundle: Path) -> None:
+    """Check a BUNDLE: digests, manifest, and the golden vectors through TensorFlow Lite Micro, bit for bit."""
+    from firmware_export.verify import verify as verify_bundle
+
+    done = verify_bundle(bundle, Terminal())
+    Terminal().say(f"{bundle}: {done.files} files, {done.golden_examples} golden examples, all exact.")
+
+
+@cli.command()
+@click.argument("bundle", type=click.Path(path_type=Path))
+@click.option("--host", default="127.0.0.1", show_default=True)
+@click.option("--port", default=8080, show_default=True)
+def serve(bundle: Path, host: str, port: int) -> None:
+    """Serve the BUNDLE's cloud net: Open Inference Protocol v2 and the firmware's queries."""
+    from hybrid.serve import serve as serve_bundle
+
+    serve_bundle(bundle, host, port, narrator=Terminal())
+
+
+@cli.command()
+def devices() -> None:
+    """List the devices and links that profiles are shipped for."""
+    from hybrid import profiles
+
+    terminal = Terminal()
+    terminal.table(
+        "Devices",
+        [
+            (d.name, d.title, f"{d.clock_mhz:g} MHz", f"{d.sram_bytes // 1024} KiB", f"{d.flash_bytes // 1024} KiB")
+            for d in profiles.devices().values()
+        ],
+        ("name", "board", "clock", "SRAM", "flash"),
+    )
+    terminal.table(
+        "Links",
+        [
+            (k.name, k.title, f"{k.rtt_mean_ms:g} ms", f"{k.uplink_kbps:,g} kbit/s", f"{k.wake_mj + k.tail_mj:,.0f} mJ")
+            for k in profiles.links().values()
+        ],
+        ("name", "link", "round trip", "uplink", "fixed energy a query"),
+    )
+
+
+def main() -> None:
+    """Run the command; exit 2 with one line for an error that a user can act on."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    warnings.filterwarnings("ignore")
+    try:
+        cli(standalone_mode=True)
+    except USER_ERRORS as exc:
+        click.echo(f"error: {exc}", err=True)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        click.echo("interrupted; run the same command again to go on", err=True)
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

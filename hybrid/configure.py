@@ -116,22 +116,26 @@ def set_key(data: dict[str, Any], assignment: str) -> None:
         data[key] = text
 
 
-def preset(name: str) -> RunSpec:
-    """One of the shipped presets. Raises: SpecError for an unknown name."""
-    return run_spec(preset_name=name)
+def toml_value(value: Any) -> str:
+    """A Python value as it stands right of an equals sign in TOML.
+
+    >>> toml_value("lte"), toml_value(True), toml_value(0.5)
+    ('"lte"', 'true', '0.5')
+    """
+    return tomli_w.dumps({"v": value}).removeprefix("v = ").rstrip()
 
 
-def run_spec(*, preset_name: str = "quick", path: Path | None = None, assignments: Sequence[str] = ()) -> RunSpec:
-    """Build a run's spec: the preset, then the keys of a TOML file, then each ``--set``; later ones win."""
+def run_spec(*, preset_name: str = "quick", paths: Sequence[Path] = (), assignments: Sequence[str] = ()) -> RunSpec:
+    """Build a run's spec: the preset, then the keys of each TOML file, then each ``--set``; later ones win."""
     if preset_name not in PRESETS:
         raise SpecError(f"preset: unknown {preset_name!r}{did_you_mean(preset_name, PRESETS)}")
     text = resources.files("hybrid").joinpath("presets", f"{preset_name}.toml").read_text(encoding="utf-8")
     data: dict[str, Any] = tomllib.loads(text)
-    if path is not None:
+    for path in paths:
         _merge(data, read_toml(path))
     for assignment in assignments:
         set_key(data, assignment)
-    spec = structure(data, RunSpec, where=str(path) if path else "spec")
+    spec = structure(data, RunSpec, where=", ".join(map(str, paths)) or "spec")
     check(spec)
     return spec
 

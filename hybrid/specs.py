@@ -1,7 +1,7 @@
 """What is asked for: frozen specs, read from TOML, overridden by ``--set section.key=value``.
 
 One `RunSpec` describes a run from data to bundle. Unknown keys are refused by name; every default is a figure that a
-person would choose for a first try. `preset(name)` gives the shipped ones.
+person would choose for a first try. `hybrid.configure` reads them.
 """
 
 from dataclasses import dataclass, field

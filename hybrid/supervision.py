@@ -1,7 +1,8 @@
 """What the router and the nets learn from: proxy labels, query gain, weights and losses, by equation.
 
 Kag et al., "Efficient Edge Inference by Selective Query", ICLR 2023: edge, cloud and router are their base b,
-global g and r. Their r(x) = 1 asks the cloud; here `query` is that probability, and the shipped ``router_score`` is its opposite.
+global g and r. Their r(x) = 1 asks the cloud; here `query` is that probability, and the shipped
+``router_score`` is its opposite.
 """
 
 import numpy as np

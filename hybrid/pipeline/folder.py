@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import shutil
+import time
 from collections.abc import Callable
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
@@ -35,12 +36,13 @@ class RunFolder:
         done = self.root / name
         if self.is_done(name, key):
             return done
-        work = self.root / f".{name}.partial"
+        work, start = self.root / f".{name}.partial", time.monotonic()
         try:
             shutil.rmtree(work, ignore_errors=True)
             work.mkdir(parents=True)
             make(work)
-            (work / STAMP).write_text(json.dumps({"key": key}), encoding="utf-8")
+            stamp = {"key": key, "seconds": round(time.monotonic() - start, 1)}
+            (work / STAMP).write_text(json.dumps(stamp), encoding="utf-8")
             shutil.rmtree(done, ignore_errors=True)
             os.replace(work, done)
         except OSError as exc:
@@ -57,6 +59,11 @@ class RunFolder:
             return bool(json.loads((self.root / name / STAMP).read_text(encoding="utf-8"))["key"] == key)
         except (OSError, ValueError, KeyError):
             return False
+
+    def stage_seconds(self) -> dict[str, float]:
+        """How long each finished stage took to make."""
+        stamps = sorted(self.root.glob(f"*/{STAMP}"))
+        return {stamp.parent.name: json.loads(stamp.read_text(encoding="utf-8"))["seconds"] for stamp in stamps}
 
     def scratch(self, name: str) -> Path:
         """A hidden folder that survives a killed run, for a step that can go on in the middle."""

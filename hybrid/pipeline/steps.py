@@ -1,6 +1,6 @@
 """The steps of a run: each makes its artifact in a stage of the run folder, or reads it from there."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -248,7 +248,7 @@ def sweep_thresholds(run: "Run", validation: Predictions, test: Predictions) -> 
         chosen = sweep.choose(points, cloud_accuracy, run.spec.sweep)
         storage.write_points(folder / "points.json", tuple(points))
         storage.write_points(folder / "named.json", sweep.named_points(points, chosen, cloud_accuracy))
-        confirmed = sweep.confirm(chosen, test, here, payload_bytes=payload, seed=seed)
+        confirmed = sweep.confirm(replace(chosen, name=CHOSEN), test, here, payload_bytes=payload, seed=seed)
         storage.write_points(folder / "confirmed.json", (confirmed,))
 
     folder = run.folder.stage("sweep", run.keys["sweep"], make)

@@ -1,0 +1,78 @@
+"""A finished run in a dozen figures: the table at the end of a run, and summary.json beside the report."""
+
+import json
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from firmware_export.tflm import arena_bytes
+from hybrid import policy
+from hybrid.artifacts import Predictions
+from hybrid.pipeline.content import drift, naucs, policy_scores
+from hybrid.pipeline.export import tool_versions
+from hybrid.units import count, kib, percent, quantity
+
+if TYPE_CHECKING:
+    from hybrid.pipeline import Run
+
+SUMMARY_FILE = "summary.json"
+
+
+def write_summary(run: "Run") -> dict[str, Any]:
+    """Gather the figures of a finished run and keep them as summary.json."""
+    summary = _summary(run)
+    run.folder.write_text(SUMMARY_FILE, json.dumps(summary, indent=1, sort_keys=True) + "\n")
+    return summary
+
+
+def _summary(run: "Run") -> dict[str, Any]:
+    swept, footprint, test = run.swept, run.quantized.footprint, run.swept.test
+    changed = drift(run)
+    at_70 = next(point for point in swept.named if point.name == "coverage_70")
+    return {
+        "dataset": run.data.name,
+        "data_digest": run.data.digest,
+        "device": run.device.name,
+        "link": run.link.name,
+        "preset": run.spec.preset,
+        "seed": run.spec.seed,
+        "edge_float_accuracy": changed.float_accuracy,
+        "edge_int8_accuracy": changed.int8_accuracy,
+        "cloud_accuracy": float(test.cloud_right.mean()),
+        "hybrid": asdict(swept.confirmed),
+        "hybrid_at_70": _at_threshold(test, at_70.threshold),
+        "float_coverage": changed.float_coverage,
+        "model_flash_bytes": footprint.flash_bytes,
+        "arena_bytes": arena_bytes(footprint.measured_arena_bytes, run.spec.export.arena_margin),
+        "macs": footprint.macs,
+        "router_kind": run.quantized.routed.kind,
+        "quantization": run.quantized.edge.method,
+        "nauc": naucs(policy_scores(test, run.spec.seed), test),
+        "rounds": [asdict(one) for one in run.trained.rounds],
+        "stage_seconds": run.folder.stage_seconds(),
+        "tools": tool_versions(),
+    }
+
+
+def _at_threshold(test: Predictions, threshold: int) -> dict[str, float]:
+    """Coverage and hybrid accuracy of one threshold, on test."""
+    kept = policy.kept(test.router_score, threshold)
+    right = np.where(kept, test.edge_right, test.cloud_right)
+    return {"coverage": float(kept.mean()), "accuracy": float(right.mean())}
+
+
+def summary_rows(summary: dict[str, Any]) -> list[tuple[str, str]]:
+    """The short table that ends a run."""
+    hybrid = summary["hybrid"]
+    return [
+        ("edge accuracy (int8)", percent(summary["edge_int8_accuracy"])),
+        ("cloud accuracy", percent(summary["cloud_accuracy"])),
+        ("hybrid accuracy", percent(hybrid["accuracy"])),
+        ("coverage (answered on the edge)", percent(hybrid["coverage"])),
+        ("mean latency", quantity(hybrid["mean_latency_ms"], "ms")),
+        ("p95 latency", quantity(hybrid["p95_latency_ms"], "ms")),
+        ("model in flash", kib(summary["model_flash_bytes"])),
+        ("arena in SRAM", kib(summary["arena_bytes"])),
+        ("MACs", count(summary["macs"])),
+    ]
