@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from firmware_export.arena import least_arena_bytes
 from firmware_export.bundle import MANIFEST, Bundle, file_entries, sha256
 from firmware_export.flatbuffer import Graph, edge_signature, read_graph
 from firmware_export.host import run_tflm
@@ -65,13 +66,14 @@ def build_edge_bundle(inputs: BundleInputs) -> Bundle:
     graph = read_graph(model)
     check_model(graph, inputs.input_shape, len(inputs.class_names))
     golden = _golden(model, inputs.golden_pixels)
-    sources = firmware_sources(_firmware_spec(inputs, golden))
+    spec = _firmware_spec(inputs, golden)
+    sources = firmware_sources(spec)
     files = {f"firmware/{name}": text for name, text in sources.items()}
     files |= {EDGE_MODEL: model, GOLDEN: _golden_json(golden), GOLDEN_INPUTS: golden.inputs.tobytes()}
     if clash := sorted((files.keys() | {MANIFEST}) & inputs.extra.keys()):
         raise BundleError(f"bundle: extra files {', '.join(clash)} have the names of the bundle's own; rename them")
     files |= inputs.extra
-    bundle = Bundle({**files, MANIFEST: canonical_json(_manifest(inputs, graph, files))})
+    bundle = Bundle({**files, MANIFEST: canonical_json(_manifest(inputs, spec, graph, files))})
     check_manifest(bundle.manifest)
     return bundle
 
@@ -136,7 +138,7 @@ def _firmware_spec(inputs: BundleInputs, golden: Golden) -> FirmwareSpec:
         class_names=inputs.class_names,
         input_shape=inputs.input_shape,
         router_kind=inputs.router_kind,
-        measured_arena_bytes=inputs.footprint.measured_arena_bytes,
+        least_arena_bytes=least_arena_bytes(inputs.models["edge"]),
         arena_margin=inputs.arena_margin,
         payload_encoding=inputs.payload_encoding,
         golden=golden,
@@ -145,7 +147,7 @@ def _firmware_spec(inputs: BundleInputs, golden: Golden) -> FirmwareSpec:
     )
 
 
-def _manifest(inputs: BundleInputs, graph: Graph, files: Mapping[str, bytes]) -> dict[str, Any]:
+def _manifest(inputs: BundleInputs, spec: FirmwareSpec, graph: Graph, files: Mapping[str, bytes]) -> dict[str, Any]:
     points = {point.name: point for point in inputs.operating_points}
     return {
         "bundle_format_version": FORMAT_VERSION,
@@ -154,7 +156,7 @@ def _manifest(inputs: BundleInputs, graph: Graph, files: Mapping[str, bytes]) ->
         "data": inputs.data_card,
         "tools": inputs.tools,
         "device": asdict(inputs.device),
-        "models": {"edge": _model_entry(inputs, graph)},
+        "models": {"edge": _model_entry(inputs, spec, graph)},
         "operating_points": [asdict(point) for point in inputs.operating_points],
         "chosen": {"operating_point": inputs.chosen, "threshold": points[inputs.chosen].threshold},
         "input": _input_entry(inputs, graph),
@@ -167,7 +169,7 @@ def _manifest(inputs: BundleInputs, graph: Graph, files: Mapping[str, bytes]) ->
     }
 
 
-def _model_entry(inputs: BundleInputs, graph: Graph) -> dict[str, Any]:
+def _model_entry(inputs: BundleInputs, spec: FirmwareSpec, graph: Graph) -> dict[str, Any]:
     model, footprint = inputs.models["edge"], inputs.footprint
     return {
         "file": EDGE_MODEL,
@@ -179,7 +181,8 @@ def _model_entry(inputs: BundleInputs, graph: Graph) -> dict[str, Any]:
         "router_kind": inputs.router_kind,
         "ops": graph.op_names,
         "measured_arena_bytes": footprint.measured_arena_bytes,
-        "arena_bytes": arena_bytes(footprint.measured_arena_bytes, inputs.arena_margin),
+        "least_arena_bytes": spec.least_arena_bytes,
+        "arena_bytes": arena_bytes(spec.least_arena_bytes, spec.arena_margin),
     }
 
 

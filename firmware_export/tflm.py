@@ -85,7 +85,7 @@ class FirmwareSpec:
     class_names: tuple[str, ...]
     input_shape: tuple[int, int, int]
     router_kind: str
-    measured_arena_bytes: int
+    least_arena_bytes: int
     arena_margin: float
     payload_encoding: Encoding
     golden: Golden
@@ -125,7 +125,7 @@ def template_values(spec: FirmwareSpec) -> dict[str, Any]:
         "input_shape": spec.input_shape,
         "input_bytes": prod(spec.input_shape),
         "router_kind": spec.router_kind,
-        "measured_arena_bytes": spec.measured_arena_bytes,
+        "least_arena_bytes": spec.least_arena_bytes,
         "arena_margin": spec.arena_margin,
         "arena_bytes": _arena_that_fits(spec),
         "payload_encoding": spec.payload_encoding,
@@ -165,15 +165,15 @@ def resolver_ops(graph: Graph) -> list[dict[str, str]]:
     return [{"name": name, "method": ADD_METHODS[name]} for name in graph.op_names]
 
 
-def arena_bytes(measured_bytes: int, margin: float) -> int:
-    """Count the bytes to reserve: measured bytes and a share of margin, rounded up to the alignment.
+def arena_bytes(least_bytes: int, margin: float) -> int:
+    """Count the bytes to reserve: the least that works and a share of margin, rounded up to the alignment.
 
     >>> arena_bytes(1000, 0.1)
     1104
     """
     if not 0 <= margin < 10:
         raise SpecError(f"export.arena_margin: got {margin}, allowed 0 to 10")
-    needed = measured_bytes + ceil(measured_bytes * margin)
+    needed = least_bytes + ceil(least_bytes * margin)
     return -(-needed // ARENA_ALIGNMENT_BYTES) * ARENA_ALIGNMENT_BYTES
 
 
@@ -230,7 +230,7 @@ def _chosen(spec: FirmwareSpec) -> OperatingPoint:
 
 
 def _arena_that_fits(spec: FirmwareSpec) -> int:
-    needed = arena_bytes(spec.measured_arena_bytes, spec.arena_margin)
+    needed = arena_bytes(spec.least_arena_bytes, spec.arena_margin)
     available = spec.device.sram_bytes - spec.device.reserved_sram_bytes
     if needed > available:
         remedy = "choose a smaller net, a lower export.arena_margin or another device"

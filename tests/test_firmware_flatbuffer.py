@@ -4,6 +4,7 @@ import pytest
 from tflite_micro.tensorflow.lite.micro.python import schema_py_generated as schema
 from tiny_edge import INPUT_SHAPE, inputs, pixels, tiny_edge
 
+from firmware_export.arena import least_arena_bytes
 from firmware_export.edge import build_edge_bundle
 from firmware_export.flatbuffer import edge_signature, read_graph
 from firmware_export.host import measure_arena_bytes, run_tflm
@@ -129,3 +130,19 @@ def test_arena_is_measured_and_repeatable():
 def test_inputs_of_another_shape_or_type(wrong):
     with pytest.raises(BundleError, match=r"expected int8 \(n, 8, 8, 1\)"):
         run_tflm(tiny_edge(), wrong)
+
+
+def test_the_least_arena_that_works_is_more_than_what_stays_in_use():
+    """A small net: temporary tensors of preparation outweigh activations; 16 bytes less are refused."""
+    from tflite_micro import runtime
+
+    least = least_arena_bytes(tiny_edge())
+    assert measure_arena_bytes(tiny_edge()) < least < 2 * measure_arena_bytes(tiny_edge())
+    runtime.Interpreter.from_bytes(tiny_edge(), arena_size=least).invoke()
+    with pytest.raises(RuntimeError):
+        runtime.Interpreter.from_bytes(tiny_edge(), arena_size=least - 16)
+
+
+def test_no_arena_is_enough_for_an_unsupported_operator():
+    with pytest.raises(UnsupportedOpError, match="cannot run it in 268,435,456 bytes"):
+        least_arena_bytes(with_op(schema.BuiltinOperator.SEGMENT_SUM))

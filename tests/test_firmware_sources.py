@@ -10,6 +10,7 @@ import pytest
 from tiny_edge import CLASS_NAMES, DEVICE, POINTS, firmware, inputs, point, sources, tiny_edge
 
 from firmware_export import tflm
+from firmware_export.arena import least_arena_bytes
 from firmware_export.edge import build_edge_bundle
 from firmware_export.host import C_FLAGS, CXX_FLAGS, c_compiler
 from firmware_export.tflm import STATUSES, arena_bytes, check_spare, render
@@ -67,6 +68,32 @@ def test_cmake_builds_the_plain_c_alone(folder):
     assert (folder / "build" / "libhybrid_decide.a").is_file()
 
 
+APPLICATION = """
+cmake_minimum_required(VERSION 3.16)
+project(application C CXX)
+set(HYBRID_TFLM_INCLUDE_DIRS "{includes}")
+add_subdirectory({firmware} firmware)
+add_library(application STATIC main.c)
+target_link_libraries(application hybrid_edge)
+"""
+
+
+def test_cmake_builds_the_edge_inside_an_application(folder, tmp_path_factory):
+    application = tmp_path_factory.mktemp("application")
+    (application / "CMakeLists.txt").write_text(APPLICATION.format(includes=TFLM_API, firmware=folder))
+    (application / "main.c").write_text(
+        '#include "hybrid_classify.h"\nint start(void) { return (int)hybrid_init(); }\n'
+    )
+    compiled(application, "cmake", "-S", ".", "-B", "build", "-DCMAKE_C_FLAGS=-Werror", "-DCMAKE_CXX_FLAGS=-Werror")
+    compiled(application, "cmake", "--build", "build")
+    members = subprocess.run(
+        ["ar", "t", "build/firmware/libhybrid_edge.a"], cwd=application, capture_output=True, check=True
+    )
+    assert {b"hybrid_classify", b"hybrid_model_data", b"hybrid_selftest"} == {
+        name.split(b".")[0] for name in members.stdout.split()
+    }
+
+
 def test_resolver_has_exactly_the_ops_each_with_its_own_check():
     glue = firmware("hybrid_classify.cc")
     checks = re.findall(r"if \(resolver\.(Add\w+)\(\) != kTfLiteOk\) return HYBRID_ERROR_OPERATOR;", glue)
@@ -79,8 +106,8 @@ def test_arena_of_measured_bytes_and_margin():
     assert arena_bytes(1600, 0.0) == 1600
     with pytest.raises(SpecError, match=r"got -0\.1, allowed 0 to 10"):
         arena_bytes(1000, -0.1)
-    measured = inputs().footprint.measured_arena_bytes
-    assert f"#define HYBRID_ARENA_BYTES {arena_bytes(measured, 0.1)}\n" in firmware("hybrid_classify.h")
+    least = least_arena_bytes(tiny_edge())
+    assert f"#define HYBRID_ARENA_BYTES {arena_bytes(least, 0.1)}\n" in firmware("hybrid_classify.h")
 
 
 def test_statuses_come_from_one_table():
@@ -162,7 +189,7 @@ def test_shapes_must_be_the_models():
 def test_budgets():
     with pytest.raises(BudgetError, match="flash_bytes: needs"):
         refused(device=replace(DEVICE, flash_bytes=DEVICE.reserved_flash_bytes + len(tiny_edge()) - 1))
-    fits = arena_bytes(inputs().footprint.measured_arena_bytes, 0.1)
+    fits = arena_bytes(least_arena_bytes(tiny_edge()), 0.1)
     refused(device=replace(DEVICE, sram_bytes=DEVICE.reserved_sram_bytes + fits))
     with pytest.raises(BudgetError, match=f"arena_bytes: needs {fits:,}, device board has {fits - 1:,}"):
         refused(device=replace(DEVICE, sram_bytes=DEVICE.reserved_sram_bytes + fits - 1))
