@@ -27,7 +27,7 @@ def schema() -> ModuleType:
     """The flatbuffer schema's object interface."""
     from tflite_micro.tensorflow.lite.micro.python import schema_py_generated
 
-    return schema_py_generated  # type: ignore[no-any-return]
+    return schema_py_generated
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,7 +5,6 @@ written over a Keras module `k`, so that the same function builds the Keras 3 ne
 and weight by weight.
 """
 
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -22,13 +21,15 @@ def normalise(x: NDArray[np.uint8]) -> Floats:
     return (x.astype(np.float32) - 128.0) / 128.0
 
 
-def build_net(arch: ArchSpec, k: ModuleType | None = None) -> Any:
+def build_net(arch: ArchSpec, k: Any = None) -> Any:
     """Build the classifier of `arch` with Keras module `k` (default: Keras 3).
 
     Returns: a model from ``(n, *input_shape)`` to ``[logits (n, num_classes), features (n, feature_width)]``.
     """
     if k is None:
-        import keras as k  # type: ignore[no-redef]
+        import keras
+
+        k = keras
     inputs = k.Input(arch.input_shape, name="input")
     x = inputs
     for block in arch.blocks:
@@ -38,43 +39,43 @@ def build_net(arch: ArchSpec, k: ModuleType | None = None) -> Any:
     return k.Model(inputs, [logits, features], name=arch.name.replace("-", "_"))
 
 
-def _block(k: ModuleType, x: Any, block: BlockSpec) -> Any:
+def _block(k: Any, x: Any, block: BlockSpec) -> Any:
     for index in range(block.depth):
         x = _LAYERS[block.kind](k, x, block, block.stride if index == 0 else 1)
     return x
 
 
-def _normed(k: ModuleType, x: Any, *, relu: bool = True) -> Any:
+def _normed(k: Any, x: Any, *, relu: bool = True) -> Any:
     x = k.layers.BatchNormalization(momentum=BATCH_NORM_MOMENTUM)(x)
     return k.layers.ReLU()(x) if relu else x
 
 
-def _conv(k: ModuleType, x: Any, width: int, kernel: int, stride: int, *, relu: bool = True) -> Any:
+def _conv(k: Any, x: Any, width: int, kernel: int, stride: int, *, relu: bool = True) -> Any:
     x = k.layers.Conv2D(width, kernel, stride, padding="same", use_bias=False)(x)
     return _normed(k, x, relu=relu)
 
 
-def _depthwise(k: ModuleType, x: Any, kernel: int, stride: int) -> Any:
+def _depthwise(k: Any, x: Any, kernel: int, stride: int) -> Any:
     x = k.layers.DepthwiseConv2D(kernel, stride, padding="same", use_bias=False)(x)
     return _normed(k, x)
 
 
-def _conv_layer(k: ModuleType, x: Any, block: BlockSpec, stride: int) -> Any:
+def _conv_layer(k: Any, x: Any, block: BlockSpec, stride: int) -> Any:
     return _conv(k, x, block.width, block.kernel, stride)
 
 
-def _ds_layer(k: ModuleType, x: Any, block: BlockSpec, stride: int) -> Any:
+def _ds_layer(k: Any, x: Any, block: BlockSpec, stride: int) -> Any:
     return _conv(k, _depthwise(k, x, block.kernel, stride), block.width, 1, 1)
 
 
-def _ib_layer(k: ModuleType, x: Any, block: BlockSpec, stride: int) -> Any:
+def _ib_layer(k: Any, x: Any, block: BlockSpec, stride: int) -> Any:
     """Inverted bottleneck of MobileNetV2 (Sandler et al. 2018)."""
     y = _conv(k, x, block.expansion * x.shape[-1], 1, 1)
     y = _conv(k, _depthwise(k, y, block.kernel, stride), block.width, 1, 1, relu=False)
     return k.layers.Add()([x, y]) if stride == 1 and x.shape[-1] == block.width else y
 
 
-def _res_layer(k: ModuleType, x: Any, block: BlockSpec, stride: int) -> Any:
+def _res_layer(k: Any, x: Any, block: BlockSpec, stride: int) -> Any:
     """Residual pair of convolutions (He et al. 2016)."""
     y = _conv(k, _conv(k, x, block.width, block.kernel, stride), block.width, block.kernel, 1, relu=False)
     same = stride == 1 and x.shape[-1] == block.width

@@ -48,7 +48,7 @@ def quantize_edge(
 
     `cloud` are the cloud's probabilities on the training split, for distillation while quantising; None without.
     """
-    made = {
+    made: dict[str, bytes] = {
         method: two_outputs(_METHODS[method](arch, net, data, cloud, spec, narrator))
         for method in spec.quantize.methods
     }

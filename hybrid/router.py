@@ -6,7 +6,9 @@ Lite Micro can compute each in the graph (SOFTMAX with a beta, REDUCE_MAX), wher
 hidden layer follows. All of it is trained on the outputs of the int8 edge net and then grafted onto its flatbuffer.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -157,12 +159,12 @@ def _fit(
     return (*map(np.asarray, first.get_weights()), *map(np.asarray, second.get_weights()))  # type: ignore[return-value]
 
 
-def _loss(spec: RouterSpec):  # noqa: ANN202 - a Keras loss
+def _loss(spec: RouterSpec) -> Callable[[Any, Any], Any]:
     from keras import losses, ops
 
     cross_entropy = losses.BinaryCrossentropy(from_logits=True)
 
-    def loss(target, logit):  # noqa: ANN001, ANN202
+    def loss(target: Any, logit: Any) -> Any:
         coverage = 1.0 - ops.mean(ops.sigmoid(logit))
         return cross_entropy(target, logit) + spec.coverage_weight * ops.relu(spec.coverage_target - coverage)
 

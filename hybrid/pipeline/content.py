@@ -1,6 +1,6 @@
 """Gather what the report shows from a finished run."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,11 +29,11 @@ from hybrid.report import (
 if TYPE_CHECKING:
     from hybrid.pipeline import Run
 
-BAND_COVERAGES = np.linspace(0.0, 1.0, 41)
+BAND_COVERAGES = np.linspace(0.0, 1.0, 41, dtype=np.float32)
 GALLERY_EXAMPLES = 12
 
 
-def policy_scores(test: Predictions, seed: int) -> dict[str, Floats]:
+def policy_scores(test: Predictions, seed: int) -> dict[str, NDArray[Any]]:
     """Scores of the router and of every baseline beside it, each ``(n,)``; higher keeps."""
     logits = test.edge_logits
     return {
@@ -44,7 +44,7 @@ def policy_scores(test: Predictions, seed: int) -> dict[str, Floats]:
     }
 
 
-def naucs(scores: dict[str, Floats], predictions: Predictions) -> dict[str, float]:
+def naucs(scores: dict[str, NDArray[Any]], predictions: Predictions) -> dict[str, float]:
     """Normalised area of each policy: 0 random, 1 the oracle."""
     return {name: sweep.nauc(score, predictions.edge_right, predictions.cloud_right) for name, score in scores.items()}
 
@@ -130,11 +130,18 @@ def _curves(test: Predictions, seed: int) -> tuple[PolicyCurve, ...]:
     return tuple(_policy_curve(name, score, test, areas[name], seed) for name, score in scores.items())
 
 
-def _policy_curve(name: str, score: Floats, test: Predictions, nauc: float, seed: int) -> PolicyCurve:
+def _policy_curve(name: str, score: NDArray[Any], test: Predictions, nauc: float, seed: int) -> PolicyCurve:
     full = sweep.curve(score, test.edge_right, test.cloud_right)
     accuracy = np.interp(BAND_COVERAGES, full.coverage[::-1], full.accuracy[::-1])
     low, high = sweep.bootstrap_band(score, test.edge_right, test.cloud_right, BAND_COVERAGES, seed)
-    return PolicyCurve(name=name, coverage=BAND_COVERAGES, accuracy=accuracy, low=low, high=high, nauc=nauc)
+    return PolicyCurve(
+        name=name,
+        coverage=BAND_COVERAGES,
+        accuracy=accuracy.astype(np.float32),
+        low=low.astype(np.float32),
+        high=high.astype(np.float32),
+        nauc=nauc,
+    )
 
 
 def _confusion(labels: NDArray[np.int32], answers: NDArray[np.int32], num_classes: int) -> NDArray[np.int64]:
