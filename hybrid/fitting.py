@@ -6,6 +6,7 @@ Targets travel as one array ``(n, 2 * num_classes)``: the labels' one-hot rows b
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
 
@@ -54,12 +55,30 @@ def distillation_loss(*, alpha: float, temperature: float) -> Any:
     return loss
 
 
-def one_cycle(k: ModuleType, learning_rate: float, steps: int) -> Any:
-    """Linear warm-up over a quarter of `steps`, then cosine down to zero (Smith & Topin 2018)."""
-    warm_up = max(1, int(steps * WARM_UP_SHARE))
-    return k.optimizers.schedules.CosineDecay(
-        learning_rate / 25, max(1, steps - warm_up), warmup_target=learning_rate, warmup_steps=warm_up
-    )
+@dataclass(frozen=True, kw_only=True)
+class Rate:
+    """A learning rate that rises to `peak` over a quarter of the steps and falls to `end` (Smith & Topin 2018).
+
+    With `start` above zero there is no rise: it falls from there to `end` in a line.
+    """
+
+    peak: float
+    start: float = 0.0
+    end: float = 0.0
+
+    def schedule(self, k: ModuleType, steps: int) -> Any:
+        """The schedule of Keras module `k` over so many steps."""
+        schedules = k.optimizers.schedules
+        if self.start > 0.0:
+            return schedules.PolynomialDecay(self.start, steps, end_learning_rate=self.end)
+        warm_up = max(1, int(steps * WARM_UP_SHARE))
+        return schedules.CosineDecay(
+            self.peak / 25,
+            max(1, steps - warm_up),
+            alpha=self.end / self.peak,
+            warmup_target=self.peak,
+            warmup_steps=warm_up,
+        )
 
 
 def fit(
@@ -71,7 +90,7 @@ def fit(
     weights: Floats | None = None,
     epochs: int,
     batch_size: int,
-    learning_rate: float,
+    rate: Rate,
     weight_decay: float,
     loss: Any,
     augment: Augment | None,
@@ -94,7 +113,7 @@ def fit(
     steps = len(data)
     classifier = keras.Model(net.input, net.output[0])
     optimizer = keras.optimizers.SGD(
-        one_cycle(keras, learning_rate, steps * epochs), momentum=0.9, nesterov=True, weight_decay=weight_decay
+        rate.schedule(keras, steps * epochs), momentum=0.9, nesterov=True, weight_decay=weight_decay
     )
     classifier.compile(optimizer, loss, jit_compile=False)  # XLA makes depthwise gradients 7 times slower on CPUs
     with narrated(keras, narrator, label, steps * epochs) as callback:

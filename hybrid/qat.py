@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hybrid.artifacts import Floats
-from hybrid.fitting import distillation_loss, narrated, one_cycle
+from hybrid.fitting import Rate, distillation_loss, narrated
 from hybrid.nets import build_net, normalise
 from hybrid.progress import Narrator
 from hybrid.specs import ArchSpec
@@ -54,7 +54,7 @@ def quantization_aware_fit(
     aware = quantize_model(model)
     steps = len(x) // batch_size * epochs
     classifier = tf_keras.Model(aware.input, aware.output[0])
-    optimizer = tf_keras.optimizers.Adam(one_cycle(tf_keras, learning_rate, steps))
+    optimizer = tf_keras.optimizers.Adam(Rate(peak=learning_rate).schedule(tf_keras, steps))
     classifier.compile(optimizer, distillation_loss(alpha=alpha, temperature=temperature))
     rows = np.random.default_rng(seed).permutation(len(x))[: len(x) // batch_size * batch_size]
     with narrated(tf_keras, narrator, "quantisation-aware training", steps) as callback:

@@ -23,8 +23,8 @@ from hybrid.specs import ArchSpec, RunSpec
 from hybrid.supervision import cloud_weights, edge_weights, proxy_labels, softmax
 from hybrid.sweep import area, curve
 
-ROUND_RATE_SHARE = 0.2
-"""Learning rate of an alternation, as a share of the first training's."""
+ROUNDS_RATE_SHARE = 0.1
+"""Share of the peak learning rate at which the first training ends and the alternations take over, down to zero."""
 
 CHOOSING_SPLITS = ("calibration", "validation")
 
@@ -70,14 +70,15 @@ class Trainer:
             rows,
             label=label,
             epochs=spec.cloud.epochs,
-            rate=spec.train.cloud_learning_rate,
+            rate=self._first_rate(spec.train.cloud_learning_rate),
             smoothing=spec.train.label_smoothing,
         )
 
     def fit_edge(self, net: Any, rows: Split, cloud: Floats | None, *, label: str = "edge") -> None:
         """First training of an edge net, in place; distilled from the cloud's probabilities on `rows` where given."""
         train = self.spec.train
-        self._fit(net, rows, label=label, epochs=train.edge_epochs, rate=train.edge_learning_rate, cloud=cloud)
+        rate = self._first_rate(train.edge_learning_rate)
+        self._fit(net, rows, label=label, epochs=train.edge_epochs, rate=rate, cloud=cloud)
 
     def alternate(self, edge: Any, cloud: Any, answers: CloudAnswers) -> tuple[CloudAnswers, tuple[Round, ...]]:
         """Alternate router, edge and cloud in place; a round that does not help on the validation split is undone.
@@ -156,7 +157,7 @@ class Trainer:
             self.data.train,
             label=f"edge, round {index + 1}",
             epochs=train.round_epochs,
-            rate=train.edge_learning_rate * ROUND_RATE_SHARE,
+            rate=self._round_rate(train.edge_learning_rate, index),
             cloud=answers.probabilities.get("train"),
             weights=edge_weights(query),
             seed=self.spec.seed + index + 1,
@@ -168,7 +169,7 @@ class Trainer:
             self.data.train,
             label=f"cloud, round {index + 1}",
             epochs=train.round_epochs,
-            rate=train.cloud_learning_rate * ROUND_RATE_SHARE,
+            rate=self._round_rate(train.cloud_learning_rate, index),
             smoothing=train.label_smoothing,
             weights=cloud_weights(query),
             seed=self.spec.seed + index + 1,
@@ -177,6 +178,15 @@ class Trainer:
             net_answers(cloud, self.data, self.spec.cloud, splits=CHOOSING_SPLITS, narrator=self.narrator)
         )
 
+    def _first_rate(self, peak: float) -> fitting.Rate:
+        return fitting.Rate(peak=peak, end=peak * ROUNDS_RATE_SHARE if self.spec.train.rounds else 0.0)
+
+    def _round_rate(self, peak: float, index: int) -> fitting.Rate:
+        """The rounds share one line down to zero."""
+        step = peak * ROUNDS_RATE_SHARE / self.spec.train.rounds
+        left = self.spec.train.rounds - index
+        return fitting.Rate(peak=peak, start=step * left, end=step * (left - 1))
+
     def _fit(
         self,
         net: Any,
@@ -184,7 +194,7 @@ class Trainer:
         *,
         label: str,
         epochs: int,
-        rate: float,
+        rate: fitting.Rate,
         cloud: Floats | None = None,
         weights: Floats | None = None,
         smoothing: float = 0.0,
@@ -200,7 +210,7 @@ class Trainer:
             weights=weights,
             epochs=epochs,
             batch_size=train.batch_size,
-            learning_rate=rate,
+            rate=rate,
             weight_decay=train.weight_decay,
             loss=fitting.distillation_loss(alpha=alpha, temperature=train.temperature),
             augment=self.augment,
