@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from firmware_export.arena import least_arena_bytes
 from firmware_export.bundle import MANIFEST, Bundle, file_entries, sha256
 from firmware_export.flatbuffer import Graph, edge_signature, read_graph
 from firmware_export.host import run_tflm
@@ -20,7 +19,7 @@ from hybrid.artifacts import Device, Footprint, OperatingPoint
 from hybrid.errors import BudgetError, BundleError, SpecError
 
 PROJECT = "hybrid-edge-cloud"
-EDGE_MODEL = "models/edge.tflite"
+EDGE_MODEL = "edge.tflite"
 GOLDEN = "golden/golden.json"
 GOLDEN_INPUTS = "golden/inputs.bin"
 PIXEL_OFFSET = -128
@@ -138,7 +137,7 @@ def _firmware_spec(inputs: BundleInputs, golden: Golden) -> FirmwareSpec:
         class_names=inputs.class_names,
         input_shape=inputs.input_shape,
         router_kind=inputs.router_kind,
-        least_arena_bytes=least_arena_bytes(inputs.models["edge"]),
+        least_arena_bytes=inputs.footprint.least_arena_bytes,
         arena_margin=inputs.arena_margin,
         payload_encoding=inputs.payload_encoding,
         golden=golden,

@@ -5,7 +5,6 @@ TFLite Micro's Python interpreter has the device's kernels and so is the truth; 
 
 import ctypes
 import os
-import re
 import shutil
 import subprocess
 import sys
@@ -27,7 +26,6 @@ C_FLAGS = ("-std=c99", *WARNINGS)
 CXX_FLAGS = ("-std=c++17", *WARNINGS)
 _ROOMY_ARENA_BYTES = 16 << 20
 _LOG_BYTES = 1 << 16
-_TOTAL = re.compile(r"Arena allocation total (\d+) bytes")
 
 
 def run_tflm(flatbuffer: bytes, inputs: NDArray[np.int8]) -> dict[str, NDArray[np.int8]]:
@@ -46,22 +44,6 @@ def run_tflm(flatbuffer: bytes, inputs: NDArray[np.int8]) -> dict[str, NDArray[n
         "logits": np.array([logits for logits, _ in answers], np.int8).reshape(len(inputs), -1),
         "router_score": np.array([score for _, score in answers], np.int8),
     }
-
-
-def measure_arena_bytes(flatbuffer: bytes) -> int:
-    """Ask TFLite Micro's recording interpreter what it allocates for the model, without margin.
-
-    The host's pointers have 8 bytes, so that this is more than a 32-bit device takes for the same kernels.
-    """
-    interpreter = _interpreter(flatbuffer)
-    interpreter.invoke()
-    with _captured_stderr() as log:
-        interpreter.print_allocations()
-        text = log()
-    match = _TOTAL.search(text)
-    if match is None:
-        raise HybridError("tflite_micro: printed no arena total; install the version that requirements.lock names")
-    return int(match[1])
 
 
 def _interpreter(flatbuffer: bytes) -> Any:

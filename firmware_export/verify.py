@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from firmware_export.arena import least_arena_bytes
 from firmware_export.bundle import MANIFEST, Bundle, broken, read, sha256
 from firmware_export.edge import EDGE_MODEL, GOLDEN, GOLDEN_INPUTS
 from firmware_export.flatbuffer import read_graph
 from firmware_export.host import run_tflm
 from firmware_export.manifest import check_manifest
 from firmware_export.tflm import resolver_ops
+from hybrid.arena import least_arena_bytes
 from hybrid.progress import Narrator
 
 _GLUE = "firmware/hybrid_classify.cc"

@@ -63,6 +63,8 @@ class Footprint:
     """Size of the flatbuffer, which lies in flash."""
     measured_arena_bytes: int
     """What TFLite Micro's recording interpreter allocates for it, without margin."""
+    least_arena_bytes: int
+    """The least arena in which TFLite Micro prepares and runs it; small nets need more than they record."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -62,7 +62,7 @@ def oracle(edge_right: ArrayLike, cloud_right: ArrayLike) -> Scores:
 
 BASELINES: dict[str, Callable[[Any], Scores]] = {
     "max_softmax": max_softmax,
-    "negative_entropy": negative_entropy,
+    "entropy": negative_entropy,
     "margin": margin,
 }
 """Scores from the edge's logits ``(n, num_classes)`` alone."""

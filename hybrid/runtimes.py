@@ -7,7 +7,6 @@ the examples: interpreters hold Python's lock while they compute, and tflite-run
 
 import importlib
 import os
-import re
 import subprocess
 import sys
 import tempfile
@@ -66,22 +65,6 @@ def to_int8(x: NDArray[np.uint8]) -> NDArray[np.int8]:
     return (x.astype(np.int16) - 128).astype(np.int8)
 
 
-def measure_arena_bytes(flatbuffer: bytes) -> int:
-    """Bytes that TensorFlow Lite Micro's recording interpreter allocates for the model, without any margin.
-
-    Pointers have 64 bits here, so a 32-bit device needs no more than this.
-    Raises: HybridError where the interpreter refuses the model.
-    """
-    with tempfile.TemporaryDirectory() as folder:
-        model = Path(folder, "model.tflite")
-        model.write_bytes(flatbuffer)
-        done = subprocess.run(_command("arena", model), capture_output=True, text=True, check=False, env=_environment())
-    found = re.search(r"Arena allocation total (\d+) bytes", done.stdout + done.stderr)
-    if done.returncode or not found:
-        raise HybridError(f"TensorFlow Lite Micro refused the model: {_last_line(done.stderr)}")
-    return int(found.group(1))
-
-
 def _command(*arguments: object) -> list[str]:
     return [sys.executable, "-m", "hybrid.runtimes", *map(str, arguments)]
 
@@ -115,14 +98,10 @@ def _last_line(text: str) -> str:
     return lines[-1] if lines else "no message"
 
 
-def _tflm(model: Path) -> Any:
-    from tflite_micro.python.tflite_micro import runtime
-
-    return runtime.Interpreter.from_file(str(model), arena_size=ARENA_BYTES)
-
-
 def _tflm_step(model: Path) -> Callable[[Example], list[Example]]:
-    interpreter = _tflm(model)
+    from tflite_micro import runtime
+
+    interpreter = runtime.Interpreter.from_file(str(model), arena_size=ARENA_BYTES)
     outputs = _number_of_outputs(model)
 
     def step(example: Example) -> list[Example]:
@@ -166,10 +145,7 @@ _STEPS = {"tflm": _tflm_step, "host": _host_step}
 
 
 def _work(argv: Sequence[str]) -> None:
-    """Serve as a worker: ``arena MODEL``, or ``ENGINE MODEL INPUTS.npy OUTPUTS.npz`` with counts on stdout."""
-    if argv[0] == "arena":
-        _tflm(Path(argv[1])).print_allocations()
-        return
+    """Serve as a worker: ``ENGINE MODEL INPUTS.npy OUTPUTS.npz``, counts of finished examples on stdout."""
     step, results = _STEPS[argv[0]](Path(argv[1])), []
     inputs = np.load(argv[2])
     for index, example in enumerate(inputs, 1):

@@ -30,7 +30,7 @@ def test_what_is_in_it():
         "golden/golden.json",
         "golden/inputs.bin",
         "manifest.json",
-        "models/edge.tflite",
+        "edge.tflite",
     }
 
 
@@ -133,8 +133,8 @@ def test_a_file_is_no_folder():
 
 
 def test_extra_files_take_no_name_of_the_bundle():
-    with pytest.raises(BundleError, match=r"extra files manifest.json, models/edge.tflite have the names"):
-        build_edge_bundle(inputs(extra={"models/edge.tflite": b"", "manifest.json": b"", "mine.txt": b""}))
+    with pytest.raises(BundleError, match=r"extra files edge.tflite, manifest.json have the names"):
+        build_edge_bundle(inputs(extra={"edge.tflite": b"", "manifest.json": b"", "mine.txt": b""}))
 
 
 def test_reading_what_is_no_folder(tmp_path):

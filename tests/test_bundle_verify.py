@@ -3,10 +3,10 @@ import json
 import pytest
 from tiny_edge import good_bundle, inputs, tiny_edge
 
-from firmware_export.arena import least_arena_bytes
 from firmware_export.bundle import Bundle, file_entries, sha256, write
 from firmware_export.edge import canonical_json
 from firmware_export.verify import verify
+from hybrid.arena import least_arena_bytes
 from hybrid.errors import BundleError
 from hybrid.progress import SILENT, Silent
 
@@ -56,7 +56,7 @@ def test_a_good_bundle(folder):
         for good_bundle_path in (
             "firmware/hybrid_decide.c",
             "cloud/endpoint.toml",
-            "models/edge.tflite",
+            "edge.tflite",
             "golden/inputs.bin",
         )
     ),
@@ -71,10 +71,10 @@ def test_a_flipped_bit_anywhere(folder, path):
 
 
 def test_a_cut_file(folder):
-    path = folder / "models/edge.tflite"
+    path = folder / "edge.tflite"
     size = len(path.read_bytes())
     path.write_bytes(path.read_bytes()[:-1])
-    refused(folder, f"models/edge.tflite: expected {size:,} bytes, got {size - 1:,}")
+    refused(folder, f"edge.tflite: expected {size:,} bytes, got {size - 1:,}")
 
 
 def test_a_missing_and_a_spare_file(folder):
@@ -169,7 +169,7 @@ def test_operators_that_the_manifest_invents(folder):
 
 def test_an_array_of_another_model(folder):
     resealed(folder, edited("firmware/hybrid_model_data.cc", b"0x54, 0x46, 0x4c, 0x33", b"0x54, 0x46, 0x4c, 0x34"))
-    refused(folder, "hybrid_model_data.cc: expected the bytes of models/edge.tflite")
+    refused(folder, "hybrid_model_data.cc: expected the bytes of edge.tflite")
 
 
 def test_an_arena_below_the_least_that_works(folder):

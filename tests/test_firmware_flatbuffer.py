@@ -4,12 +4,12 @@ import pytest
 from tflite_micro.tensorflow.lite.micro.python import schema_py_generated as schema
 from tiny_edge import INPUT_SHAPE, inputs, pixels, tiny_edge
 
-from firmware_export.arena import least_arena_bytes
 from firmware_export.edge import build_edge_bundle
 from firmware_export.flatbuffer import edge_signature, read_graph
-from firmware_export.host import measure_arena_bytes, run_tflm
+from firmware_export.host import run_tflm
 from firmware_export.tflm import resolver_ops
 from firmware_export.tflm_ops import ADD_METHODS
+from hybrid.arena import least_arena_bytes, recorded_arena_bytes
 from hybrid.artifacts import Footprint
 from hybrid.errors import BundleError, UnsupportedOpError
 
@@ -105,7 +105,9 @@ def test_unsupported_operator_is_named_with_its_tensor():
 
 def test_no_bundle_with_an_unsupported_operator():
     model = with_op(schema.BuiltinOperator.SEGMENT_SUM)
-    footprint = Footprint(macs=1, router_macs=1, flash_bytes=len(model), measured_arena_bytes=2_000)
+    footprint = Footprint(
+        macs=1, router_macs=1, flash_bytes=len(model), measured_arena_bytes=2_000, least_arena_bytes=2_000
+    )
     with pytest.raises(UnsupportedOpError, match=r"operator SEGMENT_SUM \(makes tensor model/conv2d"):
         build_edge_bundle(inputs(models={"edge": model}, footprint=footprint))
 
@@ -123,7 +125,7 @@ def test_every_operator_of_the_table_is_in_the_schema():
 
 def test_arena_is_measured_and_repeatable():
     activations = 8 * 8 + 3 * 3 * 4  # input and convolution's output live together
-    assert activations < measure_arena_bytes(tiny_edge()) == measure_arena_bytes(tiny_edge()) < 16_384
+    assert activations < recorded_arena_bytes(tiny_edge()) == recorded_arena_bytes(tiny_edge()) < 16_384
 
 
 @pytest.mark.parametrize("wrong", [np.zeros((1, 4, 16, 1), np.int8), np.zeros((1, *INPUT_SHAPE), np.uint8)])
@@ -137,7 +139,7 @@ def test_the_least_arena_that_works_is_more_than_what_stays_in_use():
     from tflite_micro import runtime
 
     least = least_arena_bytes(tiny_edge())
-    assert measure_arena_bytes(tiny_edge()) < least < 2 * measure_arena_bytes(tiny_edge())
+    assert recorded_arena_bytes(tiny_edge()) < least < 2 * recorded_arena_bytes(tiny_edge())
     runtime.Interpreter.from_bytes(tiny_edge(), arena_size=least).invoke()
     with pytest.raises(RuntimeError):
         runtime.Interpreter.from_bytes(tiny_edge(), arena_size=least - 16)

@@ -10,10 +10,10 @@ import pytest
 from tiny_edge import CLASS_NAMES, DEVICE, POINTS, firmware, inputs, point, sources, tiny_edge
 
 from firmware_export import tflm
-from firmware_export.arena import least_arena_bytes
 from firmware_export.edge import build_edge_bundle
 from firmware_export.host import C_FLAGS, CXX_FLAGS, c_compiler
 from firmware_export.tflm import STATUSES, arena_bytes, check_spare, render
+from hybrid.arena import least_arena_bytes
 from hybrid.artifacts import Footprint
 from hybrid.errors import BudgetError, BundleError, SpecError
 
@@ -170,7 +170,10 @@ def refused(**changes):
         ({"models": {}}, "models: got \\[\\], expected edge"),
         ({"data_card": {"digest": "ab" * 32}}, "lacks value_range"),
         ({"spec": {"seed": {1, 2}}}, "not plain data"),
-        ({"footprint": Footprint(macs=1, router_macs=1, flash_bytes=7, measured_arena_bytes=9)}, "flash_bytes 7, the"),
+        (
+            {"footprint": Footprint(macs=1, router_macs=1, flash_bytes=7, measured_arena_bytes=9, least_arena_bytes=9)},
+            "flash_bytes 7, the",
+        ),
         ({"payload_encoding": "png"}, "allowed raw, cbor"),
     ],
 )

@@ -176,7 +176,9 @@ SEARCH = (
 def content(names=CLOTHES, channels=1):
     w = world(len(names))
     device, link = board()
-    footprint = Footprint(macs=4_870_000, router_macs=1_700, flash_bytes=187_392, measured_arena_bytes=90_112)
+    footprint = Footprint(
+        macs=4_870_000, router_macs=1_700, flash_bytes=187_392, measured_arena_bytes=90_112, least_arena_bytes=90_112
+    )
     flash, sram = memory_maps(device, footprint)
     confirmed = operating_point(w, THRESHOLD, "lte", "highest accuracy below 90 ms")
     kept = (w.score >= THRESHOLD).astype(np.float64)
@@ -215,7 +217,7 @@ def content(names=CLOTHES, channels=1):
         ),
         bundle=tuple(
             BundleFile(path=path, size_bytes=size, sha256=hashlib.sha256(path.encode()).hexdigest())
-            for path, size in (("manifest.json", 2_113), ("models/edge.tflite", 187_392), ("src/edge.c", 411_208))
+            for path, size in (("manifest.json", 2_113), ("edge.tflite", 187_392), ("src/edge.c", 411_208))
         ),
     )  # fmt: skip
 

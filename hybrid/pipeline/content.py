@@ -199,12 +199,12 @@ def _flash(run: "Run") -> MemoryMap:
 
 
 def _sram(run: "Run") -> MemoryMap:
-    measured, device = run.quantized.footprint.measured_arena_bytes, run.device
-    reserved = arena_bytes(measured, run.spec.export.arena_margin)
+    least, device = run.quantized.footprint.least_arena_bytes, run.device
+    reserved = arena_bytes(least, run.spec.export.arena_margin)
     segments = (
         Segment(label="runtime and application", size_bytes=device.reserved_sram_bytes),
-        Segment(label="arena, measured", size_bytes=measured),
-        Segment(label="arena, margin", size_bytes=reserved - measured),
+        Segment(label="arena, least that works", size_bytes=least),
+        Segment(label="arena, margin", size_bytes=reserved - least),
     )
     return MemoryMap(total_bytes=device.sram_bytes, segments=segments)
 

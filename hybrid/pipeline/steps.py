@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from firmware_export import bundle as bundles
 from firmware_export.payload import payload_bytes
 from hybrid import clouds, cost, latency, profiles, sweep
+from hybrid.arena import least_arena_bytes, recorded_arena_bytes
 from hybrid.artifacts import Footprint, OperatingPoint, Predictions
 from hybrid.clouds import CloudAnswers
 from hybrid.nets import build_net
@@ -18,7 +19,6 @@ from hybrid.quantize import Int8Edge, quantize_edge
 from hybrid.report import render
 from hybrid.router import router_macs
 from hybrid.routing import RoutedEdge, choose_router
-from hybrid.runtimes import measure_arena_bytes
 from hybrid.specs import ArchSpec
 from hybrid.train import CHOOSING_SPLITS, Round, Trainer
 from nas import search as nas_search
@@ -202,7 +202,8 @@ def _footprint(routed: RoutedEdge) -> Footprint:
         macs=sum(cost.flatbuffer_macs(routed.flatbuffer).values()),
         router_macs=routed.router.macs,
         flash_bytes=len(routed.flatbuffer),
-        measured_arena_bytes=measure_arena_bytes(routed.flatbuffer),
+        measured_arena_bytes=recorded_arena_bytes(routed.flatbuffer),
+        least_arena_bytes=least_arena_bytes(routed.flatbuffer),
     )
 
 

@@ -44,7 +44,7 @@ def _summary(run: "Run") -> dict[str, Any]:
         "hybrid_at_70": _at_threshold(test, at_70.threshold),
         "float_coverage": changed.float_coverage,
         "model_flash_bytes": footprint.flash_bytes,
-        "arena_bytes": arena_bytes(footprint.measured_arena_bytes, run.spec.export.arena_margin),
+        "arena_bytes": arena_bytes(footprint.least_arena_bytes, run.spec.export.arena_margin),
         "macs": footprint.macs,
         "router_kind": run.quantized.routed.kind,
         "quantization": run.quantized.edge.method,
