@@ -9,9 +9,16 @@ from hybrid.graft import Graph, dequantise
 from hybrid.progress import SILENT, Narrator
 
 
-def predictions(flatbuffer: bytes, split: Split, cloud_scores: Floats, *, narrator: Narrator = SILENT) -> Predictions:
+def predictions(
+    flatbuffer: bytes,
+    split: Split,
+    cloud_scores: Floats,
+    *,
+    label: str = "TensorFlow Lite Micro",
+    narrator: Narrator = SILENT,
+) -> Predictions:
     """Run a grafted flatbuffer over `split` in TensorFlow Lite Micro, beside the cloud's class scores."""
-    logits, scores = runtimes.run(flatbuffer, split.x, engine="tflm", label="TensorFlow Lite Micro", narrator=narrator)
+    logits, scores = runtimes.run(flatbuffer, split.x, engine="tflm", label=label, narrator=narrator)
     affine = Graph(flatbuffer).affine_of("logits")
     return Predictions(
         labels=split.y,

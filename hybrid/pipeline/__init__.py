@@ -12,9 +12,11 @@ from hybrid import profiles
 from hybrid.artifacts import Device, Link
 from hybrid.configure import to_toml
 from hybrid.pipeline import steps
-from hybrid.pipeline.folder import RunFolder, digest
+from hybrid.pipeline.content import drift
+from hybrid.pipeline.folder import RunFolder, digest, file_digest
 from hybrid.pipeline.steps import Quantized, Swept, Trained
 from hybrid.progress import SILENT, Narrator
+from hybrid.report import Drift
 from hybrid.specs import RunSpec
 from nas.search import SearchResult
 
@@ -51,8 +53,12 @@ class Run:
     def keys(self) -> dict[str, str]:
         """What each step depends on, as a digest; a step's key holds those of the steps before it."""
         spec = self.spec
-        cloud = digest("cloud", self.data.digest, spec.seed, spec.cloud, spec.train)
-        search = digest("search", self.data.digest, spec.seed, spec.search, spec.router.hidden, self.device)
+        cloud_files = [file_digest(spec.cloud.table), file_digest(spec.cloud.weights)]
+        search_files = [file_digest(spec.search.arch), file_digest(spec.search.space)]
+        cloud = digest("cloud", self.data.digest, spec.seed, spec.cloud, cloud_files, spec.train)
+        search = digest(
+            "search", self.data.digest, spec.seed, spec.search, search_files, spec.router.hidden, self.device
+        )
         edge = digest("edge", cloud, search)
         alternate = digest("alternate", edge, spec.router)
         quantize = digest("quantize", alternate, spec.quantize)
@@ -95,6 +101,11 @@ class Run:
     def swept(self) -> Swept:
         """What the device will answer on validation and test, every operating point, and the chosen one."""
         return steps.sweep_thresholds(self, *steps.predict(self))
+
+    @cached_property
+    def drift(self) -> Drift:
+        """What int8 changed on test."""
+        return drift(self)
 
     @cached_property
     def bundle(self) -> Path:

@@ -21,6 +21,14 @@ def digest(*parts: Any) -> str:
     return hashlib.sha256(json.dumps(plain, sort_keys=True, default=str).encode()).hexdigest()
 
 
+def file_digest(path: str) -> str:
+    """SHA-256 of what a file that the spec names holds now; empty where there is none to read."""
+    try:
+        return hashlib.sha256(Path(path).read_bytes()).hexdigest() if path else ""
+    except OSError:
+        return ""  # whoever needs the file says so
+
+
 class RunFolder:
     """The stages of one run under `root`."""
 

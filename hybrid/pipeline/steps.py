@@ -220,7 +220,8 @@ def predict(run: "Run") -> tuple[Predictions, Predictions]:
             )
             probabilities |= tested.probabilities
         for name in ("validation", "test"):
-            made = predictions(flatbuffer, run.data.splits[name], probabilities[name], narrator=run.narrator)
+            label, split = f"int8 edge on {name}", run.data.splits[name]
+            made = predictions(flatbuffer, split, probabilities[name], label=label, narrator=run.narrator)
             storage.write_predictions(folder / f"{name}.npz", made)
 
     folder = run.folder.stage("predict", run.keys["predict"], make)
@@ -267,16 +268,18 @@ def export(run: "Run") -> Path:
     folder = run.folder.root / "bundle"
     stamp = run.folder.root / ".bundle.key"
     if not (folder.is_dir() and stamp.is_file() and stamp.read_text(encoding="utf-8") == run.keys["bundle"]):
+        swept = run.swept
         run.narrator.say("Export: model, firmware sources, golden vectors, cloud endpoint.")
-        bundles.write(bundle_of(run), folder)
+        bundles.write(bundle_of(run, swept), folder)
         run.folder.write_text(stamp.name, run.keys["bundle"])
     return folder
 
 
 def report(run: "Run") -> Path:
     """The page a person looks at."""
+    bundle = run.bundle
     run.narrator.say("Report: one page with the curves, the costs and what gets queried.")
-    return run.folder.write_text("report.html", render(report_content(run)))
+    return run.folder.write_text("report.html", render(report_content(run, bundle)))
 
 
 def trainer(run: "Run") -> Trainer:

@@ -9,7 +9,7 @@ import numpy as np
 from firmware_export.tflm import arena_bytes
 from hybrid import policy
 from hybrid.artifacts import Predictions
-from hybrid.pipeline.content import drift, naucs, policy_scores
+from hybrid.pipeline.content import naucs, policy_scores
 from hybrid.pipeline.export import tool_versions
 from hybrid.units import count, kib, percent, quantity
 
@@ -28,7 +28,7 @@ def write_summary(run: "Run") -> dict[str, Any]:
 
 def _summary(run: "Run") -> dict[str, Any]:
     swept, footprint, test = run.swept, run.quantized.footprint, run.swept.test
-    changed = drift(run)
+    changed = run.drift
     at_70 = next(point for point in swept.named if point.name == "coverage_70")
     return {
         "dataset": run.data.name,
