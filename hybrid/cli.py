@@ -6,6 +6,7 @@ few lines. Errors that a user can act on are one line and exit code 2.
 
 import os
 import sys
+import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from hybrid.pipeline import Run
 
 SPEC_FILE = "spec.toml"
+STARTED = time.monotonic()
 SHORTCUTS = {
     "dataset": "data.name",
     "device": "device",
@@ -93,7 +95,7 @@ def run(**options: Any) -> None:
     the_run = open_run(**options)
     report, bundle = the_run.report, the_run.bundle
     terminal = Terminal()
-    terminal.table("On the test split", summary_rows(write_summary(the_run)))
+    terminal.table("On the test split", summary_rows(write_summary(the_run, started=STARTED)))
     terminal.say(f"Report: {report}")
     terminal.say(f"Bundle: {bundle}{os.sep}")
 
