@@ -202,7 +202,7 @@ def serve(bundle: Path, host: str, port: int) -> None:
 
 @cli.command()
 def devices() -> None:
-    """List the devices and links that profiles are shipped for."""
+    """List the devices, links and cloud servers that profiles are shipped for."""
     from hybrid import profiles
 
     terminal = Terminal()
@@ -221,6 +221,11 @@ def devices() -> None:
             for k in profiles.links().values()
         ],
         ("name", "link", "round trip", "uplink", "fixed energy a query"),
+    )
+    terminal.table(
+        "Cloud servers",
+        [(s.name, s.title, f"{s.latency_ms:g} ms") for s in profiles.clouds().values()],
+        ("name", "server", "one answer"),
     )
 
 

@@ -13,7 +13,7 @@ from hybrid.artifacts import Device, Link
 from hybrid.configure import to_toml
 from hybrid.pipeline import steps
 from hybrid.pipeline.folder import RunFolder, digest
-from hybrid.pipeline.steps import Quantized, Swept, Trained
+from hybrid.pipeline.results import Quantized, Swept, Trained
 from hybrid.progress import SILENT, Narrator
 from hybrid.specs import RunSpec
 from nas.search import SearchResult
@@ -25,10 +25,13 @@ class Run:
     """One run: what was asked, where it is kept, and its steps in order."""
 
     def __init__(self, folder: Path, spec: RunSpec, narrator: Narrator = SILENT) -> None:
-        """Raises: SpecError for an unknown device or link, before any work."""
+        """Raises: SpecError for an unknown device, link or cloud server, before any work."""
         self.spec, self.narrator, self.folder = spec, narrator, RunFolder(folder)
         self.device: Device = profiles.device(spec.device)
         self.link: Link = profiles.link(spec.link)
+        self.links = {link.name: link for link in (self.link, *map(profiles.link, spec.sweep.links))}
+        servers = map(profiles.cloud, (spec.cloud.server, *spec.sweep.clouds))
+        self.servers = {server.name: server for server in servers}
 
     @cached_property
     def data(self) -> Dataset:
@@ -59,7 +62,7 @@ class Run:
         router = digest("router", quantize, spec.router)
         folds = digest("folds", cloud, search, spec.router.folds)
         predict = digest("predict", router)
-        sweep = digest("sweep", predict, spec.sweep, self.device, self.link)
+        sweep = digest("sweep", predict, spec.sweep, self.device, *self.links.values(), *self.servers.values())
         bundle = digest("bundle", sweep, spec)
         return {
             "search": search,

@@ -14,6 +14,7 @@ from firmware_export import bundle as bundles
 from firmware_export.cloud import CloudInputs, cloud_files
 from firmware_export.edge import BundleInputs, build_edge_bundle
 from hybrid.clouds import write_saved_model
+from hybrid.pipeline.results import CHOSEN
 
 if TYPE_CHECKING:
     from hybrid.pipeline import Run
@@ -29,8 +30,6 @@ def tool_versions() -> dict[str, str]:
 
 def bundle_of(run: "Run") -> bundles.Bundle:
     """Put the bundle together: model, firmware, golden vectors, manifest, cloud."""
-    from hybrid.pipeline.steps import CHOSEN
-
     quantized, spec, data = run.quantized, run.spec, run.data
     inputs = BundleInputs(
         models={"edge": quantized.routed.flatbuffer},
