@@ -68,6 +68,7 @@ def cloud_half(run: "Run") -> dict[str, bytes]:
         class_names=run.data.class_names,
         url=black_box_url,
         deadline_ms=spec.export.deadline_ms,
+        payload=spec.sweep.payload,
         value_range=run.data.value_range,
         edge_digest=bundles.sha256(run.quantized.routed.flatbuffer),
     )
