@@ -8,6 +8,7 @@ from functools import cached_property
 from pathlib import Path
 
 from datasets import Dataset, load
+from firmware_export.edge import project_version
 from hybrid import profiles
 from hybrid.artifacts import Device, Link
 from hybrid.configure import to_toml
@@ -53,9 +54,9 @@ class Run:
     @cached_property
     def keys(self) -> dict[str, str]:
         """What each step depends on, as a digest; a step's key holds those of the steps before it."""
-        spec = self.spec
-        cloud = digest("cloud", self.data.digest, spec.seed, spec.cloud, spec.train)
-        search = digest("search", self.data.digest, spec.seed, spec.search, spec.router.hidden, self.device)
+        spec, base = self.spec, digest(project_version(), self.data.digest, self.spec.seed)
+        cloud = digest("cloud", base, spec.cloud, spec.train)
+        search = digest("search", base, spec.search, spec.router.hidden, self.device)
         edge = digest("edge", cloud, search)
         alternate = digest("alternate", edge, spec.router)
         quantize = digest("quantize", alternate, spec.quantize)
