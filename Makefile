@@ -13,10 +13,10 @@ demo: .deps-demo install
 	$(BIN)/hybrid run $(DEMO)
 
 test: .deps-test install
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile
 
 test-all: .deps-test install
-	$(BIN)/python -m pytest -q -m "slow or not slow"
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile -m "slow or not slow"
 
 check: install
 	$(BIN)/ruff check .

@@ -8,10 +8,11 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import ceil
-from typing import Any, Literal
+from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from firmware_export.payload import Encoding
 from hybrid.configure import to_toml
 from hybrid.endpoint import ENDPOINT_FILE, EndpointInfo, TensorInfo, saved_model_path
 from hybrid.errors import BundleError, SpecError
@@ -47,7 +48,7 @@ class CloudInputs:
     class_names: tuple[str, ...]
     url: str
     deadline_ms: float
-    payload: Literal["raw", "png"] = "raw"
+    payload: Encoding = "cbor"
     value_range: tuple[float, float]
     edge_digest: str
     """SHA-256 of the edge flatbuffer, 64 hex digits."""

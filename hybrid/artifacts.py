@@ -143,6 +143,17 @@ class Device:
 
 
 @dataclass(frozen=True, kw_only=True)
+class CloudServer:
+    """Where the cloud net runs, as far as latency knows."""
+
+    name: str
+    title: str
+    latency_ms: float
+    """From the query's last byte to the answer's first."""
+    source: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class Link:
     """A radio link from device to cloud; a query costs fixed wake and tail beside its bytes."""
 

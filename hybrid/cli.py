@@ -6,6 +6,7 @@ few lines. Errors that a user can act on are one line and exit code 2.
 
 import os
 import sys
+import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from hybrid.pipeline import Run
 
 SPEC_FILE = "spec.toml"
+STARTED = time.monotonic()
 SHORTCUTS = {
     "dataset": "data.name",
     "device": "device",
@@ -135,7 +137,7 @@ def run(**options: Any) -> None:
     the_run = open_run(**options)
     bundle, report = the_run.bundle, the_run.report
     terminal = Terminal()
-    terminal.table("On the test split", summary_rows(write_summary(the_run)))
+    terminal.table("On the test split", summary_rows(write_summary(the_run, started=STARTED)))
     terminal.say(f"Report: {report}")
     terminal.say(f"Bundle: {bundle}{os.sep}")
 
@@ -254,7 +256,7 @@ def serve(bundle: Path, host: str, port: int) -> None:
 
 @cli.command()
 def devices() -> None:
-    """List the devices and links that profiles are shipped for."""
+    """List the devices, links and cloud servers that profiles are shipped for."""
     from hybrid import profiles
 
     terminal = Terminal()
@@ -274,6 +276,12 @@ def devices() -> None:
             for k in profiles.links().values()
         ],
         ("name", "link", "round trip", "uplink", "fixed energy"),
+        texts=2,
+    )
+    terminal.table(
+        "Cloud servers",
+        [(s.name, s.title, f"{s.latency_ms:g} ms") for s in profiles.clouds().values()],
+        ("name", "server", "one answer"),
         texts=2,
     )
 

@@ -96,8 +96,8 @@ class CloudSpec:
     """.npz with one array per split (calibration, validation, test[, train]) of class scores ``(n, num_classes)``."""
     url: str = ""
     """Open Inference Protocol v2 model URL, such as http://host:8080/v2/models/cloud."""
-    latency_ms: float = 0.0
-    """Time the cloud takes for one answer; 0 measures it here (nets) or on the URL, and counts 0 for a table."""
+    server: str = "cpu"
+    """Profile that says how long one answer takes (see `hybrid devices`) or a TOML file; a URL is measured instead."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -163,6 +163,8 @@ class SweepSpec:
     no_excess_loss: bool = False
     links: tuple[str, ...] = ("wifi", "lte", "lte-m", "nb-iot", "ble")
     """Links that the report compares; the run's own link is always among them."""
+    clouds: tuple[str, ...] = ("cpu", "cpu-busy", "cpu-large", "gpu-large")
+    """Cloud servers that the sweep compares; the run's own is always among them."""
     payload: Literal["cbor", "raw"] = "cbor"
     """What a query carries: a CBOR frame with class, score and pixels, or the pixels alone."""
 

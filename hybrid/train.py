@@ -174,9 +174,7 @@ class Trainer:
             weights=cloud_weights(query),
             seed=self.spec.seed + index + 1,
         )
-        return answers.updated(
-            net_answers(cloud, self.data, self.spec.cloud, splits=CHOOSING_SPLITS, narrator=self.narrator)
-        )
+        return answers.updated(net_answers(cloud, self.data, splits=CHOOSING_SPLITS, narrator=self.narrator))
 
     def _first_rate(self, peak: float) -> fitting.Rate:
         return fitting.Rate(peak=peak, end=peak * ROUNDS_RATE_SHARE if self.spec.train.rounds else 0.0)

@@ -138,7 +138,13 @@ def test_data_shows_the_card(hybrid):
     assert (code, err) == (0, "")
     assert out.startswith("fashion_mnist: 28 x 28 x 1, 10 classes\n")
     counts = next(line.split()[1:] for line in out.splitlines() if line.startswith("Ankle boot"))
-    assert counts == ["boot", "4,800", "600", "600", "1,000"]  # 60,000 less two tenths, by class; the test part is whole
+    assert counts == [
+        "boot",
+        "4,800",
+        "600",
+        "600",
+        "1,000",
+    ]  # 60,000 less two tenths, by class; the test part is whole
     assert "MIT" in out
 
 
@@ -356,7 +362,16 @@ def test_no_net_fits_the_device(refused, tmp_path, npz, table):
     head = [f"{key} = {value}" for key, value in small.items()]
     profile = tmp_path / "tiny.toml"
     profile.write_text("\n".join([*head, *lines]))
-    line = refused("run", "--out", tmp_path / "run", "--dataset", npz, "--device", profile, *settings(*TINY, f'cloud.table="{table}"'))
+    line = refused(
+        "run",
+        "--out",
+        tmp_path / "run",
+        "--dataset",
+        npz,
+        "--device",
+        profile,
+        *settings(*TINY, f'cloud.table="{table}"'),
+    )
     assert "needs" in line
     assert "device rp2040 has 1,024" in line
     assert list((tmp_path / "run").rglob("*.partial")) == []

@@ -1,6 +1,5 @@
 """The endpoint over real HTTP: the protocol with a third party's client, refusals, the device's query, the process."""
 
-import io
 import json
 import re
 import signal
@@ -18,7 +17,6 @@ import urllib3
 from cloud_helpers import DIGEST, INFO, INPUTS, brightness, running
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
 from tritonclient import http as triton
 from tritonclient.utils import InferenceServerException
 
@@ -288,7 +286,7 @@ def query(**changes):
     return cbor2.dumps({key: value for key, value in (plain | changes).items() if value is not None})
 
 
-@pytest.mark.parametrize("kind", ["application/cbor", "application/octet-stream; v=1"])
+@pytest.mark.parametrize("kind", ["application/cbor", "Application/CBOR; v=1"])
 def test_query(server, kind):
     answer = post(server, "query", query(), {"Content-Type": kind})
     assert answer.status == 200
@@ -309,13 +307,13 @@ def test_an_answer_is_small(server):
 @pytest.mark.parametrize(
     ("change", "status", "message"),
     [
-        ({"v": 2}, 400, "v: got 2, allowed 1"),
-        ({"v": None}, 400, "v: got None"),
+        ({"v": 2}, 400, "v is 2, expected 1"),
+        ({"v": None}, 400, "v is None, expected 1"),
         ({"m": bytes(8)}, 409, "m: not the edge model 0123456789abcdef this cloud is paired with"),
-        ({"m": None}, 409, "m: not the edge model"),
+        ({"m": None}, 400, "keys ['c', 's', 'v', 'x'], expected"),
         ({"x": bytes(3)}, 400, "x: got 3 bytes, expected 4 for pixels of shape [2, 2, 1]"),
-        ({"x": [0, 0, 0, 0]}, 400, "x: got list, expected a byte string of raw pixels"),
-        ({"x": None}, 400, "x: got NoneType"),
+        ({"x": [0, 0, 0, 0]}, 400, "x is list, expected bytes"),
+        ({"x": None}, 400, "keys ['c', 'm', 's', 'v'], expected"),
     ],
 )
 def test_a_bad_query(server, change, status, message):
@@ -334,40 +332,20 @@ def test_a_query_in_another_format(server):
 @given(st.binary(max_size=64) | st.builds(lambda cut: query()[:cut], st.integers(0, len(query()) - 1)))
 def test_whatever_bytes_come_are_refused(body):
     with pytest.raises(RequestError):
-        decode_query(body, INFO)
+        decode_query(body, "cbor", INFO)
 
 
 @pytest.mark.parametrize("body", [b"\x9f" * 5000, b"\x81" * 5000, b"\x5b" + b"\xff" * 8, b"\x9b" + b"\x7f" * 8])
 def test_deep_and_boastful_cbor(body):
-    with pytest.raises(RequestError, match="not valid CBOR"):
-        decode_query(body, INFO)
+    with pytest.raises(RequestError, match="not CBOR"):
+        decode_query(body, "cbor", INFO)
 
 
-def png(image):
-    out = io.BytesIO()
-    image.save(out, "PNG")
-    return out.getvalue()
-
-
-def test_png_payload():
-    info = replace(INFO, payload="png")
-    body = query(x=png(Image.fromarray(PIXELS[0, :, :, 0])))
-    np.testing.assert_array_equal(decode_query(body, info), PIXELS[:1])
-
-
-@pytest.mark.parametrize(
-    ("data", "message"),
-    [
-        (png(Image.new("L", (3, 2))), "got a L PNG of shape [2, 3, 1], expected [2, 2, 1]"),
-        (png(Image.new("RGB", (2, 2))), "got a RGB PNG"),
-        (png(Image.new("P", (2, 2))), "got a P PNG"),
-        (png(Image.new("L", (2, 2)))[:-30], "not a readable PNG"),
-        (b"GIF89a", "not a readable PNG"),
-    ],
-)
-def test_bad_png(data, message):
-    with pytest.raises(RequestError, match=re.escape(message)):
-        decode_query(query(x=data), replace(INFO, payload="png"))
+def test_pixels_alone(server):
+    answer = post(server, "query", PIXELS[0].tobytes(), {"Content-Type": "application/octet-stream"})
+    assert cbor2.loads(answer.data) == {"class": 2, "scores": SCORES[0]}
+    short = post(server, "query", bytes(3), {"Content-Type": "application/octet-stream"})
+    assert (short.status, short.json()["error"]) == (400, "x: got 3 bytes, expected 4 for pixels of shape [2, 2, 1]")
 
 
 # The SavedModel and the process

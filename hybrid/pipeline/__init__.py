@@ -4,17 +4,21 @@ Each step of a `Run` keeps its result in the run folder (see `steps`) and is mad
 it depends on changed, so that a killed run goes on where it was. A notebook can ask for the steps one by one.
 """
 
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 
 from datasets import Dataset, load
+from firmware_export.edge import project_version
 from hybrid import profiles
 from hybrid.artifacts import Device, Link
 from hybrid.configure import to_toml
 from hybrid.pipeline import steps
-from hybrid.pipeline.content import drift
-from hybrid.pipeline.folder import RunFolder, digest, file_digest
-from hybrid.pipeline.steps import Quantized, Swept, Trained
+        spec, base = self.spec, digest(project_version(), self.data.digest, self.spec.seed)
+        cloud_files = [file_digest(spec.cloud.table), file_digest(spec.cloud.weights)]
+        search_files = [file_digest(spec.search.arch), file_digest(spec.search.space)]
+        cloud = digest("cloud", base, replace(spec.cloud, server=""), cloud_files, spec.train)
+        search = digest("search", base, spec.search, search_files, spec.router.hidden, self.device)
 from hybrid.progress import SILENT, Narrator
 from hybrid.report import Drift
 from hybrid.specs import RunSpec
@@ -27,10 +31,13 @@ class Run:
     """One run: what was asked, where it is kept, and its steps in order."""
 
     def __init__(self, folder: Path, spec: RunSpec, narrator: Narrator = SILENT) -> None:
-        """Raises: SpecError for an unknown device or link, before any work."""
+        """Raises: SpecError for an unknown device, link or cloud server, before any work."""
         self.spec, self.narrator, self.folder = spec, narrator, RunFolder(folder)
         self.device: Device = profiles.device(spec.device)
         self.link: Link = profiles.link(spec.link)
+        self.links = {link.name: link for link in (self.link, *map(profiles.link, spec.sweep.links))}
+        servers = map(profiles.cloud, (spec.cloud.server, *spec.sweep.clouds))
+        self.servers = {server.name: server for server in servers}
 
     @cached_property
     def data(self) -> Dataset:
@@ -52,20 +59,18 @@ class Run:
     @cached_property
     def keys(self) -> dict[str, str]:
         """What each step depends on, as a digest; a step's key holds those of the steps before it."""
-        spec = self.spec
+        spec, base = self.spec, digest(project_version(), self.data.digest, self.spec.seed)
         cloud_files = [file_digest(spec.cloud.table), file_digest(spec.cloud.weights)]
         search_files = [file_digest(spec.search.arch), file_digest(spec.search.space)]
-        cloud = digest("cloud", self.data.digest, spec.seed, spec.cloud, cloud_files, spec.train)
-        search = digest(
-            "search", self.data.digest, spec.seed, spec.search, search_files, spec.router.hidden, self.device
-        )
+        cloud = digest("cloud", base, replace(spec.cloud, server=""), cloud_files, spec.train)
+        search = digest("search", base, spec.search, search_files, spec.router.hidden, self.device)
         edge = digest("edge", cloud, search)
         alternate = digest("alternate", edge, spec.router)
         quantize = digest("quantize", alternate, spec.quantize)
         router = digest("router", quantize, spec.router)
         folds = digest("folds", cloud, search, spec.router.folds)
         predict = digest("predict", router)
-        sweep = digest("sweep", predict, spec.sweep, self.device, self.link)
+        sweep = digest("sweep", predict, spec.sweep, self.device, *self.links.values(), *self.servers.values())
         bundle = digest("bundle", sweep, spec)
         return {
             "search": search,

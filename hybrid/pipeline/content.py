@@ -13,6 +13,7 @@ from hybrid.artifacts import Floats, OperatingPoint, Predictions
 from hybrid.configure import to_toml
 from hybrid.graft import score_threshold
 from hybrid.pipeline.export import tool_versions
+from hybrid.pipeline.results import scenarios
 from hybrid.report import (
     BundleFile,
     Candidate,
@@ -70,7 +71,7 @@ def report_content(run: "Run", bundle: Path) -> ReportContent:
     """Everything the page shows."""
     swept, data, quantized = run.swept, run.data, run.quantized
     test = swept.test
-    by_link = {name: _link_points(run, name) for name in _links(run)}
+    by_link = _by_link(run)
     here = by_link[run.link.name]
     return ReportContent(
         title=f"{data.name} on {run.device.title}",
@@ -99,7 +100,7 @@ def report_content(run: "Run", bundle: Path) -> ReportContent:
         confirmed=swept.confirmed,
         edge_only=here[0],
         cloud_only=tuple(points[-1] for points in by_link.values()),
-        points=swept.points,
+        points=tuple(p for p in swept.points if (p.link, p.cloud) == (swept.chosen.link, swept.chosen.cloud)),
         points_split="validation",
         pareto=tuple(point for points in by_link.values() for point in points),
         curves=_curves(test, run.spec.seed),
@@ -114,15 +115,15 @@ def report_content(run: "Run", bundle: Path) -> ReportContent:
     )
 
 
-def _links(run: "Run") -> tuple[str, ...]:
-    return tuple(dict.fromkeys([run.link.name, *run.spec.sweep.links]))
-
-
-def _link_points(run: "Run", name: str) -> list[OperatingPoint]:
-    from hybrid.pipeline.steps import scenario
-
+def _by_link(run: "Run") -> dict[str, list[OperatingPoint]]:
+    """Every threshold on test behind each link and the run's own cloud server."""
     payload = payload_bytes(run.data.input_shape, run.spec.sweep.payload)
-    return sweep.operating_points(run.swept.test, scenario(run, name), payload_bytes=payload, seed=run.spec.seed)
+    everywhere = scenarios(run)
+    return {
+        here.link.name: sweep.operating_points(run.swept.test, here, payload_bytes=payload, seed=run.spec.seed)
+        for here in everywhere
+        if here.cloud_name == everywhere[0].cloud_name
+    }
 
 
 def _curves(test: Predictions, seed: int) -> tuple[PolicyCurve, ...]:

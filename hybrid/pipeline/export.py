@@ -15,6 +15,7 @@ from firmware_export.cloud import CloudInputs, cloud_files
 from firmware_export.edge import BundleInputs, build_edge_bundle
 from hybrid.artifacts import Predictions
 from hybrid.clouds import write_saved_model
+from hybrid.pipeline.results import CHOSEN
 
 if TYPE_CHECKING:
     from hybrid.pipeline import Run
@@ -31,8 +32,6 @@ def tool_versions() -> dict[str, str]:
 
 def bundle_of(run: "Run", swept: "Swept") -> bundles.Bundle:
     """Put the bundle together: model, firmware, golden vectors, manifest, cloud."""
-    from hybrid.pipeline.steps import CHOSEN
-
     quantized, spec, data = run.quantized, run.spec, run.data
     inputs = BundleInputs(
         models={"edge": quantized.routed.flatbuffer},
@@ -71,6 +70,7 @@ def cloud_half(run: "Run") -> dict[str, bytes]:
         class_names=run.data.class_names,
         url=black_box_url,
         deadline_ms=spec.export.deadline_ms,
+        payload=spec.sweep.payload,
         value_range=run.data.value_range,
         edge_digest=bundles.sha256(run.quantized.routed.flatbuffer),
     )

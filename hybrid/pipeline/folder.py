@@ -34,6 +34,8 @@ class RunFolder:
 
     def __init__(self, root: Path) -> None:
         self.root = root
+        self.reused = False
+        """Whether a stage was found finished, so that this process did not do all of the work."""
 
     def stage(self, name: str, key: str, make: Callable[[Path], None]) -> Path:
         """The folder of stage `name`; `make` fills it, unless it stands there already with the same `key`.
@@ -43,6 +45,7 @@ class RunFolder:
         """
         done = self.root / name
         if self.is_done(name, key):
+            self.reused = True
             return done
         work, start = self.root / f".{name}.partial", time.monotonic()
         try:

@@ -1,76 +1,34 @@
 """The steps of a run: each makes its artifact in a stage of the run folder, or reads it from there."""
 
-from dataclasses import dataclass, replace
+import itertools
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from firmware_export import bundle as bundles
 from firmware_export.payload import payload_bytes
-from hybrid import clouds, cost, latency, profiles, sweep
+from hybrid import clouds, cost, latency, sweep
 from hybrid.arena import least_arena_bytes, recorded_arena_bytes
-from hybrid.artifacts import Footprint, OperatingPoint, Predictions
+from hybrid.artifacts import Footprint, Predictions
 from hybrid.clouds import CloudAnswers
 from hybrid.nets import build_net
 from hybrid.pipeline import storage
 from hybrid.pipeline.content import report_content
 from hybrid.pipeline.export import bundle_of
+from hybrid.pipeline.results import CHOSEN, Quantized, Swept, Trained, scenarios
 from hybrid.predict import predictions
 from hybrid.quantize import Int8Edge, quantize_edge
 from hybrid.report import render
 from hybrid.router import router_macs
 from hybrid.routing import RoutedEdge, choose_router
-from hybrid.specs import ArchSpec
-from hybrid.train import CHOOSING_SPLITS, Round, Trainer
+from hybrid.train import CHOOSING_SPLITS, Trainer
 from nas import search as nas_search
 from nas.space import space_for
 
 if TYPE_CHECKING:
     from hybrid.pipeline import Run
 
-EDGE_WEIGHTS, CLOUD_WEIGHTS = "edge.weights.h5", "cloud.weights.h5"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Trained:
-    """Edge and cloud after training; `cloud_net` is None where the cloud is a black box."""
-
-    arch: ArchSpec
-    edge_net: Any
-    cloud_net: Any
-    answers: CloudAnswers
-    """The cloud's, on training, calibration and validation examples."""
-    rounds: tuple[Round, ...]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Quantized:
-    """The int8 edge net, the router that won, and what the flatbuffer with both takes."""
-
-    edge: Int8Edge
-    routed: RoutedEdge
-    footprint: Footprint
-
-
-@dataclass(frozen=True, kw_only=True)
-class Swept:
-    """Predictions on validation and test, the operating points of validation, the chosen one, and it on test."""
-
-    validation: Predictions
-    test: Predictions
-    points: tuple[OperatingPoint, ...]
-    """The run's link at every threshold, on validation."""
-    named: tuple[OperatingPoint, ...]
-    """The firmware's table, on validation; among them the chosen one."""
-    confirmed: OperatingPoint
-    """The chosen threshold, on test."""
-
-    @property
-    def chosen(self) -> OperatingPoint:
-        """The operating point that holds from the start, on validation."""
-        return next(point for point in self.named if point.name == CHOSEN)
-
-
-CHOSEN = "chosen"
+EDGE_WEIGHTS, CLOUD_WEIGHTS = "edge_weights.npz", "cloud_weights.npz"
 
 
 def search(run: "Run") -> nas_search.SearchResult:
@@ -108,9 +66,9 @@ def cloud(run: "Run") -> tuple[Any, CloudAnswers]:
         else:
             run.narrator.say(f"Cloud: training a net of {net.count_params():,} parameters.")
             trainer(run).fit_cloud(net, data.train)
-            net.save_weights(folder / CLOUD_WEIGHTS)
+            storage.write_weights(folder / CLOUD_WEIGHTS, net)
             splits = ("train", *CHOOSING_SPLITS)
-            answers = clouds.net_answers(net, data, spec, splits=splits, narrator=run.narrator)
+            answers = clouds.net_answers(net, data, splits=splits, narrator=run.narrator)
         storage.write_answers(folder, answers)
 
     folder = run.folder.stage("cloud", run.keys["cloud"], make)
@@ -125,7 +83,7 @@ def edge(run: "Run", answers: CloudAnswers) -> Any:
     def make(folder: Path) -> None:
         run.narrator.say(f"Edge: training a net of {net.count_params():,} parameters, the cloud as its teacher.")
         trainer(run).fit_edge(net, run.data.train, answers.probabilities.get("train"))
-        net.save_weights(folder / EDGE_WEIGHTS)
+        storage.write_weights(folder / EDGE_WEIGHTS, net)
 
     _load(net, run.folder.stage("edge", run.keys["edge"], make) / EDGE_WEIGHTS)
     return net
@@ -137,9 +95,9 @@ def alternate(run: "Run", edge_net: Any, cloud_net: Any, answers: CloudAnswers) 
     def make(folder: Path) -> None:
         run.narrator.say("Alternation: the router flags what to ask; edge and cloud each turn to their share.")
         new_answers, rounds = trainer(run).alternate(edge_net, cloud_net, answers)
-        edge_net.save_weights(folder / EDGE_WEIGHTS)
+        storage.write_weights(folder / EDGE_WEIGHTS, edge_net)
         if cloud_net is not None:
-            cloud_net.save_weights(folder / CLOUD_WEIGHTS)
+            storage.write_weights(folder / CLOUD_WEIGHTS, cloud_net)
         storage.write_answers(folder, new_answers)
         storage.write_rounds(folder / "rounds.json", rounds)
 
@@ -215,9 +173,7 @@ def predict(run: "Run") -> tuple[Predictions, Predictions]:
         run.narrator.say("Predictions: TensorFlow Lite Micro itself answers validation and test, as the device will.")
         probabilities = dict(trained.answers.probabilities)
         if trained.cloud_net is not None:
-            tested = clouds.net_answers(
-                trained.cloud_net, run.data, run.spec.cloud, splits=("test",), narrator=run.narrator
-            )
+            tested = clouds.net_answers(trained.cloud_net, run.data, splits=("test",), narrator=run.narrator)
             probabilities |= tested.probabilities
         for name in ("validation", "test"):
             label, split = f"int8 edge on {name}", run.data.splits[name]
@@ -228,28 +184,18 @@ def predict(run: "Run") -> tuple[Predictions, Predictions]:
     return storage.read_predictions(folder / "validation.npz"), storage.read_predictions(folder / "test.npz")
 
 
-def scenario(run: "Run", link_name: str) -> sweep.Scenario:
-    """The run's device and cloud behind one of the links."""
-    return sweep.Scenario(
-        device=run.device,
-        link=run.link if link_name == run.link.name else profiles.link(link_name),
-        cloud_name=run.spec.cloud.kind,
-        cloud_ms=run.trained.answers.latency_ms,
-        macs_by_kind=cost.flatbuffer_macs(run.quantized.routed.flatbuffer),
-    )
-
-
 def sweep_thresholds(run: "Run", validation: Predictions, test: Predictions) -> Swept:
-    """Every threshold on validation, the chosen one, confirmed on test."""
-    here, seed = scenario(run, run.link.name), run.spec.seed
+    """Every threshold on validation, behind every link and cloud; the chosen one, confirmed on test."""
+    everywhere, seed = scenarios(run), run.spec.seed
+    here = everywhere[0]
     payload = payload_bytes(run.data.input_shape, run.spec.sweep.payload)
 
     def make(folder: Path) -> None:
-        points = sweep.operating_points(validation, here, payload_bytes=payload, seed=seed)
+        points = [sweep.operating_points(validation, s, payload_bytes=payload, seed=seed) for s in everywhere]
         cloud_accuracy = float(validation.cloud_right.mean())
-        chosen = sweep.choose(points, cloud_accuracy, run.spec.sweep)
-        storage.write_points(folder / "points.json", tuple(points))
-        storage.write_points(folder / "named.json", sweep.named_points(points, chosen, cloud_accuracy))
+        chosen = sweep.choose(points[0], cloud_accuracy, run.spec.sweep)
+        storage.write_points(folder / "points.json", tuple(itertools.chain(*points)))
+        storage.write_points(folder / "named.json", sweep.named_points(points[0], chosen, cloud_accuracy))
         confirmed = sweep.confirm(replace(chosen, name=CHOSEN), test, here, payload_bytes=payload, seed=seed)
         storage.write_points(folder / "confirmed.json", (confirmed,))
 
@@ -289,4 +235,4 @@ def trainer(run: "Run") -> Trainer:
 
 def _load(net: Any, weights: Path) -> None:
     if net is not None:
-        net.load_weights(weights)
+        storage.read_weights(weights, net)

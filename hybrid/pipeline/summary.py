@@ -1,6 +1,7 @@
 """A finished run in a dozen figures: the table at the end of a run, and summary.json beside the report."""
 
 import json
+import time
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -9,6 +10,7 @@ import numpy as np
 from firmware_export.tflm import arena_bytes
 from hybrid import policy
 from hybrid.artifacts import Predictions
+from hybrid.pipeline import storage
 from hybrid.pipeline.content import naucs, policy_scores
 from hybrid.pipeline.export import tool_versions
 from hybrid.units import count, kib, percent, quantity
@@ -19,9 +21,18 @@ if TYPE_CHECKING:
 SUMMARY_FILE = "summary.json"
 
 
-def write_summary(run: "Run") -> dict[str, Any]:
-    """Gather the figures of a finished run and keep them as summary.json."""
+def write_summary(run: "Run", *, started: float) -> dict[str, Any]:
+    """Gather the figures of a finished run and keep them as summary.json; `started` is a ``time.monotonic()``.
+
+    ``run_seconds`` is the time of the run that did all of the work, and None where it was done in several goes.
+    """
+    path = run.folder.root / SUMMARY_FILE
     summary = _summary(run)
+    earlier = storage.read_json(path) if path.is_file() else {}
+    if not run.folder.reused:
+        summary["run_seconds"] = round(time.monotonic() - started, 1)
+    elif earlier.get("key") == summary["key"]:
+        summary["run_seconds"] = earlier["run_seconds"]
     run.folder.write_text(SUMMARY_FILE, json.dumps(summary, indent=1, sort_keys=True) + "\n")
     return summary
 
@@ -31,6 +42,8 @@ def _summary(run: "Run") -> dict[str, Any]:
     changed = run.drift
     at_70 = next(point for point in swept.named if point.name == "coverage_70")
     return {
+        "key": run.keys["bundle"],
+        "run_seconds": None,
         "dataset": run.data.name,
         "data_digest": run.data.digest,
         "device": run.device.name,

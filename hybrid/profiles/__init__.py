@@ -1,15 +1,15 @@
-"""Devices and links as TOML data, the source of every figure beside it."""
+"""Devices, links and cloud servers as TOML data, the source of every figure beside it."""
 
 from functools import cache
 from pathlib import Path
 from typing import TypeVar
 
-from hybrid.artifacts import Device, Link
+from hybrid.artifacts import CloudServer, Device, Link
 from hybrid.configure import did_you_mean, read_toml, structure
 from hybrid.cost import MAC_KINDS
 from hybrid.errors import SpecError
 
-P = TypeVar("P", Device, Link)
+P = TypeVar("P", Device, Link, CloudServer)
 _HERE = Path(__file__).parent
 
 
@@ -21,6 +21,11 @@ def devices() -> dict[str, Device]:
 def links() -> dict[str, Link]:
     """Give all shipped links by name."""
     return dict(_shipped("links", Link))
+
+
+def clouds() -> dict[str, CloudServer]:
+    """Give all shipped cloud servers by name."""
+    return dict(_shipped("clouds", CloudServer))
 
 
 def device(name_or_toml_path: str | Path) -> Device:
@@ -37,6 +42,14 @@ def link(name_or_toml_path: str | Path) -> Link:
     Raises: SpecError for an unknown name or a bad file.
     """
     return _find(name_or_toml_path, "link", links(), Link)
+
+
+def cloud(name_or_toml_path: str | Path) -> CloudServer:
+    """Give a shipped cloud server by name, or one's own from a TOML file.
+
+    Raises: SpecError for an unknown name or a bad file.
+    """
+    return _find(name_or_toml_path, "cloud.server", clouds(), CloudServer)
 
 
 @cache

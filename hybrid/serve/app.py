@@ -13,16 +13,16 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from firmware_export.payload import Encoding
 from hybrid.endpoint import EndpointInfo
 from hybrid.serve import oip
 from hybrid.serve.errors import RequestError
 from hybrid.serve.model import Model
-from hybrid.serve.query import decode_query, encode_answer
+from hybrid.serve.query import ENCODINGS, decode_query, encode_answer
 
 _JSON_BYTES_PER_VALUE = 26
 """The longest double that JSON writers print, with its comma and space."""
 _HEAD_BYTES = 65_536
-_QUERY_TYPES = ("application/cbor", "application/octet-stream")
 
 
 def create_app(model: Model, info: EndpointInfo) -> Starlette:
@@ -86,17 +86,17 @@ class _Endpoint:
     async def query(self, request: Request) -> Response:
         self._check_name(request)
         kind = request.headers.get("Content-Type", "").partition(";")[0].strip().lower()
-        if kind not in _QUERY_TYPES:
-            raise RequestError(f"Content-Type: got {kind!r:.60}, allowed {', '.join(_QUERY_TYPES)}", 415)
-        return await run_in_threadpool(self._query, await _body(request, body_limit(self.info)))
+        if kind not in ENCODINGS:
+            raise RequestError(f"Content-Type: got {kind!r:.60}, allowed {', '.join(ENCODINGS)}", 415)
+        return await run_in_threadpool(self._query, await _body(request, body_limit(self.info)), ENCODINGS[kind])
 
     def _infer(self, body: bytes, json_length: str | None) -> Response:
         asked = oip.read_infer(body, json_length, self.info)
         content, headers = oip.write_infer(self.model(asked.pixels), asked, self.info)
         return Response(content, headers=headers)
 
-    def _query(self, body: bytes) -> Response:
-        scores = self.model(decode_query(body, self.info))
+    def _query(self, body: bytes, encoding: Encoding) -> Response:
+        scores = self.model(decode_query(body, encoding, self.info))
         return Response(encode_answer(scores[0]), media_type="application/cbor")
 
     def _check_name(self, request: Request) -> None:
