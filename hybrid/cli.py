@@ -256,7 +256,7 @@ def serve(bundle: Path, host: str, port: int) -> None:
 
 @cli.command()
 def devices() -> None:
-    """List the devices, links and cloud servers that profiles are shipped for."""
+    """List the known devices, links and cloud servers."""
     from hybrid import profiles
 
     terminal = Terminal()

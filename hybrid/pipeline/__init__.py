@@ -14,11 +14,9 @@ from hybrid import profiles
 from hybrid.artifacts import Device, Link
 from hybrid.configure import to_toml
 from hybrid.pipeline import steps
-        spec, base = self.spec, digest(project_version(), self.data.digest, self.spec.seed)
-        cloud_files = [file_digest(spec.cloud.table), file_digest(spec.cloud.weights)]
-        search_files = [file_digest(spec.search.arch), file_digest(spec.search.space)]
-        cloud = digest("cloud", base, replace(spec.cloud, server=""), cloud_files, spec.train)
-        search = digest("search", base, spec.search, search_files, spec.router.hidden, self.device)
+from hybrid.pipeline.content import drift
+from hybrid.pipeline.folder import RunFolder, digest, file_digest
+from hybrid.pipeline.results import Quantized, Swept, Trained
 from hybrid.progress import SILENT, Narrator
 from hybrid.report import Drift
 from hybrid.specs import RunSpec

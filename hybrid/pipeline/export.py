@@ -19,7 +19,7 @@ from hybrid.pipeline.results import CHOSEN
 
 if TYPE_CHECKING:
     from hybrid.pipeline import Run
-    from hybrid.pipeline.steps import Swept
+    from hybrid.pipeline.results import Swept
 
 TOOLS = ("tensorflow", "keras", "tf_keras", "tensorflow-model-optimization", "keras-tuner", "numpy", "tflite-micro")
 SAVED_MODEL = "saved_model"

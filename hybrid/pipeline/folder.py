@@ -57,11 +57,12 @@ class RunFolder:
             shutil.rmtree(done, ignore_errors=True)
             os.replace(work, done)
         except OSError as exc:
-            shutil.rmtree(work, ignore_errors=True)
             raise HybridError(
                 f"{done}: cannot be written ({exc.strerror or exc}); free space or choose another --out, "
                 "then run the same command again: finished stages are kept"
             ) from exc
+        finally:
+            shutil.rmtree(work, ignore_errors=True)
         return done
 
     def is_done(self, name: str, key: str) -> bool:

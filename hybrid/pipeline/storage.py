@@ -44,7 +44,7 @@ def read_arrays(path: Path) -> dict[str, NDArray[Any]]:
 
 
 def write_weights(path: Path, net: Any) -> None:
-    """Write a net's weights in their order. (Keras's HDF5 files crash the process where the disk is full.)"""
+    """Write a net's weights in their order; Keras's own HDF5 files crash the process where the disk is full."""
     write_arrays(path, {f"weight_{index:04}": weight for index, weight in enumerate(net.get_weights())})
 
 
