@@ -46,7 +46,7 @@ def search(run: "Run") -> nas_search.SearchResult:
             estimate=lambda arch: cost.estimate(arch, head_macs=router_macs(arch, spec.router)),
             fits=lambda estimate: cost.check_fits(estimate, run.device),
             latency_ms=lambda estimate: latency.edge_latency_ms(estimate.macs_by_kind, run.device),
-            folder=run.folder.scratch("search"),
+            folder=run.folder.scratch("search", run.keys["search"]),
             narrator=run.narrator,
         )
         nas_search.write(result, folder)
