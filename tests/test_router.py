@@ -108,8 +108,8 @@ def test_it_learns_a_separable_problem():
 def test_it_learns_from_confidences():
     outputs = examples(600, 0)
     query = confidences(outputs.logits, betas(outputs.logits))[:, 1] < 0.9
-    router = fit_router(outputs, query.astype(np.float32), SPEC, seed=0)
-    assert ranked_right(router.score(outputs), query) > 0.96
+    router = fit_router(outputs, query.astype(np.float32), RouterSpec(hidden=8, epochs=15), seed=0)
+    assert ranked_right(router.score(outputs), query) > 0.9
 
 
 def test_shapes_macs_and_the_estimate_before_training():
@@ -124,7 +124,7 @@ def test_shapes_macs_and_the_estimate_before_training():
 
 def test_same_seed_same_router():
     outputs, targets = examples(100, 0), np.linspace(0, 1, 100, dtype=np.float32)
-    spec = RouterSpec(hidden=4, epochs=2)
+    spec = RouterSpec(hidden=4, epochs=1)
     first, again, other = (fit_router(outputs, targets, spec, seed=seed) for seed in (1, 1, 2))
     np.testing.assert_array_equal(first.score(outputs), again.score(outputs))
     assert (first.score(outputs) != other.score(outputs)).any()

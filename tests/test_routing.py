@@ -38,7 +38,7 @@ def choose(int8_edge, calibrated, fashion, cloud, cross_fitted=None, **router):
 @pytest.fixture(scope="module")
 def picky(int8_edge, calibrated, fashion):
     """A cloud that knows shoes and bags: only who looks at the features can tell when asking it helps."""
-    return choose(int8_edge, calibrated, fashion, answers(fashion, KNOWN), epochs=60)
+    return choose(int8_edge, calibrated, fashion, answers(fashion, KNOWN), epochs=40)
 
 
 def test_auto_picks_the_learned_router_where_it_routes_better(picky):
