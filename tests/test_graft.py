@@ -135,7 +135,7 @@ def test_confidences_on_the_device(learned, computed, router):
     ],
 )
 def test_dense_layers_in_integers(learned, computed, source, dense):
-    """(q - z) W + b in int32, then one multiplication and one rounding; the device rounds twice, which may tip a near tie."""
+    """(q - z) W + b in int32, one multiplication, one rounding; the device rounds twice, which tips near ties."""
     weights = constant(learned, f"{dense}/weights", np.int8)
     bias = constant(learned, f"{dense}/bias", np.int32)
     into, out_of = affine(learned, dense), affine(learned, source)
