@@ -11,7 +11,6 @@ from hybrid import clouds, cost, latency, sweep
 from hybrid.arena import least_arena_bytes, recorded_arena_bytes
 from hybrid.artifacts import Footprint, Predictions
 from hybrid.clouds import CloudAnswers
-from hybrid.nets import build_net
 from hybrid.pipeline import storage
 from hybrid.pipeline.content import report_content
 from hybrid.pipeline.export import bundle_of
@@ -57,7 +56,7 @@ def search(run: "Run") -> nas_search.SearchResult:
 def cloud(run: "Run") -> tuple[Any, CloudAnswers]:
     """Train the cloud net, or ask the black box."""
     spec, data = run.spec.cloud, run.data
-    net = clouds.build_cloud(data, spec)
+    net = trainer(run).new_cloud()
 
     def make(folder: Path) -> None:
         if net is None:
@@ -78,7 +77,7 @@ def cloud(run: "Run") -> tuple[Any, CloudAnswers]:
 
 def edge(run: "Run", answers: CloudAnswers) -> Any:
     """Train the edge net with the cloud as its teacher."""
-    net = build_net(run.searched.winner)
+    net = trainer(run).new_edge(run.searched.winner)
 
     def make(folder: Path) -> None:
         run.narrator.say(f"Edge: training a net of {net.count_params():,} parameters, the cloud as its teacher.")
