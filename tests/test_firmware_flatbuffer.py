@@ -1,7 +1,6 @@
 import flatbuffers
 import numpy as np
 import pytest
-from tflite_micro.tensorflow.lite.micro.python import schema_py_generated as schema
 from tiny_edge import INPUT_SHAPE, inputs, pixels, tiny_edge
 
 from firmware_export.edge import build_edge_bundle
@@ -12,6 +11,9 @@ from firmware_export.tflm_ops import ADD_METHODS
 from hybrid.arena import least_arena_bytes, recorded_arena_bytes
 from hybrid.artifacts import Footprint
 from hybrid.errors import BundleError, UnsupportedOpError
+from hybrid.schema import schema as flatbuffer_schema
+
+schema = flatbuffer_schema()
 
 
 def changed(change) -> bytes:
