@@ -52,7 +52,7 @@ def _step(flatbuffer: bytes) -> Step:
             return device_step(flatbuffer)
         except (RuntimeError, ValueError) as exc:
             reason = " ".join(log().split()) or str(exc)
-            raise UnsupportedOpError(f"{ENGINE_TITLES[device_engine()]} refuses the model: {reason}") from exc
+            raise UnsupportedOpError(f"edge model: refused by {ENGINE_TITLES[device_engine()]}: {reason}") from exc
 
 
 @contextmanager

@@ -141,7 +141,7 @@ def _other_answer(where: str, want: object, got: object, maker: DeviceEngine) ->
     here = device_engine()
     if maker == here:
         return broken(GOLDEN, f"{where} as {ENGINE_TITLES[here]} answers: {got}", want)
-    remedy = "run hybrid export here" if here == "tflite-micro" else "run hybrid verify on Linux, with TFLite Micro"
+    remedy = "run hybrid export here" if here == "tflite-micro" else "run hybrid verify on Linux, with TFLite Micro,"
     return BundleError(
         f"{GOLDEN}: {where}: {ENGINE_TITLES[maker]} gave {want} where the bundle was made, {ENGINE_TITLES[here]} here "
         f"{got}; the two may round differently, so this alone is no sign of damage: {remedy} to be sure"
