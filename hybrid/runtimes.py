@@ -156,7 +156,10 @@ def _reference_step(flatbuffer: bytes) -> Step:
 
 
 def _host_step(flatbuffer: bytes) -> Step:
-    return _lite_step(_host_module().Interpreter(model_content=flatbuffer, num_threads=1))
+    """Optimised kernels without XNNPACK, which LiteRT brings: it put most of a learned router's scores steps off."""
+    lite = _host_module()
+    plain = lite.OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES
+    return _lite_step(lite.Interpreter(model_content=flatbuffer, experimental_op_resolver_type=plain, num_threads=1))
 
 
 def _lite_step(interpreter: Any) -> Step:
