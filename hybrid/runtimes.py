@@ -2,8 +2,8 @@
 
 Host runtimes round some outputs differently from the device, so each figure that speaks of the device comes from
 TensorFlow Lite Micro; the fast ones serve fitting and choosing. Its Python package exists for Linux only: elsewhere
-LiteRT's reference kernels stand in (`device_engine` says which). Measured on four nets of all kinds of blocks, 300
-examples each, they gave 0.3 % of the logits one int8 step off, and 3.5 % of a learned router's scores up to three.
+LiteRT's reference kernels stand in (`device_engine` says which). Measured on five nets, 300 examples each, they
+gave up to 0.6 % of the logits one int8 step off, and up to 13 % of a learned router's scores up to three steps.
 
 Worker processes (``python -m hybrid.runtimes``) share the examples: interpreters hold Python's lock while they compute,
 and tflite-runtime fails beside a loaded TensorFlow.
