@@ -42,9 +42,14 @@ def load(
     _check_options(calibration_fraction, validation_fraction, image_size, limit)
     raw, test = _with_test(_read(name_or_path, image_size), np.random.default_rng([seed, 0]))
     if len(raw.class_names) < 2:
-        raise DatasetError(f"{name_or_path}: every example is of class {raw.class_names[0]}; expected two classes or more")
+        raise DatasetError(
+            f"{name_or_path}: every example is of class {raw.class_names[0]}; expected two classes or more"
+        )
     parts = _divided(raw, calibration_fraction, validation_fraction, np.random.default_rng([seed, 1]))
-    parts |= {"train": _limited(parts["train"], limit, len(raw.class_names)), "test": test}
+    parts |= {
+        "train": _limited(parts["train"], limit, len(raw.class_names), np.random.default_rng([seed, 2])),
+        "test": test,
+    }
     low, high = value_range(raw.train.x, name=raw.name)
     splits = {name: Split(x=to_uint8(found.x, low, high), y=found.y) for name, found in parts.items()}
     return Dataset(
@@ -121,14 +126,14 @@ def _divided(
     return {"train": parts[-1], "calibration": parts[0], "validation": raw.validation or parts[1]}
 
 
-def _limited(train: Part, limit: int, num_classes: int) -> Part:
+def _limited(train: Part, limit: int, num_classes: int, rng: np.random.Generator) -> Part:
     if not 0 < limit < len(train.y):
         return train
     if limit < num_classes:
         raise DatasetError(f"data.limit: got {limit}, needs {num_classes} for one example of each class")
     counts = np.bincount(train.y, minlength=num_classes)
     kept, _ = take(train.y, shares(counts, limit), np.arange(len(train.y)))
-    return _rows(train, kept)
+    return _rows(train, rng.permutation(kept))
 
 
 def _rows(found: Part, rows: Indices) -> Part:

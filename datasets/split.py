@@ -47,6 +47,7 @@ def divide(
 ) -> list[Indices]:
     """Shuffle, then cut off one stratified part per entry of `totals`; the last index array is the rest.
 
+    Each part is shuffled once more: where a part has drawn all it takes of a class, only that class is left early on.
     A part has exactly its total, or less where a class is so small that the later parts would go without it. The rest
     keeps at least `leave` examples of each class.
 
@@ -66,4 +67,4 @@ def divide(
         left -= per_class
         part, order = take(y, per_class, order)
         parts.append(part)
-    return [*parts, order]
+    return [rng.permutation(part) for part in (*parts, order)]

@@ -17,6 +17,7 @@ from firmware_export.payload import Encoding, payload_bytes
 from firmware_export.tflm import FirmwareSpec, Golden, arena_bytes, check_model, firmware_sources
 from hybrid.artifacts import Device, Footprint, OperatingPoint
 from hybrid.errors import BudgetError, BundleError, SpecError
+from hybrid.runtimes import device_engine
 
 PROJECT = "hybrid-edge-cloud"
 EDGE_MODEL = "edge.tflite"
@@ -113,7 +114,7 @@ def _check(inputs: BundleInputs) -> None:
 
 def _golden(model: bytes, pixels: NDArray[np.uint8]) -> Golden:
     inputs = (pixels.astype(np.int16) + PIXEL_OFFSET).astype(np.int8)
-    return Golden(inputs=inputs, **run_tflm(model, inputs))
+    return Golden(inputs=inputs, engine=device_engine(), **run_tflm(model, inputs))
 
 
 def _golden_json(golden: Golden) -> bytes:
@@ -138,6 +139,7 @@ def _firmware_spec(inputs: BundleInputs, golden: Golden) -> FirmwareSpec:
         input_shape=inputs.input_shape,
         router_kind=inputs.router_kind,
         least_arena_bytes=inputs.footprint.least_arena_bytes,
+        arena_source=inputs.footprint.arena_source,
         arena_margin=inputs.arena_margin,
         payload_encoding=inputs.payload_encoding,
         golden=golden,
@@ -158,6 +160,7 @@ def _manifest(inputs: BundleInputs, spec: FirmwareSpec, graph: Graph, files: Map
         "models": {"edge": _model_entry(inputs, spec, graph)},
         "operating_points": [asdict(point) for point in inputs.operating_points],
         "chosen": {"operating_point": inputs.chosen, "threshold": points[inputs.chosen].threshold},
+        "golden": {"engine": spec.golden.engine},
         "input": _input_entry(inputs, graph),
         "class_names": inputs.class_names,
         "payload": {
@@ -181,6 +184,7 @@ def _model_entry(inputs: BundleInputs, spec: FirmwareSpec, graph: Graph) -> dict
         "ops": graph.op_names,
         "measured_arena_bytes": footprint.measured_arena_bytes,
         "least_arena_bytes": spec.least_arena_bytes,
+        "arena_source": spec.arena_source,
         "arena_bytes": arena_bytes(spec.least_arena_bytes, spec.arena_margin),
     }
 

@@ -1,7 +1,7 @@
 """A .tflite as plain values: operators in order, tensors with shape, type and quantisation, the bytes of weights.
 
-The format is TensorFlow's ``schema.fbs`` (version 3, file identifier ``TFL3``), read with the schema classes that the
-tflite-micro package ships; they load no TensorFlow.
+The format is TensorFlow's ``schema.fbs`` (version 3, file identifier ``TFL3``), read with the
+classes of `hybrid.schema`.
 """
 
 import struct
@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from hybrid.errors import BundleError, UnsupportedOpError
+from hybrid.schema import schema
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,12 +124,11 @@ def edge_signature(graph: Graph) -> EdgeSignature:
 
 
 def _unpack(flatbuffer: bytes) -> Any:
-    from tflite_micro.tensorflow.lite.micro.python import schema_py_generated as schema
-
+    s = schema()
     if flatbuffer[4:8] != b"TFL3":
         raise BundleError(f"model: bytes 4..7 are {flatbuffer[4:8]!r}, expected b'TFL3'; give a .tflite file")
     try:
-        return schema.ModelT.InitFromObj(schema.Model.GetRootAsModel(flatbuffer, 0))
+        return s.ModelT.InitFromObj(s.Model.GetRootAsModel(flatbuffer, 0))
     except (struct.error, IndexError, ValueError, TypeError) as exc:
         raise BundleError(f"model: damaged .tflite ({exc}); convert it again") from exc
 
@@ -142,13 +142,11 @@ def _text(raw: Any) -> str:
 
 
 def _tensor(raw: Any, buffers: Any) -> Tensor:
-    from tflite_micro.tensorflow.lite.micro.python import schema_py_generated as schema
-
     quantisation, data = raw.quantization, buffers[raw.buffer].data
     return Tensor(
         name=_text(raw.name),
         shape=() if raw.shape is None else tuple(int(size) for size in raw.shape),
-        dtype=_names(schema.TensorType)[raw.type],
+        dtype=_names(schema().TensorType)[raw.type],
         scales=_tuple(quantisation and quantisation.scale, float),
         zero_points=_tuple(quantisation and quantisation.zeroPoint, int),
         channel_axis=quantisation.quantizedDimension if quantisation else 0,
@@ -162,13 +160,12 @@ def _tuple(values: Any, kind: type) -> tuple[Any, ...]:
 
 
 def _operator(raw: Any, codes: Any, tensors: tuple[Tensor, ...]) -> Operator:
-    from tflite_micro.tensorflow.lite.micro.python import schema_py_generated as schema
-
     code = codes[raw.opcodeIndex]
     number = max(code.builtinCode, code.deprecatedBuiltinCode)
-    is_custom = number == schema.BuiltinOperator.CUSTOM
+    builtins = schema().BuiltinOperator
+    is_custom = number == builtins.CUSTOM
     return Operator(
-        name=_text(code.customCode) if is_custom else _names(schema.BuiltinOperator)[number],
+        name=_text(code.customCode) if is_custom else _names(builtins)[number],
         version=code.version,
         is_custom=is_custom,
         inputs=tuple(None if i < 0 else tensors[i] for i in _tuple(raw.inputs, int)),

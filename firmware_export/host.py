@@ -1,6 +1,7 @@
-"""Run what a bundle holds on this machine: the net on TFLite Micro, the plain C with the system's compiler.
+"""Run what a bundle holds on this machine: the net as the device does, the plain C with the system's compiler.
 
-TFLite Micro's Python interpreter has the device's kernels and so is the truth; other host runtimes differ from it.
+TFLite Micro's Python interpreter has the device's kernels and so is the truth; where it is missing, what stands in is
+told by `hybrid.runtimes.device_engine`.
 """
 
 import ctypes
@@ -17,51 +18,41 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from firmware_export.flatbuffer import EdgeSignature, edge_signature, read_graph
+from firmware_export.flatbuffer import edge_signature, read_graph
 from firmware_export.payload import Encoding, Query
 from hybrid.errors import BundleError, HybridError, UnsupportedOpError
+from hybrid.runtimes import ENGINE_TITLES, Step, device_engine, device_step
 
 WARNINGS = ("-Wall", "-Wextra", "-Wconversion", "-Wdouble-promotion", "-Werror")
 C_FLAGS = ("-std=c99", *WARNINGS)
 CXX_FLAGS = ("-std=c++17", *WARNINGS)
-_ROOMY_ARENA_BYTES = 16 << 20
 _LOG_BYTES = 1 << 16
 
 
 def run_tflm(flatbuffer: bytes, inputs: NDArray[np.int8]) -> dict[str, NDArray[np.int8]]:
-    """Run the edge net over int8 `inputs` ``(n, h, w, c)``.
+    """Run the edge net over int8 `inputs` ``(n, h, w, c)``, in TFLite Micro or what stands in for it.
 
     Returns: ``logits`` ``(n, classes)`` and ``router_score`` ``(n,)``, int8.
-    Raises: UnsupportedOpError with TFLite Micro's own words where it refuses the model; BundleError for other inputs.
+    Raises: UnsupportedOpError with the engine's own words where it refuses the model; BundleError for other inputs.
     """
     signature = edge_signature(read_graph(flatbuffer))
     if inputs.dtype != np.int8 or inputs.shape[1:] != signature.input.shape[1:]:
         expected = f"int8 (n, {', '.join(map(str, signature.input.shape[1:]))})"
         raise BundleError(f"edge model: inputs are {inputs.dtype} {inputs.shape}, expected {expected}")
-    interpreter = _interpreter(flatbuffer)
-    answers = [_invoke(interpreter, signature, example[np.newaxis]) for example in inputs]
-    return {
-        "logits": np.array([logits for logits, _ in answers], np.int8).reshape(len(inputs), -1),
-        "router_score": np.array([score for _, score in answers], np.int8),
-    }
+    step = _step(flatbuffer)
+    answers = [step(example[np.newaxis]) for example in inputs]
+    wanted = {"logits": signature.logits_index, "router_score": signature.score_index}
+    found = {name: np.array([outputs[index] for outputs in answers], np.int8) for name, index in wanted.items()}
+    return {"logits": found["logits"].reshape(len(inputs), -1), "router_score": found["router_score"].reshape(-1)}
 
 
-def _interpreter(flatbuffer: bytes) -> Any:
-    from tflite_micro import runtime
-
+def _step(flatbuffer: bytes) -> Step:
     with _captured_stderr() as log:
         try:
-            return runtime.Interpreter.from_bytes(flatbuffer, arena_size=_ROOMY_ARENA_BYTES + 10 * len(flatbuffer))
-        except RuntimeError as exc:
+            return device_step(flatbuffer)
+        except (RuntimeError, ValueError) as exc:
             reason = " ".join(log().split()) or str(exc)
-            raise UnsupportedOpError(f"TFLite Micro refuses the model: {reason}") from exc
-
-
-def _invoke(interpreter: Any, signature: EdgeSignature, example: NDArray[np.int8]) -> tuple[Any, Any]:
-    interpreter.set_input(example, 0)
-    interpreter.invoke()
-    score = interpreter.get_output(signature.score_index)
-    return interpreter.get_output(signature.logits_index).reshape(-1), score.reshape(-1)[0]
+            raise UnsupportedOpError(f"edge model: refused by {ENGINE_TITLES[device_engine()]}: {reason}") from exc
 
 
 @contextmanager

@@ -18,9 +18,10 @@ from firmware_export.ctext import FILTERS, identifier
 from firmware_export.flatbuffer import Graph, edge_signature, read_graph
 from firmware_export.payload import MAX_CLASS, MODEL_DIGEST_BYTES, PAYLOAD_VERSION, Encoding, payload_bytes
 from firmware_export.tflm_ops import ADD_METHODS
-from hybrid.artifacts import Device, OperatingPoint
+from hybrid.artifacts import ArenaSource, Device, OperatingPoint
 from hybrid.configure import did_you_mean
 from hybrid.errors import BudgetError, BundleError, SpecError, UnsupportedOpError
+from hybrid.runtimes import ENGINE_TITLES, DeviceEngine
 
 ARENA_ALIGNMENT_BYTES = 16
 STATUSES = (
@@ -57,11 +58,12 @@ SOURCES = (
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Golden:
-    """Examples with TFLite Micro's answers: int8 `inputs` ``(n, h, w, c)``, `logits` ``(n, classes)``, score, class."""
+    """Examples with `engine`'s answers: int8 `inputs` ``(n, h, w, c)``, `logits` ``(n, classes)``, score, class."""
 
     inputs: NDArray[np.int8]
     logits: NDArray[np.int8]
     router_score: NDArray[np.int8]
+    engine: DeviceEngine
 
     @property
     def count(self) -> int:
@@ -86,6 +88,7 @@ class FirmwareSpec:
     input_shape: tuple[int, int, int]
     router_kind: str
     least_arena_bytes: int
+    arena_source: ArenaSource
     arena_margin: float
     payload_encoding: Encoding
     golden: Golden
@@ -126,6 +129,7 @@ def template_values(spec: FirmwareSpec) -> dict[str, Any]:
         "input_bytes": prod(spec.input_shape),
         "router_kind": spec.router_kind,
         "least_arena_bytes": spec.least_arena_bytes,
+        "arena_source": spec.arena_source,
         "arena_margin": spec.arena_margin,
         "arena_bytes": _arena_that_fits(spec),
         "payload_encoding": spec.payload_encoding,
@@ -133,6 +137,7 @@ def template_values(spec: FirmwareSpec) -> dict[str, Any]:
         "payload_max_class": MAX_CLASS,
         "payload_max_bytes": payload_bytes(spec.input_shape, spec.payload_encoding),
         "golden": spec.golden,
+        "golden_engine": ENGINE_TITLES[spec.golden.engine],
     }
 
 

@@ -10,7 +10,10 @@ import re
 import subprocess
 import sys
 
+from hybrid.artifacts import Footprint
+from hybrid.cost import flatbuffer_macs
 from hybrid.errors import UnsupportedOpError
+from hybrid.runtimes import device_engine
 
 _SEARCH = """
 import os, sys
@@ -51,6 +54,22 @@ interpreter.print_allocations()
 _TOTAL = re.compile(r"Arena allocation total (\d+) bytes")
 _STEP_BYTES = 16
 _MOST_BYTES = 256 << 20
+
+
+def footprint(flatbuffer: bytes, *, router_macs: int, estimated_arena_bytes: int) -> Footprint:
+    """Measure what a model takes; its arena is the estimate given where TFLite Micro is missing.
+
+    Raises: UnsupportedOpError where TFLite Micro refuses the model.
+    """
+    measurable = device_engine() == "tflite-micro"
+    return Footprint(
+        macs=sum(flatbuffer_macs(flatbuffer).values()),
+        router_macs=router_macs,
+        flash_bytes=len(flatbuffer),
+        measured_arena_bytes=recorded_arena_bytes(flatbuffer) if measurable else estimated_arena_bytes,
+        least_arena_bytes=least_arena_bytes(flatbuffer) if measurable else estimated_arena_bytes,
+        arena_source="measured" if measurable else "estimated",
+    )
 
 
 def least_arena_bytes(flatbuffer: bytes) -> int:

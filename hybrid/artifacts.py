@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int32]
 Bools = NDArray[np.bool_]
+ArenaSource = Literal["measured", "estimated"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,6 +66,8 @@ class Footprint:
     """What TFLite Micro's recording interpreter allocates for it, without margin."""
     least_arena_bytes: int
     """The least arena in which TFLite Micro prepares and runs it; small nets need more than they record."""
+    arena_source: ArenaSource = "measured"
+    """``estimated`` where TFLite Micro was missing: then both figures are the estimate of `hybrid.cost`."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -194,7 +194,8 @@ def quantize(**options: Any) -> None:
     terminal, footprint = Terminal(), quantized.footprint
     terminal.table("Int8 edge on validation", [(m, f"{a:.2%}") for m, a in quantized.edge.validation_accuracy.items()])
     terminal.table("Routers on validation (nAUC)", [(name, f"{n:.3f}") for name, n in quantized.routed.nauc.items()])
-    terminal.say(f"Model: {footprint.flash_bytes:,} bytes, arena {footprint.measured_arena_bytes:,} bytes.")
+    arena = f"{footprint.measured_arena_bytes:,} bytes, {footprint.arena_source}"
+    terminal.say(f"Model: {footprint.flash_bytes:,} bytes, arena {arena}.")
 
 
 @cli.command()
@@ -229,12 +230,14 @@ def report(**options: Any) -> None:
 def verify(bundle: Path) -> None:
     """Check a bundle.
 
-    BUNDLE is its folder: digests, manifest, and the golden vectors through TensorFlow Lite Micro, bit for bit.
+    BUNDLE is its folder: digests, manifest, and the golden vectors through TFLite Micro (or its stand-in), bit for bit.
     """
     from firmware_export.verify import verify as verify_bundle
+    from hybrid.runtimes import ENGINE_TITLES
 
     done = verify_bundle(bundle, Terminal())
-    Terminal().say(f"{bundle}: {done.files} files, {done.golden_examples} golden examples, all exact.")
+    by = ENGINE_TITLES[done.engine]
+    Terminal().say(f"{bundle}: {done.files} files, {done.golden_examples} golden examples, all exact by {by}.")
 
 
 @cli.command()

@@ -75,6 +75,8 @@ def application_net(data: Dataset, spec: CloudSpec) -> Any:
     import keras
 
     make, module = _application(spec.application)
+    if spec.weights and not Path(spec.weights).is_file():  # Keras would download weights that it knows by name
+        raise SpecError(f"cloud.weights: no such file: {spec.weights}; give a local weights file, or leave it empty")
     inputs = keras.Input(data.input_shape, name="input")
     pixels = keras.layers.Rescaling(128.0, 128.0)(inputs)
     if data.input_shape[2] == 1:
@@ -83,7 +85,8 @@ def application_net(data: Dataset, spec: CloudSpec) -> Any:
     try:
         base = make(include_top=False, weights=spec.weights or None, input_shape=tuple(pixels.shape[1:]))
     except (ValueError, OSError) as exc:
-        raise SpecError(f"cloud.weights: {spec.weights} does not fit {spec.application}: {exc}") from exc
+        reason = " ".join(str(exc).split())
+        raise SpecError(f"cloud.weights: {spec.weights} does not fit {spec.application} ({reason:.200})") from exc
     maps = base(module.preprocess_input(pixels))
     features = keras.layers.GlobalAveragePooling2D(name="features")(maps)
     logits = keras.layers.Dense(data.num_classes, name="logits")(features)

@@ -6,11 +6,11 @@ is not allowed is refused by its dotted name.
 
 import difflib
 import sys
-from collections.abc import Sequence
-from dataclasses import fields
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields, is_dataclass
 from importlib import resources
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_origin
 
 import cattrs
 import tomli_w
@@ -25,6 +25,7 @@ else:
     import tomli as tomllib
 
 T = TypeVar("T")
+Hook = Callable[[Any, Any], Any]
 PRESETS = ("quick", "standard")
 
 
@@ -36,8 +37,24 @@ def _scalar(value: Any, kind: type) -> Any:
     return kind(value)
 
 
+def _only(allowed: type | tuple[type, ...], what: str, hook: Hook) -> Hook:
+    """Refuse other values before `hook` makes something of them: the letters of a string are no list of names."""
+
+    def guarded(value: Any, kind: Any) -> Any:
+        if not isinstance(value, allowed):
+            raise TypeError(f"got {value!r}, expected {what}")
+        return hook(value, kind)
+
+    return guarded
+
+
 def _converter() -> cattrs.Converter:
     converter = cattrs.Converter(forbid_extra_keys=True)
+    as_tuple = _only((list, tuple), "a list", converter.get_structure_hook(tuple))
+    converter.register_structure_hook_func(lambda kind: get_origin(kind) is tuple, as_tuple)
+    converter.register_structure_hook_factory(
+        is_dataclass, lambda kind: _only(Mapping, "a section", converter.gen_structure_attrs_fromdict(kind))
+    )
     for kind in (bool, int, float, str):
         converter.register_structure_hook(kind, _scalar)
     return converter

@@ -16,6 +16,7 @@ import numpy as np
 
 from hybrid.artifacts import Device
 from hybrid.errors import BudgetError
+from hybrid.schema import schema
 from hybrid.specs import ArchSpec, BlockSpec
 
 MAC_KINDS = ("conv", "pointwise", "depthwise", "dense")
@@ -216,11 +217,10 @@ def check_fits(costs: Estimate, device: Device) -> None:
 
 def flatbuffer_macs(flatbuffer: bytes) -> dict[str, int]:
     """Count the MACs of a .tflite by kind of layer; a 1x1 convolution is pointwise, other operators count none."""
-    from tflite_micro.tensorflow.lite.micro.python import schema_py_generated as schema
-
-    model = schema.ModelT.InitFromObj(schema.Model.GetRootAs(flatbuffer, 0))
+    s = schema()
+    model = s.ModelT.InitFromObj(s.Model.GetRootAs(flatbuffer, 0))
     codes = [max(code.builtinCode, code.deprecatedBuiltinCode) for code in model.operatorCodes]
-    op = schema.BuiltinOperator
+    op = s.BuiltinOperator
     by_kind = dict.fromkeys(MAC_KINDS, 0)
     for graph in model.subgraphs:
         for node in graph.operators:

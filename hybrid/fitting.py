@@ -117,7 +117,7 @@ def fit(
     )
     classifier.compile(optimizer, loss, jit_compile=False)  # XLA makes depthwise gradients 7 times slower on CPUs
     with narrated(keras, narrator, label, steps * epochs) as callback:
-        classifier.fit(data, epochs=epochs, verbose=0, callbacks=[callback])
+        classifier.fit(data, epochs=epochs, shuffle=False, verbose=0, callbacks=[callback])  # the data shuffles itself
 
 
 def predict(net: Any, x: NDArray[np.uint8], *, label: str, narrator: Narrator) -> NetOutputs:

@@ -6,7 +6,6 @@ int8 features and logits that the device computes. The result has the outputs ``
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -15,19 +14,13 @@ from numpy.typing import NDArray
 from hybrid.artifacts import Affine, Floats, NetOutputs
 from hybrid.errors import UnsupportedOpError
 from hybrid.router import MaxSoftmax, Router, RouterNet
+from hybrid.schema import schema
 
 PROBABILITY = Affine(scale=1.0 / 256.0, zero_point=-128)
 """The only quantisation that TFLite allows for the output of an int8 SOFTMAX."""
 
 SCORE_TAIL = 0.002
 """Share of scores at either end that may saturate, so that the int8 steps are spent where scores lie."""
-
-
-def schema() -> ModuleType:
-    """The flatbuffer schema's object interface."""
-    from tflite_micro.tensorflow.lite.micro.python import schema_py_generated
-
-    return schema_py_generated
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,10 +14,10 @@ def predictions(
     split: Split,
     cloud_scores: Floats,
     *,
-    label: str = "TensorFlow Lite Micro",
+    label: str = "int8 edge",
     narrator: Narrator = SILENT,
 ) -> Predictions:
-    """Run a grafted flatbuffer over `split` in TensorFlow Lite Micro, beside the cloud's class scores."""
+    """Run a grafted flatbuffer over `split` as the device does, beside the cloud's class scores."""
     logits, scores = runtimes.run(flatbuffer, split.x, engine="tflm", label=label, narrator=narrator)
     affine = Graph(flatbuffer).affine_of("logits")
     return Predictions(

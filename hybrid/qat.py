@@ -52,6 +52,7 @@ def quantization_aware_fit(
 
     tf_keras.utils.set_random_seed(seed)
     aware = quantize_model(model)
+    batch_size = min(batch_size, len(x))
     steps = len(x) // batch_size * epochs
     classifier = tf_keras.Model(aware.input, aware.output[0])
     optimizer = tf_keras.optimizers.Adam(Rate(peak=learning_rate).schedule(tf_keras, steps))

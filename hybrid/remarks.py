@@ -83,6 +83,16 @@ def _overfull(c: "ReportContent") -> Remark | None:
     return Remark(text=f"The {' and the '.join(over)} of {c.device.title} is too small for this build.", warns=True)
 
 
+def _stand_in(c: "ReportContent") -> Remark | None:
+    if c.footprint.arena_source == "measured":
+        return None
+    text = (
+        "TFLite Micro was missing: the arena is estimated, not measured, and LiteRT’s reference kernels answered for "
+        "the device. The same run folder exported on Linux makes both exact."
+    )
+    return Remark(text=text, warns=True)
+
+
 def _sampling(c: "ReportContent") -> Remark:
     count = c.dataset.counts["test"]
     half = 100 * half_width_95(c.confirmed.accuracy, count)
@@ -98,6 +108,7 @@ _RULES: tuple[Callable[["ReportContent"], Remark | None], ...] = (
     _no_gain,
     _no_time_saved,
     _overfull,
+    _stand_in,
     _router_no_better,
     _quantisation_loss,
     _confirmation,

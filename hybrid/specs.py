@@ -65,6 +65,8 @@ class SearchSpec:
     epochs: int = 2
     rows: int = 6000
     """Training examples that a candidate sees."""
+    noise_tolerance: float = 1.0
+    """Standard errors of the best score within which the faster net wins; 0 takes the best score."""
     max_macs: int = 0
     """Ceiling on a candidate's MACs; 0 leaves only the device's own limits."""
     max_flash_bytes: int = 0

@@ -62,6 +62,16 @@ class Trainer:
     spec: RunSpec
     narrator: Narrator
 
+    def new_cloud(self) -> Any:
+        """An untrained cloud net, None for a black box; the spec's seed sets its first weights."""
+        self._seed()
+        return build_cloud(self.data, self.spec.cloud)
+
+    def new_edge(self, arch: ArchSpec) -> Any:
+        """An untrained edge net; the spec's seed sets its first weights."""
+        self._seed()
+        return build_net(arch)
+
     def fit_cloud(self, net: Any, rows: Split, *, label: str = "cloud") -> None:
         """First training of a cloud net, in place."""
         spec = self.spec
@@ -92,7 +102,7 @@ class Trainer:
             new_answers = self._net_round(edge, cloud, answers, query, index)
             area_new, new_query = self._router_round(edge, new_answers)
             rounds.append(Round(area_before=area_now, area_after=area_new, kept=area_new >= area_now))
-            if area_new < area_now:
+            if not rounds[-1].kept:
                 for net, weights in zip((edge, cloud), before, strict=False):
                     net.set_weights(weights)
                 break
@@ -122,7 +132,7 @@ class Trainer:
         return RouterRows(x=rows.x, query=query, cloud_probabilities=cloud_probabilities)
 
     def _fold(self, arch: ArchSpec, part: Split, held: NDArray[np.uint8], label: str) -> tuple[Floats, Floats]:
-        cloud, edge = build_cloud(self.data, self.spec.cloud), build_net(arch)
+        cloud, edge = self.new_cloud(), self.new_edge(arch)
         self.fit_cloud(cloud, part, label=f"cloud, {label}")
         seen = fitting.predict(cloud, part.x, label=f"cloud, {label}", narrator=self.narrator)
         self.fit_edge(edge, part, softmax(seen.logits), label=f"edge, {label}")
@@ -175,6 +185,11 @@ class Trainer:
             seed=self.spec.seed + index + 1,
         )
         return answers.updated(net_answers(cloud, self.data, splits=CHOOSING_SPLITS, narrator=self.narrator))
+
+    def _seed(self) -> None:
+        import keras
+
+        keras.utils.set_random_seed(self.spec.seed)
 
     def _first_rate(self, peak: float) -> fitting.Rate:
         return fitting.Rate(peak=peak, end=peak * ROUNDS_RATE_SHARE if self.spec.train.rounds else 0.0)

@@ -92,20 +92,21 @@ def search(
         )
     if not any(c.status == "trained" for c in candidates):
         _refuse(space, pricing)
-    winner = choose(candidates, score_rows=len(score_rows))
+    winner = choose(candidates, score_rows=len(score_rows), tolerance=spec.noise_tolerance)
     narrator.say(_summary(winner, candidates))
     return SearchResult(winner=winner.arch, candidates=candidates)
 
 
-def choose(candidates: tuple[Candidate, ...], *, score_rows: int) -> Candidate:
+def choose(candidates: tuple[Candidate, ...], *, score_rows: int, tolerance: float = 1.0) -> Candidate:
     """Choose the fastest of the trained nets whose accuracy is within the noise of the best.
 
-    The noise is one binomial standard error of the best accuracy on its `score_rows` examples (the one-standard-error
-    rule of Breiman et al., Classification and Regression Trees, 1984). Equal latency: higher accuracy, then first met.
+    The noise is `tolerance` binomial standard errors of the best accuracy on its `score_rows` examples (1: the
+    one-standard-error rule of Breiman et al., Classification and Regression Trees, 1984). Equal latency: higher
+    accuracy, then first met.
     """
     scored = [(c.score, c) for c in candidates if c.score is not None]
     best = max(score for score, _ in scored)
-    near = [(score, c) for score, c in scored if score >= best - standard_error(best, score_rows)]
+    near = [(score, c) for score, c in scored if score >= best - tolerance * standard_error(best, score_rows)]
     return min(near, key=lambda pair: (pair[1].latency_ms, -pair[0]))[1]
 
 

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from datasets import DatasetError
+from datasets import DatasetError, load
 from datasets.split import divide, shares, take
 
 
@@ -58,3 +58,24 @@ def test_a_class_that_is_too_small_is_named_with_what_it_needs():
     y = np.array([0, 0, 0, 0, 1, 1], np.int32)
     with pytest.raises(DatasetError, match=r"class owl: has 2 examples to divide, needs 3"):
         divide(y, [1, 1], class_names=["cat", "owl"], rng=np.random.default_rng(0))
+
+
+def stretches(y, length):
+    """Number of classes in each stretch of so many rows."""
+    return [len(set(y[start : start + length])) for start in range(0, len(y) - length + 1, length)]
+
+
+def test_every_stretch_of_every_part_mixes_the_classes():
+    """40 rows of ten equal classes miss more than four about once in 10^7; unshuffled rests begin with one class."""
+    y = np.repeat(np.arange(10), 200).astype(np.int32)
+    parts = divide(y, [200, 200], class_names="abcdefghij", rng=np.random.default_rng(0))
+    assert [len(part) for part in parts] == [200, 200, 1600]
+    assert min(min(stretches(y[part], 40)) for part in parts) >= 6
+
+
+def test_every_stretch_of_what_is_loaded_mixes_the_classes(tmp_path):
+    y = np.repeat(np.arange(10), 3000)
+    np.savez(tmp_path / "data.npz", x=np.zeros((30_000, 1, 1, 1), np.uint8), y=y)
+    data = load(str(tmp_path / "data.npz"), limit=4000)
+    assert len(data.train) == 4000
+    assert min(min(stretches(split.y, 40)) for split in data.splits.values()) >= 6

@@ -1,7 +1,6 @@
 import flatbuffers
 import numpy as np
 import pytest
-from tflite_micro.tensorflow.lite.micro.python import schema_py_generated as schema
 from tiny_edge import INPUT_SHAPE, inputs, pixels, tiny_edge
 
 from firmware_export.edge import build_edge_bundle
@@ -12,6 +11,11 @@ from firmware_export.tflm_ops import ADD_METHODS
 from hybrid.arena import least_arena_bytes, recorded_arena_bytes
 from hybrid.artifacts import Footprint
 from hybrid.errors import BundleError, UnsupportedOpError
+from hybrid.runtimes import device_engine
+from hybrid.schema import schema as flatbuffer_schema
+
+schema = flatbuffer_schema()
+measures = pytest.mark.skipif(device_engine() != "tflite-micro", reason="tflite-micro is missing")
 
 
 def changed(change) -> bytes:
@@ -112,7 +116,7 @@ def test_no_bundle_with_an_unsupported_operator():
         build_edge_bundle(inputs(models={"edge": model}, footprint=footprint))
 
 
-def test_tflite_micro_itself_refuses_it_too():
+def test_the_engine_itself_refuses_it_too():
     with pytest.raises(UnsupportedOpError, match="SEGMENT_SUM"):
         run_tflm(with_op(schema.BuiltinOperator.SEGMENT_SUM), np.zeros((1, *INPUT_SHAPE), np.int8))
 
@@ -123,6 +127,7 @@ def test_every_operator_of_the_table_is_in_the_schema():
     assert len(ADD_METHODS) == len(set(ADD_METHODS.values())) == 100
 
 
+@measures
 def test_arena_is_measured_and_repeatable():
     activations = 8 * 8 + 3 * 3 * 4  # input and convolution's output live together
     assert activations < recorded_arena_bytes(tiny_edge()) == recorded_arena_bytes(tiny_edge()) < 16_384
@@ -134,6 +139,7 @@ def test_inputs_of_another_shape_or_type(wrong):
         run_tflm(tiny_edge(), wrong)
 
 
+@measures
 def test_the_least_arena_that_works_is_more_than_what_stays_in_use():
     """A small net: temporary tensors of preparation outweigh activations; 16 bytes less are refused."""
     from tflite_micro import runtime
@@ -145,6 +151,7 @@ def test_the_least_arena_that_works_is_more_than_what_stays_in_use():
         runtime.Interpreter.from_bytes(tiny_edge(), arena_size=least - 16)
 
 
+@measures
 def test_no_arena_is_enough_for_an_unsupported_operator():
     with pytest.raises(UnsupportedOpError, match="cannot run it in 268,435,456 bytes"):
         least_arena_bytes(with_op(schema.BuiltinOperator.SEGMENT_SUM))

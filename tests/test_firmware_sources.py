@@ -13,7 +13,6 @@ from firmware_export import tflm
 from firmware_export.edge import build_edge_bundle
 from firmware_export.host import C_FLAGS, CXX_FLAGS, c_compiler
 from firmware_export.tflm import STATUSES, arena_bytes, check_spare, render
-from hybrid.arena import least_arena_bytes
 from hybrid.artifacts import Footprint
 from hybrid.errors import BudgetError, BundleError, SpecError
 
@@ -106,7 +105,7 @@ def test_arena_of_measured_bytes_and_margin():
     assert arena_bytes(1600, 0.0) == 1600
     with pytest.raises(SpecError, match=r"got -0\.1, allowed 0 to 10"):
         arena_bytes(1000, -0.1)
-    least = least_arena_bytes(tiny_edge())
+    least = inputs().footprint.least_arena_bytes
     assert f"#define HYBRID_ARENA_BYTES {arena_bytes(least, 0.1)}\n" in firmware("hybrid_classify.h")
 
 
@@ -192,7 +191,7 @@ def test_shapes_must_be_the_models():
 def test_budgets():
     with pytest.raises(BudgetError, match="flash_bytes: needs"):
         refused(device=replace(DEVICE, flash_bytes=DEVICE.reserved_flash_bytes + len(tiny_edge()) - 1))
-    fits = arena_bytes(least_arena_bytes(tiny_edge()), 0.1)
+    fits = arena_bytes(inputs().footprint.least_arena_bytes, 0.1)
     refused(device=replace(DEVICE, sram_bytes=DEVICE.reserved_sram_bytes + fits))
     with pytest.raises(BudgetError, match=f"arena_bytes: needs {fits:,}, device board has {fits - 1:,}"):
         refused(device=replace(DEVICE, sram_bytes=DEVICE.reserved_sram_bytes + fits - 1))

@@ -386,6 +386,7 @@ def test_a_good_run_is_not_warned_about():
         (lambda c: {"curves": (replace(c.curves[0], nauc=0.5), *c.curves[1:])}, "does not beat plain max softmax"),
         (lambda c: {"drift": replace(c.drift, float_accuracy=c.drift.int8_accuracy + 0.02)}, "cost the edge net 2.0"),
         (lambda c: {"sram": replace(c.sram, total_bytes=100_000)}, "SRAM of STM32F746G-DISCO is too small"),
+        (lambda c: {"footprint": replace(c.footprint, arena_source="estimated")}, "arena is estimated, not measured"),
     ],
 )
 def test_what_disappoints_is_said(change, sentence):
@@ -400,6 +401,15 @@ def test_warnings_stand_on_the_page_before_the_other_remarks():
         "<li>From validation to test"
     )
     assert "missing" in text
+
+
+def test_an_estimated_arena_is_nowhere_called_measured():
+    assert "measured; board has" in page()
+    assert "Its size was measured with TensorFlow Lite Micro’s interpreter" in page()
+    text = render(replace(content(), footprint=replace(content().footprint, arena_source="estimated")))
+    assert "estimated; board has" in text
+    assert "Its size was estimated from the net’s layers" in text
+    assert "Its size was measured" not in text
 
 
 def test_no_learned_router_is_said_without_alarm():

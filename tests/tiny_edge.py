@@ -5,8 +5,8 @@ from functools import cache
 import numpy as np
 
 from firmware_export.edge import BundleInputs, build_edge_bundle
-from hybrid.arena import least_arena_bytes, recorded_arena_bytes
-from hybrid.artifacts import Device, Footprint, OperatingPoint
+from hybrid.arena import footprint
+from hybrid.artifacts import Device, OperatingPoint
 
 INPUT_SHAPE = (8, 8, 1)
 CLASS_NAMES = ("T-shirt", 'trouser "wide"', "über??/")
@@ -88,13 +88,7 @@ def inputs(**changes) -> BundleInputs:
         "data_card": {"name": "noise", "digest": "ab" * 32, "value_range": (0.0, 255.0)},
         "spec": {"seed": 3, "train": {"epochs": 2}},
         "tools": {"tensorflow": "2.21.0"},
-        "footprint": Footprint(
-            macs=1000,
-            router_macs=4,
-            flash_bytes=len(model),
-            measured_arena_bytes=recorded_arena_bytes(model),
-            least_arena_bytes=least_arena_bytes(model),
-        ),
+        "footprint": footprint(model, router_macs=4, estimated_arena_bytes=4096),
         "arena_margin": 0.1,
         "payload_encoding": "cbor",
         "router_kind": "learned",

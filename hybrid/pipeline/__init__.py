@@ -19,6 +19,7 @@ from hybrid.pipeline.folder import RunFolder, digest, file_digest
 from hybrid.pipeline.results import Quantized, Swept, Trained
 from hybrid.progress import SILENT, Narrator
 from hybrid.report import Drift
+from hybrid.runtimes import device_engine
 from hybrid.specs import RunSpec
 from nas.search import SearchResult
 
@@ -65,7 +66,7 @@ class Run:
         edge = digest("edge", cloud, search)
         alternate = digest("alternate", edge, spec.router)
         quantize = digest("quantize", alternate, spec.quantize)
-        router = digest("router", quantize, spec.router)
+        router = digest("router", quantize, spec.router, device_engine())
         folds = digest("folds", cloud, search, spec.router.folds)
         predict = digest("predict", router)
         sweep = digest("sweep", predict, spec.sweep, self.device, *self.links.values(), *self.servers.values())

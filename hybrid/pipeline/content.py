@@ -201,11 +201,13 @@ def _flash(run: "Run") -> MemoryMap:
 
 
 def _sram(run: "Run") -> MemoryMap:
-    least, device = run.quantized.footprint.least_arena_bytes, run.device
+    footprint, device = run.quantized.footprint, run.device
+    least = footprint.least_arena_bytes
+    words = {"measured": "least that works", "estimated": "estimated"}
     reserved = arena_bytes(least, run.spec.export.arena_margin)
     segments = (
         Segment(label="runtime and application", size_bytes=device.reserved_sram_bytes),
-        Segment(label="arena, least that works", size_bytes=least),
+        Segment(label=f"arena, {words[footprint.arena_source]}", size_bytes=least),
         Segment(label="arena, margin", size_bytes=reserved - least),
     )
     return MemoryMap(total_bytes=device.sram_bytes, segments=segments)

@@ -21,13 +21,24 @@ if TYPE_CHECKING:
     from hybrid.pipeline import Run
     from hybrid.pipeline.results import Swept
 
-TOOLS = ("tensorflow", "keras", "tf_keras", "tensorflow-model-optimization", "keras-tuner", "numpy", "tflite-micro")
+TOOLS = (
+    "tensorflow",
+    "keras",
+    "tf_keras",
+    "tensorflow-model-optimization",
+    "keras-tuner",
+    "numpy",
+    "tflite-micro",
+    "tflite-runtime",
+    "ai-edge-litert",
+)
 SAVED_MODEL = "saved_model"
 
 
 def tool_versions() -> dict[str, str]:
-    """Versions of Python and of the libraries that shaped the result."""
-    return {"python": platform.python_version()} | {name: metadata.version(name) for name in TOOLS}
+    """Versions of Python and of the libraries, of those that are installed, that shaped the result."""
+    found = {name: list(metadata.distributions(name=name)) for name in TOOLS}
+    return {"python": platform.python_version()} | {name: dists[0].version for name, dists in found.items() if dists}
 
 
 def bundle_of(run: "Run", swept: "Swept") -> bundles.Bundle:

@@ -56,6 +56,8 @@ class RunFolder:
             (work / STAMP).write_text(json.dumps(stamp), encoding="utf-8")
             shutil.rmtree(done, ignore_errors=True)
             os.replace(work, done)
+            for left in self.root.glob(f".{name}-*.scratch"):
+                shutil.rmtree(left, ignore_errors=True)
         except OSError as exc:
             raise HybridError(
                 f"{done}: cannot be written ({exc.strerror or exc}); free space or choose another --out, "
@@ -77,9 +79,9 @@ class RunFolder:
         stamps = sorted(self.root.glob(f"*/{STAMP}"))
         return {stamp.parent.name: json.loads(stamp.read_text(encoding="utf-8"))["seconds"] for stamp in stamps}
 
-    def scratch(self, name: str) -> Path:
-        """A hidden folder that survives a killed run, for a step that can go on in the middle."""
-        return self.root / f".{name}.scratch"
+    def scratch(self, name: str, key: str) -> Path:
+        """A hidden folder that survives a killed run, for a stage that can go on in the middle; one for each key."""
+        return self.root / f".{name}-{key[:12]}.scratch"
 
     def write_text(self, name: str, text: str) -> Path:
         """Write one file at the top of the run, whole or not at all."""

@@ -8,10 +8,9 @@ from typing import TYPE_CHECKING, Any
 from firmware_export import bundle as bundles
 from firmware_export.payload import payload_bytes
 from hybrid import clouds, cost, latency, sweep
-from hybrid.arena import least_arena_bytes, recorded_arena_bytes
-from hybrid.artifacts import Footprint, Predictions
+from hybrid.arena import footprint
+from hybrid.artifacts import Predictions
 from hybrid.clouds import CloudAnswers
-from hybrid.nets import build_net
 from hybrid.pipeline import storage
 from hybrid.pipeline.content import report_content
 from hybrid.pipeline.export import bundle_of
@@ -20,7 +19,8 @@ from hybrid.predict import predictions
 from hybrid.quantize import Int8Edge, quantize_edge
 from hybrid.report import render
 from hybrid.router import router_macs
-from hybrid.routing import RoutedEdge, choose_router
+from hybrid.routing import choose_router
+from hybrid.runtimes import ENGINE_TITLES, STAND_IN, device_engine
 from hybrid.train import CHOOSING_SPLITS, Trainer
 from nas import search as nas_search
 from nas.space import space_for
@@ -46,7 +46,7 @@ def search(run: "Run") -> nas_search.SearchResult:
             estimate=lambda arch: cost.estimate(arch, head_macs=router_macs(arch, spec.router)),
             fits=lambda estimate: cost.check_fits(estimate, run.device),
             latency_ms=lambda estimate: latency.edge_latency_ms(estimate.macs_by_kind, run.device),
-            folder=run.folder.scratch("search"),
+            folder=run.folder.scratch("search", run.keys["search"]),
             narrator=run.narrator,
         )
         nas_search.write(result, folder)
@@ -57,7 +57,7 @@ def search(run: "Run") -> nas_search.SearchResult:
 def cloud(run: "Run") -> tuple[Any, CloudAnswers]:
     """Train the cloud net, or ask the black box."""
     spec, data = run.spec.cloud, run.data
-    net = clouds.build_cloud(data, spec)
+    net = trainer(run).new_cloud()
 
     def make(folder: Path) -> None:
         if net is None:
@@ -78,7 +78,7 @@ def cloud(run: "Run") -> tuple[Any, CloudAnswers]:
 
 def edge(run: "Run", answers: CloudAnswers) -> Any:
     """Train the edge net with the cloud as its teacher."""
-    net = build_net(run.searched.winner)
+    net = trainer(run).new_edge(run.searched.winner)
 
     def make(folder: Path) -> None:
         run.narrator.say(f"Edge: training a net of {net.count_params():,} parameters, the cloud as its teacher.")
@@ -137,10 +137,16 @@ def router(run: "Run", int8: Int8Edge) -> Quantized:
         routed = choose_router(
             int8, outputs, held_out, cross_fitted(run), trained.answers, run.data, run.spec, narrator=narrator
         )
-        storage.write_routed(folder, routed, _footprint(routed))
+        estimate = cost.estimate(trained.arch, head_macs=router_macs(trained.arch, run.spec.router))
+        takes = footprint(
+            routed.flatbuffer, router_macs=routed.router.macs, estimated_arena_bytes=estimate.peak_sram_bytes
+        )
+        storage.write_routed(folder, routed, takes)
 
-    routed, footprint = storage.read_routed(run.folder.stage("router", run.keys["router"], make))
-    return Quantized(edge=int8, routed=routed, footprint=footprint)
+    if device_engine() != "tflite-micro":
+        narrator.say(STAND_IN)
+    routed, taken = storage.read_routed(run.folder.stage("router", run.keys["router"], make))
+    return Quantized(edge=int8, routed=routed, footprint=taken)
 
 
 def cross_fitted(run: "Run") -> Any:
@@ -155,22 +161,14 @@ def cross_fitted(run: "Run") -> Any:
     return storage.read_rows(run.folder.stage("folds", run.keys["folds"], make) / "rows.npz", run.data.train.x)
 
 
-def _footprint(routed: RoutedEdge) -> Footprint:
-    return Footprint(
-        macs=sum(cost.flatbuffer_macs(routed.flatbuffer).values()),
-        router_macs=routed.router.macs,
-        flash_bytes=len(routed.flatbuffer),
-        measured_arena_bytes=recorded_arena_bytes(routed.flatbuffer),
-        least_arena_bytes=least_arena_bytes(routed.flatbuffer),
-    )
-
-
 def predict(run: "Run") -> tuple[Predictions, Predictions]:
-    """What the device computes on validation and test, in TensorFlow Lite Micro, beside the cloud's answers."""
+    """What the device computes on validation and test, beside the cloud's answers."""
     trained, flatbuffer = run.trained, run.quantized.routed.flatbuffer
 
     def make(folder: Path) -> None:
-        run.narrator.say("Predictions: TensorFlow Lite Micro itself answers validation and test, as the device will.")
+        run.narrator.say(
+            f"Predictions: validation and test, as the device answers, by {ENGINE_TITLES[device_engine()]}."
+        )
         probabilities = dict(trained.answers.probabilities)
         if trained.cloud_net is not None:
             tested = clouds.net_answers(trained.cloud_net, run.data, splits=("test",), narrator=run.narrator)

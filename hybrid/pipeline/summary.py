@@ -13,6 +13,7 @@ from hybrid.artifacts import Predictions
 from hybrid.pipeline import storage
 from hybrid.pipeline.content import naucs, policy_scores
 from hybrid.pipeline.export import tool_versions
+from hybrid.runtimes import device_engine
 from hybrid.units import count, kib, percent, quantity
 
 if TYPE_CHECKING:
@@ -58,6 +59,8 @@ def _summary(run: "Run") -> dict[str, Any]:
         "float_coverage": changed.float_coverage,
         "model_flash_bytes": footprint.flash_bytes,
         "arena_bytes": arena_bytes(footprint.least_arena_bytes, run.spec.export.arena_margin),
+        "arena_source": footprint.arena_source,
+        "device_engine": device_engine(),
         "macs": footprint.macs,
         "router_kind": run.quantized.routed.kind,
         "quantization": run.quantized.edge.method,
@@ -86,6 +89,6 @@ def summary_rows(summary: dict[str, Any]) -> list[tuple[str, str]]:
         ("mean latency", quantity(hybrid["mean_latency_ms"], "ms")),
         ("p95 latency", quantity(hybrid["p95_latency_ms"], "ms")),
         ("model in flash", kib(summary["model_flash_bytes"])),
-        ("arena in SRAM", kib(summary["arena_bytes"])),
+        (f"arena in SRAM, {summary['arena_source']}", kib(summary["arena_bytes"])),
         ("MACs", count(summary["macs"])),
     ]

@@ -1,0 +1,52 @@
+"""Real small things that several test files share, made once: Fashion-MNIST, a briefly trained edge, its int8 form."""
+
+from dataclasses import replace
+from types import SimpleNamespace
+
+import pytest
+from learner_helpers import EDGE, SPEC, head
+
+from datasets import load
+from datasets.sources import DEBIAN_FASHION_MNIST
+from hybrid.progress import SILENT
+
+
+@pytest.fixture(scope="session")
+def fashion():
+    """Fashion-MNIST with 1200 + 600 + 400 + 200 examples."""
+    if not DEBIAN_FASHION_MNIST.is_dir():
+        pytest.skip("Debian's package dataset-fashion-mnist is not installed")
+    data = load("fashion_mnist", limit=1200)
+    return replace(
+        data,
+        calibration=head(data.calibration, 600),
+        validation=head(data.validation, 400),
+        test=head(data.test, 200),
+    )
+
+
+@pytest.fixture(scope="session")
+def edge_net(fashion):
+    """A float edge net after a few epochs, right about two times in three. Tests that train it train a copy."""
+    from hybrid.train import Trainer
+
+    trainer = Trainer(data=fashion, spec=SPEC, narrator=SILENT)
+    net = trainer.new_edge(EDGE)
+    trainer.fit_edge(net, fashion.train, None)
+    return net
+
+
+@pytest.fixture(scope="session")
+def int8_edge(fashion, edge_net):
+    """That net after post-training quantisation."""
+    from hybrid.quantize import quantize_edge
+
+    spec = replace(SPEC, quantize=replace(SPEC.quantize, methods=("ptq",)))
+    return quantize_edge(EDGE, edge_net, fashion, None, spec, narrator=SILENT)
+
+
+@pytest.fixture(scope="session")
+def calibrated(fashion, int8_edge):
+    """What the int8 edge says of the calibration split, and where it is right."""
+    outputs = int8_edge.outputs(fashion.calibration.x, label="calibration", narrator=SILENT)
+    return SimpleNamespace(outputs=outputs, right=outputs.logits.argmax(axis=1) == fashion.calibration.y)

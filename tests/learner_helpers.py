@@ -1,0 +1,93 @@
+"""What the tests of the learner share: specs, a narrator that listens, an int8 model's inner tensors."""
+
+from contextlib import contextmanager
+from dataclasses import replace
+
+import numpy as np
+
+from datasets import Dataset, Split
+from hybrid import runtimes
+from hybrid.graft import Graph
+from hybrid.specs import ArchSpec, BlockSpec, CloudSpec, QuantizeSpec, RouterSpec, RunSpec, TrainSpec
+
+EDGE = ArchSpec(
+    name="edge",
+    input_shape=(28, 28, 1),
+    num_classes=10,
+    blocks=(
+        BlockSpec(kind="conv", width=8, kernel=5, stride=2),
+        BlockSpec(kind="ds", width=16, stride=2),
+    ),
+)
+SPEC = RunSpec(
+    seed=3,
+    cloud=CloudSpec(width=8, epochs=2, latency_ms=10.0),
+    train=TrainSpec(batch_size=64, edge_epochs=8, edge_learning_rate=0.5, weight_decay=0.0, flip=False),
+    router=RouterSpec(hidden=8, epochs=15),
+    quantize=QuantizeSpec(representative_rows=100),
+)
+
+
+def spec(**sections):
+    """`SPEC` with changed fields by section, such as ``train={"rounds": 2}``."""
+    return replace(SPEC, **{name: replace(getattr(SPEC, name), **changes) for name, changes in sections.items()})
+
+
+class Listener:
+    """A narrator that keeps what it hears: sentences, and (label, total, steps done) of each piece of work."""
+
+    def __init__(self):
+        self.said, self.tracked = [], []
+
+    def say(self, text):
+        self.said.append(text)
+
+    @contextmanager
+    def track(self, label, total):
+        done = []
+        yield lambda steps, note: done.append(steps)
+        self.tracked.append((label, total, sum(done)))
+
+
+def head(split, rows):
+    return Split(x=split.x[:rows], y=split.y[:rows])
+
+
+def made_up(x, y, *, num_classes, mirror=False):
+    """A data set whose four splits are all of `x` and `y`."""
+    part = Split(x=x, y=y.astype(np.int32))
+    return Dataset(
+        name="made_up",
+        train=part,
+        calibration=part,
+        validation=part,
+        test=part,
+        class_names=tuple(f"class {index}" for index in range(num_classes)),
+        licence="none",
+        source="a test",
+        digest="0" * 64,
+        value_range=(0.0, 255.0),
+        mirror=mirror,
+    )
+
+
+def tensors(flatbuffer):
+    """The tensors of the only subgraph by name, as schema objects."""
+    return {tensor.name.decode(): tensor for tensor in Graph(flatbuffer)._subgraph.tensors}
+
+
+def inner(flatbuffer, names, x):
+    """What TensorFlow Lite Micro computes in the tensors with these `names`, int8 ``(n, width)`` each."""
+    graph, numbers = Graph(flatbuffer), list(tensors(flatbuffer))
+    shown = graph.finish({name: numbers.index(name) for name in names})
+    return dict(zip(names, runtimes.run(shown, x, engine="tflm"), strict=True))
+
+
+def ranks(values):
+    """Average ranks, as Spearman's correlation takes them."""
+    _, where, counts = np.unique(values, return_inverse=True, return_counts=True)
+    return (np.cumsum(counts) - (counts - 1) / 2)[where]
+
+
+def spearman(a, b):
+    return float(np.corrcoef(ranks(a), ranks(b))[0, 1])

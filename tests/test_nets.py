@@ -1,0 +1,128 @@
+"""From ArchSpec to functional model: every kind of block, and the same net in tf_keras."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from datasets.batches import batches
+from hybrid.nets import build_net, normalise
+from hybrid.qat import twin
+from hybrid.specs import ArchSpec, BlockSpec
+
+X = np.random.default_rng(0).integers(0, 256, (4, 9, 7, 2), dtype=np.uint8)
+BLOCKS = {
+    "conv": BlockSpec(kind="conv", width=6, depth=2, stride=2, kernel=5),
+    "ds": BlockSpec(kind="ds", width=6, depth=2, stride=2),
+    "ib": BlockSpec(kind="ib", width=6, depth=2, stride=2, expansion=3),
+    "res": BlockSpec(kind="res", width=6, depth=2, stride=2),
+}
+ARCH = ArchSpec(
+    name="an-edge", input_shape=(9, 7, 2), num_classes=3, blocks=(BlockSpec(kind="conv", width=4), BLOCKS["conv"])
+)
+
+
+def arch(kind, **changes):
+    return replace(ARCH, blocks=(ARCH.blocks[0], replace(BLOCKS[kind], **changes)))
+
+
+def randomised(net):
+    """`net` with random weights, batch normalisation's statistics too; all positive there, as variances are."""
+    rng = np.random.default_rng(1)
+    net.set_weights([
+        rng.uniform(0.5, 1.5, w.shape) if w.ndim == 1 else rng.normal(0, 0.5, w.shape) for w in net.get_weights()
+    ])  # fmt: skip
+    return net
+
+
+def layer_kinds(net):
+    return [type(layer).__name__ for layer in net.layers]
+
+
+@pytest.mark.parametrize("kind", BLOCKS)
+def test_every_kind_of_block(kind):
+    net = randomised(build_net(arch(kind)))
+    logits, features = (np.asarray(output) for output in net(normalise(X)))
+    assert net.input_shape == (None, 9, 7, 2)
+    assert (logits.shape, features.shape) == ((4, 3), (4, 6))
+    assert net.get_layer("features").input.shape == (None, 5, 4, 6)  # 9 x 7 at stride 2, padding "same": 5 x 4
+    assert (features >= 0).all() == (kind != "ib")  # all but the inverted bottleneck end in ReLU
+    assert np.ptp(logits, axis=0).min() > 0  # the logits depend on the example
+
+
+@pytest.mark.parametrize("kind", BLOCKS)
+def test_features_are_the_pooled_last_block_and_logits_follow_from_them(kind):
+    import keras
+
+    net = randomised(build_net(arch(kind)))
+    maps = keras.Model(net.input, net.get_layer("features").input)(normalise(X))
+    logits, features = (np.asarray(output) for output in net(normalise(X)))
+    np.testing.assert_allclose(features, np.asarray(maps).mean(axis=(1, 2)), rtol=1e-5, atol=1e-5)
+    weights, bias = net.get_layer("logits").get_weights()
+    np.testing.assert_allclose(logits, features @ weights + bias, rtol=1e-5, atol=1e-5)
+    assert arch(kind).feature_width == features.shape[1]
+
+
+@pytest.mark.parametrize(
+    ("kind", "stride", "depth", "adds"),
+    [
+        ("ib", 2, 1, 0),  # another resolution: no shortcut
+        ("ib", 1, 1, 0),  # 4 to 6 channels: no shortcut
+        ("ib", 2, 3, 2),  # the two that follow have one
+        ("res", 2, 1, 1),
+        ("res", 1, 3, 3),
+        ("conv", 1, 3, 0),
+        ("ds", 1, 3, 0),
+    ],
+)
+def test_shortcuts(kind, stride, depth, adds):
+    assert layer_kinds(build_net(arch(kind, stride=stride, depth=depth))).count("Add") == adds
+
+
+def test_convolutions_of_a_residual_block():
+    # three for the block that changes shape (its shortcut is a 1 x 1 convolution), two for the next, one before both
+    assert layer_kinds(build_net(arch("res"))).count("Conv2D") == 1 + 3 + 2
+
+
+def test_parameters_by_pencil():
+    net = build_net(arch("ds", depth=1))
+    conv = 3 * 3 * 2 * 4 + 4 * 4  # kernel, and four vectors of batch normalisation
+    separable = 3 * 3 * 4 + 4 * 4 + 1 * 1 * 4 * 6 + 4 * 6
+    assert net.count_params() == conv + separable + 6 * 3 + 3
+
+
+@pytest.mark.parametrize("kind", BLOCKS)
+def test_the_tf_keras_twin_computes_the_same(kind):
+    net = randomised(build_net(arch(kind)))
+    other = twin(arch(kind), net)
+    assert type(other).__module__.startswith("tf_keras")
+    for ours, theirs in zip(net(normalise(X)), other(normalise(X)), strict=True):
+        np.testing.assert_allclose(np.asarray(ours), theirs.numpy(), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", BLOCKS)
+def test_the_twin_has_its_weights_in_the_same_order(kind):
+    import tf_keras
+
+    def names(net):
+        return [
+            (weight.path if hasattr(weight, "path") else weight.name).split("/")[-1].split(":")[0]
+            for weight in net.weights
+        ]
+
+    net, other = build_net(arch(kind)), build_net(arch(kind), tf_keras)
+    assert layer_kinds(net) == layer_kinds(other)
+    assert [w.shape for w in net.get_weights()] == [w.shape for w in other.get_weights()]
+    renamed = {"depthwise_kernel": "kernel"}
+    assert [renamed.get(n, n) for n in names(net)] == [renamed.get(n, n) for n in names(other)]
+
+
+def test_normalise():
+    assert normalise(np.array([0, 128, 255], np.uint8)).tolist() == [-1.0, 0.0, 127 / 128]
+    assert normalise(X).dtype == np.float32
+
+
+def test_normalise_is_what_the_reader_for_training_does():
+    y = np.arange(4, dtype=np.int32)
+    ((read, _),) = batches(X, y, batch_size=4, seed=0, shuffle=False)
+    np.testing.assert_array_equal(read.numpy(), normalise(X))

@@ -1,0 +1,125 @@
+"""Float net to int8 flatbuffer, after and during training, on real data."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from learner_helpers import EDGE, SPEC, head, spec, tensors
+
+from datasets import Split
+from hybrid import fitting, quantize
+from hybrid.graft import Graph, schema
+from hybrid.progress import SILENT
+from hybrid.qat import twin
+from hybrid.quantize import convert, quantize_edge
+
+METHODS = ("ptq", "qat")
+
+
+@pytest.fixture(scope="module")
+def qat_edge(fashion, edge_net):
+    return quantize_edge(EDGE, edge_net, fashion, None, spec(quantize={"methods": ("qat",)}), narrator=SILENT)
+
+
+@pytest.fixture(params=METHODS)
+def edge(request, int8_edge, qat_edge):
+    return {"ptq": int8_edge, "qat": qat_edge}[request.param]
+
+
+def input_tensor(flatbuffer):
+    subgraph = Graph(flatbuffer)._subgraph
+    (number,) = subgraph.inputs
+    return subgraph.tensors[number]
+
+
+def operators(flatbuffer):
+    """Schema names of the operators, in order."""
+    model = Graph(flatbuffer)._model
+    names = {value: name for name, value in vars(schema().BuiltinOperator).items() if name.isupper()}
+    return [names[model.operatorCodes[op.opcodeIndex].builtinCode] for op in model.subgraphs[0].operators]
+
+
+def test_the_input_is_stored_pixels_minus_128_exactly(edge):
+    tensor = input_tensor(edge.flatbuffer)
+    assert tensor.type == schema().TensorType.INT8
+    assert list(tensor.shape) == [1, 28, 28, 1]
+    assert (tensor.quantization.scale[0], tensor.quantization.zeroPoint[0]) == (1 / 128, 0)
+
+
+def test_all_is_int8_with_int32_biases(edge):
+    kinds = schema().TensorType
+    assert {tensor.type for tensor in tensors(edge.flatbuffer).values()} <= {kinds.INT8, kinds.INT32}
+    found = Graph(edge.flatbuffer).edge_outputs()
+    subgraph = Graph(edge.flatbuffer)._subgraph
+    assert list(subgraph.outputs) == [found.logits, found.features]
+    assert [list(subgraph.tensors[number].shape) for number in subgraph.outputs] == [[1, 10], [1, 16]]
+    assert {subgraph.tensors[number].type for number in subgraph.outputs} == {kinds.INT8}
+
+
+def test_batch_normalisation_and_relu_are_folded(edge):
+    assert operators(edge.flatbuffer) == ["CONV_2D", "DEPTHWISE_CONV_2D", "CONV_2D", "MEAN", "FULLY_CONNECTED"]
+
+
+def test_convolutions_have_one_scale_per_channel(edge):
+    subgraph = Graph(edge.flatbuffer)._subgraph
+    filters = [subgraph.tensors[subgraph.operators[index].inputs[1]] for index in range(3)]
+    assert [list(weights.shape) for weights in filters] == [[8, 5, 5, 1], [1, 3, 3, 8], [16, 1, 1, 8]]
+    assert [len(np.unique(weights.quantization.scale)) > 1 for weights in filters] == [True] * 3
+    assert [len(weights.quantization.scale) for weights in filters] == [8, 8, 16]
+    assert [weights.quantization.quantizedDimension for weights in filters] == [0, 3, 0]
+    assert not any(np.any(weights.quantization.zeroPoint) for weights in filters)
+
+
+def test_int8_is_about_as_good_as_float(edge, edge_net, fashion):
+    split = fashion.validation
+    outputs = fitting.predict(edge_net, split.x, label="", narrator=SILENT)
+    in_float = float((outputs.logits.argmax(axis=1) == split.y).mean())
+    (reached,) = edge.validation_accuracy.values()
+    assert in_float > 0.5
+    assert reached > in_float - 0.08
+
+
+def test_outputs_are_those_of_the_float_net(int8_edge, edge_net, fashion):
+    expected = fitting.predict(edge_net, fashion.test.x, label="", narrator=SILENT)
+    got = int8_edge.outputs(fashion.test.x, label="", narrator=SILENT)
+    for name in ("logits", "features"):
+        a, b = getattr(got, name), getattr(expected, name)
+        assert a.shape == b.shape
+        assert np.abs(a - b).mean() < 0.04 * np.ptp(b)
+    assert (got.logits.argmax(axis=1) == expected.logits.argmax(axis=1)).mean() > 0.9
+
+
+@pytest.mark.parametrize("ahead", METHODS)
+def test_the_better_method_wins_and_both_are_told(ahead, int8_edge, qat_edge, fashion, edge_net, monkeypatch):
+    """Each method's model is that of the fixtures; the accuracies are measured on rows where `ahead` is right."""
+    made = {"ptq": int8_edge, "qat": qat_edge}
+    monkeypatch.setattr(quantize, "_METHODS", {n: lambda *_, f=e.flatbuffer: f for n, e in made.items()})
+    x = fashion.validation.x
+    said = {n: e.outputs(x, label="", narrator=SILENT).logits.argmax(axis=1) for n, e in made.items()}
+    assert (said["ptq"] != said["qat"]).any()
+    data = replace(fashion, validation=Split(x=x, y=said[ahead]))
+    best = quantize_edge(EDGE, edge_net, data, None, SPEC, narrator=SILENT)
+    assert best.method == ahead
+    assert best.flatbuffer == made[ahead].flatbuffer
+    agree = float((said["ptq"] == said["qat"]).mean())
+    assert best.validation_accuracy == {name: 1.0 if name == ahead else agree for name in METHODS}
+
+
+def test_the_same_net_twice_in_one_process_gives_the_same_bytes(fashion, edge_net, int8_edge):
+    again = quantize_edge(EDGE, edge_net, fashion, None, spec(quantize={"methods": ("ptq",)}), narrator=SILENT)
+    assert again.flatbuffer == int8_edge.flatbuffer
+    assert again.validation_accuracy == int8_edge.validation_accuracy
+
+
+def test_quantisation_aware_training_repeats(fashion, edge_net):
+    """Also with fewer examples than a batch holds."""
+    few = replace(fashion, train=head(fashion.train, 40), validation=head(fashion.validation, 10))
+    asked = spec(quantize={"methods": ("qat",)})
+    first, again = (quantize_edge(EDGE, edge_net, few, None, asked, narrator=SILENT).flatbuffer for _ in range(2))
+    assert first == again
+
+
+def test_the_calibration_spans_the_whole_input_whatever_the_examples(edge_net):
+    dark = np.full((5, 28, 28, 1), 100, np.uint8)
+    quantization = input_tensor(convert(twin(EDGE, edge_net), dark)).quantization
+    assert (quantization.scale[0], quantization.zeroPoint[0]) == (1 / 128, 0)
