@@ -88,14 +88,20 @@ def open_run(
 
     the_run = Run(out, spec, Terminal())
     the_run.data  # noqa: B018  # what is wrong with the data shows before TensorFlow loads, which takes seconds
-    with native_chatter_muted():
-        import tensorflow  # noqa: F401
+    load_tensorflow()
     return the_run
 
 
+def load_tensorflow() -> None:
+    """Load it without its chatter, which is for its own developers."""
+    with native_stderr_muted():
+        import tensorflow as tf
+    tf.get_logger().setLevel("ERROR")
+
+
 @contextmanager
-def native_chatter_muted() -> Iterator[None]:
-    """Keep what TensorFlow's libraries print while they load off the terminal; their loading heeds no log level."""
+def native_stderr_muted() -> Iterator[None]:
+    """Keep what native libraries print while they load off the terminal; at that time they heed no log level."""
     sys.stderr.flush()
     kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 2)
@@ -251,9 +257,7 @@ def serve(bundle: Path, host: str, port: int) -> None:
     """
     from hybrid.serve import serve as serve_bundle
 
-    with native_chatter_muted():
-        import tensorflow  # noqa: F401
-
+    load_tensorflow()
     serve_bundle(bundle, host, port, narrator=Terminal())
 
 

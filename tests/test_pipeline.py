@@ -1,0 +1,436 @@
+"""One story from end to end, through the command itself: data in, bundle and report out, resumed, served, verified."""
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import urllib.request
+from dataclasses import replace
+from pathlib import Path
+
+import cbor2
+import numpy as np
+import pytest
+from PIL import Image
+from tritonclient import http as triton
+
+from datasets import load
+from firmware_export.payload import Query, encode_payload
+from hybrid.configure import run_spec
+from hybrid.pipeline import Run
+
+ROOT = Path(__file__).parents[1]
+STAGES = ("search", "cloud", "edge", "alternate", "quantize", "router", "predict", "sweep")
+PREDICTIONS = ("labels", "edge_logits", "router_score", "cloud_scores")
+TINY = """
+[search]
+trials = 1
+epochs = 1
+rows = 200
+[cloud]
+width = 8
+epochs = 1
+[train]
+edge_epochs = 1
+batch_size = 64
+[router]
+epochs = 3
+[quantize]
+representative_rows = 50
+[export]
+golden_examples = 8
+"""
+STORY = (
+    *("--set", "data.limit=1500"),
+    *("--set", "data.calibration_fraction=0.02"),
+    *("--set", "data.validation_fraction=0.02"),
+    *("--set", 'quantize.methods=["ptq"]'),
+)
+
+
+def command(*words):
+    return [sys.executable, "-m", "hybrid.cli", *map(str, words)]
+
+
+def hybrid(*words, code=0):
+    """Run the command, which must end with `code`; gives standard output and standard error."""
+    done = subprocess.run(command(*words), cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == code, done.stderr
+    return done.stdout, done.stderr
+
+
+def stripes(n=500, classes=4, size=12):
+    """Noisy grey images with a stripe where the class says, ``(n, size, size)``, and their labels."""
+    rng = np.random.default_rng(1)
+    y = np.arange(n) % classes
+    x = rng.integers(0, 200, (n, size, size))
+    x[np.arange(n), y * size // classes] += 55
+    return x.astype(np.uint8), y
+
+
+def stamps(folder):
+    """When each stage was made."""
+    return {name: (folder / name / ".stage.json").stat().st_mtime_ns for name in STAGES}
+
+
+def tree(folder):
+    """Every file below `folder` and its bytes."""
+    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+def read(path):
+    return json.loads(path.read_text())
+
+
+@pytest.fixture(scope="module")
+def spec(tmp_path_factory):
+    path = tmp_path_factory.mktemp("spec") / "tiny.toml"
+    path.write_text(TINY)
+    return path
+
+
+@pytest.fixture(scope="module")
+def story(tmp_path_factory, spec):
+    """A finished run on Fashion-MNIST: its folder, and what the command said."""
+    folder = tmp_path_factory.mktemp("story") / "run"
+    return folder, *hybrid("run", "--out", folder, "--spec", spec, *STORY)
+
+
+@pytest.fixture(scope="module")
+def folder(story):
+    return story[0]
+
+
+@pytest.fixture(scope="module")
+def summary(folder):
+    return read(folder / "summary.json")
+
+
+@pytest.fixture(scope="module")
+def manifest(folder):
+    return read(folder / "bundle/manifest.json")
+
+
+@pytest.fixture(scope="module")
+def predicted(folder):
+    """Predictions over validation and test, as they lie in the run folder."""
+    found = {}
+    for name in ("validation", "test"):
+        with np.load(folder / f"predict/{name}.npz") as stored:
+            found[name] = {key: stored[key] for key in PREDICTIONS}
+    return found
+
+
+@pytest.fixture(scope="module")
+def test_split():
+    return load("fashion_mnist", limit=1500, calibration_fraction=0.02, validation_fraction=0.02).test
+
+
+def hand_made(found, threshold):
+    """Coverage and accuracy of a threshold, example by example."""
+    kept, right = 0, 0
+    for label, logits, score, cloud in zip(*(found[key] for key in PREDICTIONS), strict=True):
+        kept += score >= threshold
+        right += (logits if score >= threshold else cloud).argmax() == label
+    return kept / len(found["labels"]), right / len(found["labels"])
+
+
+# The run and what it leaves
+
+
+def test_the_command_is_quiet_and_tells_the_steps_in_their_order(story):
+    _, out, err = story
+    assert err == ""
+    assert "\x1b" not in out
+    sentences = [line.partition(":")[0] for line in out.splitlines() if line and not line.startswith(" ")]
+    steps = ("Data", "Cloud", "Search", "Edge", "Alternation", "Quantisation", "Router", "Predictions", "Export")
+    assert [s for s in sentences if s in (*steps, "Report", "Bundle")] == [*steps, "Report", "Report", "Bundle"]
+
+
+def test_every_artifact_is_there(folder):
+    assert {path.name for path in folder.iterdir() if not path.name.startswith(".")} == {
+        *STAGES,
+        "bundle",
+        "report.html",
+        "spec.toml",
+        "summary.json",
+    }
+    assert not list(folder.rglob("*.partial"))
+    bundle = set(tree(folder / "bundle"))
+    assert bundle >= {
+        "edge.tflite",
+        "manifest.json",
+        "golden/golden.json",
+        "golden/inputs.bin",
+        "firmware/hybrid_classify.cc",
+        "firmware/hybrid_decide.c",
+        "firmware/CMakeLists.txt",
+        "cloud/endpoint.toml",
+        "cloud/models/cloud/1/model.savedmodel/saved_model.pb",
+    }
+
+
+def test_the_run_folder_holds_the_spec_that_made_it(folder, spec):
+    made = run_spec(paths=[folder / "spec.toml"])
+    assert made.data.limit == 1500
+    assert made.cloud.width == 8
+
+
+def test_summary_and_manifest_agree(summary, manifest):
+    model = manifest["models"]["edge"]
+    assert summary["model_flash_bytes"] == model["flash_bytes"]
+    assert summary["arena_bytes"] == model["arena_bytes"]
+    assert summary["macs"] == model["macs"]
+    assert summary["router_kind"] == model["router_kind"]
+    assert summary["data_digest"] == manifest["data"]["digest"]
+    assert summary["device"] == manifest["device"]["name"]
+    assert summary["hybrid"]["threshold"] == manifest["chosen"]["threshold"]
+
+
+def test_chosen_threshold_by_hand(summary, predicted):
+    coverage, accuracy = hand_made(predicted["test"], summary["hybrid"]["threshold"])
+    assert summary["hybrid"]["coverage"] == pytest.approx(coverage)
+    assert summary["hybrid"]["accuracy"] == pytest.approx(accuracy)
+
+
+def test_operating_points_of_the_firmware_by_hand(manifest, predicted):
+    assert len(manifest["operating_points"]) == 9
+    for point in manifest["operating_points"]:
+        coverage, accuracy = hand_made(predicted["validation"], point["threshold"])
+        assert (point["coverage"], point["accuracy"]) == pytest.approx((coverage, accuracy)), point["name"]
+
+
+def test_coverage_one_is_the_edge_alone_and_zero_the_cloud(folder, summary, predicted):
+    found = predicted["test"]
+    edge_right = found["edge_logits"].argmax(axis=1) == found["labels"]
+    cloud_right = found["cloud_scores"].argmax(axis=1) == found["labels"]
+    assert hand_made(found, -128) == pytest.approx((1, edge_right.mean()))
+    assert hand_made(found, 128) == pytest.approx((0, cloud_right.mean()))
+    assert summary["edge_int8_accuracy"] == pytest.approx(edge_right.mean())
+    assert summary["cloud_accuracy"] == pytest.approx(cloud_right.mean())
+    points = {p["name"]: p for p in read(folder / "sweep/named.json")}
+    assert points["edge_only"]["coverage"] == 1
+    assert points["cloud_only"]["coverage"] == 0
+
+
+def test_the_bundle_s_model_in_tflite_micro_says_what_the_predictions_say(folder, predicted, test_split):
+    runtime = pytest.importorskip("tflite_micro").runtime
+    interpreter = runtime.Interpreter.from_file(str(folder / "bundle/edge.tflite"), arena_size=1 << 24)
+    found, rows = predicted["test"], range(0, 10_000, 25)
+    assert np.array_equal(found["labels"], test_split.y)
+    for row in rows:
+        interpreter.set_input((test_split.x[row : row + 1].astype(np.int16) - 128).astype(np.int8), 0)
+        interpreter.invoke()
+        assert interpreter.get_output(0).argmax() == found["edge_logits"][row].argmax()
+        assert interpreter.get_output(1).item() == found["router_score"][row]
+
+
+def test_report_shows_the_same_numbers(story, summary):
+    folder, out, _ = story
+    page = (folder / "report.html").read_text(encoding="utf-8")
+    for share in (
+        summary["hybrid"]["accuracy"],
+        summary["hybrid"]["coverage"],
+        summary["edge_int8_accuracy"],
+        summary["cloud_accuracy"],
+    ):
+        assert f"{100 * share:.1f}\N{NO-BREAK SPACE}%" in page
+        assert f"{100 * share:.1f}\N{NO-BREAK SPACE}%" in out
+    assert f"{summary['hybrid']['mean_latency_ms']:.0f}\N{NO-BREAK SPACE}ms" in page
+    assert f"{summary['model_flash_bytes'] / 1024:.1f}\N{NO-BREAK SPACE}KiB" in page
+
+
+# Again, and otherwise
+
+
+@pytest.fixture
+def copied(folder, tmp_path):
+    """The run folder once more, times included."""
+    return Path(shutil.copytree(folder, tmp_path / "run"))
+
+
+def test_a_second_run_makes_nothing_again(copied):
+    before, bundle = stamps(copied), tree(copied / "bundle")
+    written = (copied / "bundle/manifest.json").stat().st_mtime_ns
+    hybrid("run", "--out", copied)
+    assert stamps(copied) == before
+    assert tree(copied / "bundle") == bundle
+    assert (copied / "bundle/manifest.json").stat().st_mtime_ns == written
+
+
+def test_a_late_key_makes_late_stages_again(copied, predicted):
+    before = stamps(copied)
+    hybrid("run", "--out", copied, "--set", "sweep.min_coverage=0.8")
+    after = stamps(copied)
+    assert {name for name in STAGES if after[name] != before[name]} == {"sweep"}
+    threshold = read(copied / "bundle/manifest.json")["chosen"]["threshold"]
+    assert hand_made(predicted["validation"], threshold)[0] >= 0.8
+    assert run_spec(paths=[copied / "spec.toml"]).sweep.min_coverage == 0.8
+
+
+def test_a_limit_that_no_threshold_holds(copied):
+    before, bundle = stamps(copied), tree(copied / "bundle")
+    _, err = hybrid("run", "--out", copied, "--min-accuracy", "0.9999", code=2)
+    assert err.startswith("error: sweep: no operating point holds min_accuracy = 0.9999; nearest: highest accuracy ")
+    assert err.count("\n") == 1
+    assert (stamps(copied), tree(copied / "bundle")) == (before, bundle)
+    assert not list(copied.rglob("*.partial"))
+
+
+@pytest.mark.parametrize(
+    ("change", "made_again"),
+    [
+        ("seed=1", {*STAGES, "folds", "bundle"}),
+        ("data.limit=300", {*STAGES, "folds", "bundle"}),
+        ("cloud.epochs=9", {*STAGES, "folds", "bundle"} - {"search"}),
+        ("search.trials=9", {*STAGES, "folds", "bundle"} - {"cloud"}),
+        ("router.epochs=9", {"alternate", "quantize", "router", "predict", "sweep", "bundle"}),
+        ("quantize.qat_epochs=9", {"quantize", "router", "predict", "sweep", "bundle"}),
+        ('link="wifi"', {"sweep", "bundle"}),
+        ('cloud.server="gpu-large"', {"sweep", "bundle"}),
+        ("sweep.no_excess_loss=true", {"sweep", "bundle"}),
+        ("export.golden_examples=3", {"bundle"}),
+    ],
+)
+def test_what_a_change_makes_again(tmp_path, npz, change, made_again):
+    set_data = f'data.name="{npz}"'
+    before = Run(tmp_path, run_spec(assignments=[set_data])).keys
+    after = Run(tmp_path, run_spec(assignments=[set_data, change])).keys
+    assert {name for name in before if before[name] != after[name]} == made_again
+
+
+@pytest.mark.parametrize(("key", "stage"), [("cloud.table", "cloud"), ("search.arch", "search")])
+def test_another_content_of_a_file_that_the_spec_names_counts_as_a_change(tmp_path, npz, key, stage):
+    named = tmp_path / "named"
+    run = Run(tmp_path / "run", run_spec(assignments=[f'data.name="{npz}"', f'{key}="{named}"']))
+    named.write_bytes(b"one")
+    before = run.keys
+    named.write_bytes(b"two")
+    assert Run(tmp_path / "run", replace(run.spec)).keys[stage] != before[stage]
+
+
+# Killed, resumed, and the same bytes
+
+
+@pytest.fixture(scope="module")
+def npz(tmp_path_factory):
+    path = tmp_path_factory.mktemp("data") / "stripes.npz"
+    x, y = stripes()
+    np.savez(path, x=x, y=y)
+    return path
+
+
+def test_a_killed_run_goes_on_and_one_seed_gives_the_same_bytes(tmp_path, spec, npz):
+    killed, whole = tmp_path / "killed", tmp_path / "whole"
+    asked = ("--dataset", npz, "--spec", spec)
+    with subprocess.Popen(command("run", "--out", killed, *asked), cwd=ROOT, stdout=subprocess.PIPE, text=True) as job:
+        next(line for line in job.stdout if line.startswith("Quantisation:"))
+        job.send_signal(signal.SIGKILL)
+    assert (killed / ".quantize.partial").is_dir()  # so it was in the middle of a stage
+    early = [name for name in STAGES if (killed / name).is_dir()]
+    assert early == ["search", "cloud", "edge", "alternate"]
+    made = {name: (killed / name / ".stage.json").stat().st_mtime_ns for name in early}
+
+    hybrid("run", "--out", killed, *asked)
+    hybrid("run", "--out", whole, *asked)
+    assert not list(killed.rglob("*.partial"))
+    assert {name: stamps(killed)[name] for name in early} == made
+    assert read(killed / "summary.json")["run_seconds"] is None
+    ours, others = tree(killed / "bundle"), tree(whole / "bundle")
+    assert set(ours) == set(others)
+    differ = {path for path in ours if ours[path] != others[path]}
+    assert not [path for path in differ if not path.startswith("cloud/models/") and path != "manifest.json"]
+    assert ours["edge.tflite"] == others["edge.tflite"]
+
+
+def test_a_black_box_and_an_image_folder(tmp_path, spec):
+    """The table is always right: on probabilities, a one-hot row is a certain answer."""
+    pictures = tmp_path / "pictures"
+    for index, (image, label) in enumerate(zip(*stripes(300), strict=True)):
+        path = pictures / "abcd"[label] / f"{index:03}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).save(path)
+    splits = load(str(pictures)).splits
+    table = tmp_path / "table.npz"
+    np.savez(table, **{name: np.eye(4)[splits[name].y] for name in ("calibration", "validation", "test")})
+    run = tmp_path / "run"
+    words = ("--set", 'cloud.kind="table"', "--set", f'cloud.table="{table}"', "--set", 'quantize.methods=["ptq"]')
+    out, err = hybrid("run", "--out", run, "--dataset", pictures, "--spec", spec, *words)
+    assert err == ""
+    assert "Data: pictures, 4 classes" in out
+    summary = read(run / "summary.json")
+    assert summary["cloud_accuracy"] == 1
+    cloud_files = [path for path in tree(run / "bundle") if path.startswith("cloud/")]
+    assert sorted(cloud_files) == ["cloud/README.md", "cloud/endpoint.toml"]
+    hybrid("verify", run / "bundle")
+    _, err = hybrid("serve", run / "bundle", "--port", "0", code=2)
+    assert "black box" in err
+    assert err.count("\n") == 1
+
+
+# The bundle, checked and served
+
+
+def test_verify(folder):
+    out, err = hybrid("verify", folder / "bundle")
+    assert err == ""
+    assert "8 golden examples, all exact" in out
+
+
+@pytest.mark.parametrize("path", ["edge.tflite", "golden/golden.json", "firmware/hybrid_decide.h", "manifest.json"])
+def test_verify_finds_a_flipped_bit(folder, tmp_path, path):
+    bundle = Path(shutil.copytree(folder / "bundle", tmp_path / "bundle"))
+    content = bytearray((bundle / path).read_bytes())
+    content[len(content) // 2] ^= 1
+    (bundle / path).write_bytes(content)
+    _, err = hybrid("verify", bundle, code=2)
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1
+
+
+def test_the_served_cloud_answers_as_predicted(folder, manifest, predicted, test_split):
+    """A client's tensors and a device's frames get the class that the run counted on."""
+    found, rows = predicted["test"], range(0, 10_000, 1000)
+    model = bytes.fromhex(manifest["models"]["edge"]["sha256"])[:8]
+    expected = found["cloud_scores"][rows].argmax(axis=1)
+    with subprocess.Popen(
+        command("serve", folder / "bundle", "--port", "0"),
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        try:
+            url = process.stdout.readline().split()[-1]
+            scores = infer(url, test_split.x[rows])
+            answers = [query(url, test_split.x[row], found, row, model) for row in rows]
+        finally:
+            process.send_signal(signal.SIGINT)
+        _, err = process.communicate()
+    assert process.returncode == 0
+    assert err == ""
+    assert np.allclose(scores, found["cloud_scores"][rows], atol=1e-3)
+    assert scores.argmax(axis=1).tolist() == expected.tolist()
+    assert [answer["class"] for answer in answers] == expected.tolist()
+
+
+def infer(url, pixels):
+    with triton.InferenceServerClient(url.split("/")[2]) as client:
+        tensor = triton.InferInput("input", pixels.shape, "UINT8")
+        tensor.set_data_from_numpy(pixels)
+        return client.infer("cloud", [tensor]).as_numpy("scores")
+
+
+def query(url, pixels, found, row, model):
+    frame = encode_payload(
+        Query(
+            pixels=pixels.ravel(),
+            edge_class=int(found["edge_logits"][row].argmax()),
+            score=int(found["router_score"][row]),
+            model=model,
+        )
+    )
+    request = urllib.request.Request(f"{url}/query", frame, {"Content-Type": "application/cbor"})
+    with urllib.request.urlopen(request) as answer:
+        return cbor2.loads(answer.read())
