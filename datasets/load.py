@@ -41,6 +41,10 @@ def load(
     """
     _check_options(calibration_fraction, validation_fraction, image_size, limit)
     raw, test = _with_test(_read(name_or_path, image_size), np.random.default_rng([seed, 0]))
+    if len(raw.class_names) < 2:
+        raise DatasetError(
+            f"{name_or_path}: every example is of class {raw.class_names[0]}; expected two classes or more"
+        )
     parts = _divided(raw, calibration_fraction, validation_fraction, np.random.default_rng([seed, 1]))
     parts |= {
         "train": _limited(parts["train"], limit, len(raw.class_names), np.random.default_rng([seed, 2])),

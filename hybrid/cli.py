@@ -8,9 +8,11 @@ import os
 import sys
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
@@ -34,6 +36,13 @@ SHORTCUTS = {
     "no_excess_loss": "sweep.no_excess_loss",
 }
 """Options with a name of their own, and the key of the spec that each sets."""
+
+
+def _version() -> str:
+    try:
+        return metadata.version("hybrid-edge-cloud")
+    except metadata.PackageNotFoundError:  # a checkout that is not installed
+        return "unknown"
 
 
 def run_options(command: Callable[..., None]) -> Callable[..., None]:
@@ -77,23 +86,56 @@ def open_run(
     )
     from hybrid.pipeline import Run
 
-    return Run(out, spec, Terminal())
+    the_run = Run(out, spec, Terminal())
+    the_run.data  # noqa: B018  # what is wrong with the data shows before TensorFlow loads, which takes seconds
+    with native_chatter_muted():
+        import tensorflow  # noqa: F401
+    return the_run
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(package_name="hybrid-edge-cloud")
-def cli() -> None:
-    """A tiny int8 net for your microcontroller, a router that knows when to ask, and the cloud that it asks."""
+@contextmanager
+def native_chatter_muted() -> Iterator[None]:
+    """Keep what TensorFlow's libraries print while they load off the terminal; their loading heeds no log level."""
+    sys.stderr.flush()
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
+
+
+class InOrder(click.Group):
+    """Lists its commands in the order of the story, not of the alphabet."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Names in the order of their definition."""
+        return list(self.commands)
+
+
+@click.group(cls=InOrder, invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(_version())
+@click.pass_context
+def cli(ctx: click.Context) -> None:
+    """A tiny int8 net for your microcontroller, a router that knows when to ask, and the cloud that it asks.
+
+    A first run, in minutes: hybrid run --out runs/first. Each command does what it needs and keeps it in the run
+    folder; the same command goes on where an interrupted one was.
+    """
+    if ctx.invoked_subcommand is None:
+        click.echo(ctx.get_help())
 
 
 @cli.command()
 @run_options
 def run(**options: Any) -> None:
-    """Do everything: data, search, training, quantisation, sweep, bundle, report."""
+    """Do everything, from the data to the bundle and the report."""
     from hybrid.pipeline.summary import summary_rows, write_summary
 
     the_run = open_run(**options)
-    report, bundle = the_run.report, the_run.bundle
+    bundle, report = the_run.bundle, the_run.report
     terminal = Terminal()
     terminal.table("On the test split", summary_rows(write_summary(the_run, started=STARTED)))
     terminal.say(f"Report: {report}")
@@ -104,7 +146,10 @@ def run(**options: Any) -> None:
 @click.argument("name")
 @click.option("--image-size", type=int, default=0, help="Resize an image folder's images to this many pixels.")
 def data(name: str, image_size: int) -> None:
-    """Print the card of the data set NAME: a name, an image folder or an .npz file."""
+    """Describe a data set.
+
+    NAME is fashion_mnist, cifar10, cifar100, a folder of images or an .npz file.
+    """
     from datasets import load
     from datasets.card import card, card_text
 
@@ -183,7 +228,10 @@ def report(**options: Any) -> None:
 @cli.command()
 @click.argument("bundle", type=click.Path(path_type=Path))
 def verify(bundle: Path) -> None:
-    """Check a BUNDLE: digests, manifest, and the golden vectors through TFLite Micro (or its stand-in), bit for bit."""
+    """Check a bundle.
+
+    BUNDLE is its folder: digests, manifest, and the golden vectors through TFLite Micro (or its stand-in), bit for bit.
+    """
     from firmware_export.verify import verify as verify_bundle
     from hybrid.runtimes import ENGINE_TITLES
 
@@ -197,15 +245,21 @@ def verify(bundle: Path) -> None:
 @click.option("--host", default="127.0.0.1", show_default=True)
 @click.option("--port", default=8080, show_default=True)
 def serve(bundle: Path, host: str, port: int) -> None:
-    """Serve the BUNDLE's cloud net: Open Inference Protocol v2 and the firmware's queries."""
+    """Serve a bundle's cloud net.
+
+    BUNDLE is its folder; answers the Open Inference Protocol v2 and the firmware's queries.
+    """
     from hybrid.serve import serve as serve_bundle
+
+    with native_chatter_muted():
+        import tensorflow  # noqa: F401
 
     serve_bundle(bundle, host, port, narrator=Terminal())
 
 
 @cli.command()
 def devices() -> None:
-    """List the devices, links and cloud servers that profiles are shipped for."""
+    """List the known devices, links and cloud servers."""
     from hybrid import profiles
 
     terminal = Terminal()
@@ -216,6 +270,7 @@ def devices() -> None:
             for d in profiles.devices().values()
         ],
         ("name", "board", "clock", "SRAM", "flash"),
+        texts=2,
     )
     terminal.table(
         "Links",
@@ -223,12 +278,14 @@ def devices() -> None:
             (k.name, k.title, f"{k.rtt_mean_ms:g} ms", f"{k.uplink_kbps:,g} kbit/s", f"{k.wake_mj + k.tail_mj:,.0f} mJ")
             for k in profiles.links().values()
         ],
-        ("name", "link", "round trip", "uplink", "fixed energy a query"),
+        ("name", "link", "round trip", "uplink", "fixed energy"),
+        texts=2,
     )
     terminal.table(
         "Cloud servers",
         [(s.name, s.title, f"{s.latency_ms:g} ms") for s in profiles.clouds().values()],
         ("name", "server", "one answer"),
+        texts=2,
     )
 
 
@@ -236,14 +293,22 @@ def main() -> None:
     """Run the command; exit 2 with one line for an error that a user can act on."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     warnings.filterwarnings("ignore")
+    sys.stdout.reconfigure(errors="replace")  # type: ignore[union-attr]
     try:
-        cli(standalone_mode=True)
+        sys.exit(cli.main(prog_name="hybrid", standalone_mode=False))
+    except click.UsageError as exc:
+        where = exc.ctx.command_path if exc.ctx else "hybrid"
+        _refuse(f"{exc.format_message().rstrip('.')}; see {where} --help")
     except USER_ERRORS as exc:
-        click.echo(f"error: {exc}", err=True)
-        sys.exit(2)
-    except KeyboardInterrupt:
+        _refuse(str(exc))
+    except (KeyboardInterrupt, click.Abort):
         click.echo("interrupted; run the same command again to go on", err=True)
         sys.exit(130)
+
+
+def _refuse(message: str) -> NoReturn:
+    click.echo(f"error: {' '.join(message.split())}", err=True)
+    sys.exit(2)
 
 
 if __name__ == "__main__":

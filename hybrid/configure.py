@@ -7,7 +7,7 @@ is not allowed is refused by its dotted name.
 import difflib
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, fields, is_dataclass
+from dataclasses import fields, is_dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Any, TypeVar, get_origin
@@ -165,38 +165,63 @@ def _merge(base: dict[str, Any], over: dict[str, Any]) -> None:
             base[key] = value
 
 
-_IN_UNIT_INTERVAL = (
-    ("train", "distillation"),
-    ("train", "label_smoothing"),
-    ("sweep", "min_accuracy"),
-    ("sweep", "min_coverage"),
-)
-_AT_LEAST_ONE = (
-    ("search", "trials"),
-    ("search", "rows"),
-    ("train", "batch_size"),
-    ("train", "edge_epochs"),
-    ("cloud", "epochs"),
-    ("router", "hidden"),
-    ("quantize", "representative_rows"),
-)
+_ANY = float("inf")
+_ALLOWED = {
+    "seed": (0, 2**31 - 1),
+    "data.image_size": (0, _ANY),
+    "data.limit": (0, _ANY),
+    "search.trials": (1, _ANY),
+    "search.epochs": (1, _ANY),
+    "search.rows": (1, _ANY),
+    "search.max_macs": (0, _ANY),
+    "search.max_flash_bytes": (0, _ANY),
+    "cloud.width": (1, _ANY),
+    "cloud.depth": (1, _ANY),
+    "cloud.epochs": (1, _ANY),
+    "cloud.application_pixels": (32, _ANY),
+    "train.batch_size": (1, _ANY),
+    "train.edge_epochs": (1, _ANY),
+    "train.edge_learning_rate": (1e-9, _ANY),
+    "train.cloud_learning_rate": (1e-9, _ANY),
+    "train.weight_decay": (0, _ANY),
+    "train.label_smoothing": (0, 1),
+    "train.rounds": (0, _ANY),
+    "train.round_epochs": (1, _ANY),
+    "train.distillation": (0, 1),
+    "train.temperature": (1e-3, _ANY),
+    "train.crop_pixels": (0, _ANY),
+    "train.cutout_pixels": (0, _ANY),
+    "train.mixup": (0, _ANY),
+    "router.hidden": (1, _ANY),
+    "router.epochs": (1, _ANY),
+    "router.folds": (2, _ANY),
+    "router.coverage_target": (0, 1),
+    "router.coverage_weight": (0, _ANY),
+    "quantize.qat_epochs": (1, _ANY),
+    "quantize.qat_learning_rate": (1e-9, _ANY),
+    "quantize.representative_rows": (1, _ANY),
+    "sweep.max_latency_ms": (0, _ANY),
+    "sweep.min_accuracy": (0, 1),
+    "sweep.min_coverage": (0, 1),
+    "export.arena_margin": (0, _ANY),
+    "export.golden_examples": (1, _ANY),
+    "export.deadline_ms": (1, 86_400_000),
+}
+"""Least and greatest value of every figure of a `RunSpec`; its shares of the data are checked together."""
 
 
 def check(spec: RunSpec) -> None:
     """Refuse values that no run can use. Raises: SpecError naming the first."""
-    plain = asdict(spec)
-    for section, key in _IN_UNIT_INTERVAL:
-        if not 0 <= plain[section][key] <= 1:
-            raise SpecError(f"{section}.{key}: got {plain[section][key]}, allowed 0 to 1")
-    for section, key in _AT_LEAST_ONE:
-        if plain[section][key] < 1:
-            raise SpecError(f"{section}.{key}: got {plain[section][key]}, allowed 1 or more")
-    if spec.router.folds < 2:
-        raise SpecError(f"router.folds: got {spec.router.folds}, allowed 2 or more")
+    for key, (least, most) in _ALLOWED.items():
+        section, _, name = key.rpartition(".")
+        value = getattr(getattr(spec, section) if section else spec, name)
+        if not (least <= value <= most and value < _ANY):  # false for NaN too
+            allowed = f"{least:,} or more" if most == _ANY else f"{least:,} to {most:,}"
+            raise SpecError(f"{key}: got {value}, allowed {allowed}")
     data = spec.data
     if not (data.calibration_fraction > 0 and data.validation_fraction > 0):
         raise SpecError("data: calibration_fraction and validation_fraction must be above 0")
-    if data.calibration_fraction + data.validation_fraction >= 1:
+    if not data.calibration_fraction + data.validation_fraction < 1:
         raise SpecError("data: calibration_fraction + validation_fraction leave no training examples; lower them")
     if not spec.quantize.methods:
         raise SpecError("quantize.methods: empty; allowed ptq, qat or both")

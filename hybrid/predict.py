@@ -9,9 +9,15 @@ from hybrid.graft import Graph, dequantise
 from hybrid.progress import SILENT, Narrator
 
 
-def predictions(flatbuffer: bytes, split: Split, cloud_scores: Floats, *, narrator: Narrator = SILENT) -> Predictions:
+def predictions(
+    flatbuffer: bytes,
+    split: Split,
+    cloud_scores: Floats,
+    *,
+    label: str = "int8 edge",
+    narrator: Narrator = SILENT,
+) -> Predictions:
     """Run a grafted flatbuffer over `split` as the device does, beside the cloud's class scores."""
-    label = runtimes.ENGINE_TITLES[runtimes.device_engine()]
     logits, scores = runtimes.run(flatbuffer, split.x, engine="tflm", label=label, narrator=narrator)
     affine = Graph(flatbuffer).affine_of("logits")
     return Predictions(

@@ -216,6 +216,6 @@ def _summary(winner: Candidate, candidates: tuple[Candidate, ...]) -> str:
     trained = sum(c.status == "trained" for c in candidates)
     skipped = sum(c.status == "skipped" for c in candidates)
     return (
-        f"{trained} nets tried, {skipped} did not fit; {winner.arch.name} goes on, with {winner.score:.1%} after the"
+        f"tried {trained}, {skipped} did not fit; {winner.arch.name} goes on, with {winner.score:.1%} after the"
         f" short training, {winner.macs / 1e6:.2f} M MACs, {winner.latency_ms:.1f} ms"
     )

@@ -4,6 +4,7 @@ Each step of a `Run` keeps its result in the run folder (see `steps`) and is mad
 it depends on changed, so that a killed run goes on where it was. A notebook can ask for the steps one by one.
 """
 
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 
@@ -13,9 +14,11 @@ from hybrid import profiles
 from hybrid.artifacts import Device, Link
 from hybrid.configure import to_toml
 from hybrid.pipeline import steps
-from hybrid.pipeline.folder import RunFolder, digest
+from hybrid.pipeline.content import drift
+from hybrid.pipeline.folder import RunFolder, digest, file_digest
 from hybrid.pipeline.results import Quantized, Swept, Trained
 from hybrid.progress import SILENT, Narrator
+from hybrid.report import Drift
 from hybrid.runtimes import device_engine
 from hybrid.specs import RunSpec
 from nas.search import SearchResult
@@ -56,8 +59,10 @@ class Run:
     def keys(self) -> dict[str, str]:
         """What each step depends on, as a digest; a step's key holds those of the steps before it."""
         spec, base = self.spec, digest(project_version(), self.data.digest, self.spec.seed)
-        cloud = digest("cloud", base, spec.cloud, spec.train)
-        search = digest("search", base, spec.search, spec.router.hidden, self.device)
+        cloud_files = [file_digest(spec.cloud.table), file_digest(spec.cloud.weights)]
+        search_files = [file_digest(spec.search.arch), file_digest(spec.search.space)]
+        cloud = digest("cloud", base, replace(spec.cloud, server=""), cloud_files, spec.train)
+        search = digest("search", base, spec.search, search_files, spec.router.hidden, self.device)
         edge = digest("edge", cloud, search)
         alternate = digest("alternate", edge, spec.router)
         quantize = digest("quantize", alternate, spec.quantize)
@@ -100,6 +105,11 @@ class Run:
     def swept(self) -> Swept:
         """What the device will answer on validation and test, every operating point, and the chosen one."""
         return steps.sweep_thresholds(self, *steps.predict(self))
+
+    @cached_property
+    def drift(self) -> Drift:
+        """What int8 changed on test."""
+        return drift(self)
 
     @cached_property
     def bundle(self) -> Path:

@@ -1,5 +1,6 @@
 """Gather what the report shows from a finished run."""
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -66,7 +67,7 @@ def drift(run: "Run") -> Drift:
     )
 
 
-def report_content(run: "Run") -> ReportContent:
+def report_content(run: "Run", bundle: Path) -> ReportContent:
     """Everything the page shows."""
     swept, data, quantized = run.swept, run.data, run.quantized
     test = swept.test
@@ -89,7 +90,7 @@ def report_content(run: "Run") -> ReportContent:
         seed=run.spec.seed,
         versions=tool_versions(),
         footprint=quantized.footprint,
-        drift=drift(run),
+        drift=run.drift,
         quantize_trials=tuple(
             QuantizeTrial(method=name, validation_accuracy=accuracy, winner=name == quantized.edge.method)
             for name, accuracy in quantized.edge.validation_accuracy.items()
@@ -110,7 +111,7 @@ def report_content(run: "Run") -> ReportContent:
         flash=_flash(run),
         sram=_sram(run),
         candidates=_candidates(run),
-        bundle=_bundle_files(run),
+        bundle=_bundle_files(bundle),
     )
 
 
@@ -228,10 +229,10 @@ def _candidates(run: "Run") -> tuple[Candidate, ...]:
     )
 
 
-def _bundle_files(run: "Run") -> tuple[BundleFile, ...]:
+def _bundle_files(bundle: Path) -> tuple[BundleFile, ...]:
     from firmware_export import bundle as bundles
 
-    files = bundles.read(run.bundle).files
+    files = bundles.read(bundle).files
     return tuple(
         BundleFile(path=path, size_bytes=len(content), sha256=bundles.sha256(content))
         for path, content in sorted(files.items())

@@ -13,11 +13,13 @@ from datasets.card import card
 from firmware_export import bundle as bundles
 from firmware_export.cloud import CloudInputs, cloud_files
 from firmware_export.edge import BundleInputs, build_edge_bundle
+from hybrid.artifacts import Predictions
 from hybrid.clouds import write_saved_model
 from hybrid.pipeline.results import CHOSEN
 
 if TYPE_CHECKING:
     from hybrid.pipeline import Run
+    from hybrid.pipeline.results import Swept
 
 TOOLS = (
     "tensorflow",
@@ -39,17 +41,17 @@ def tool_versions() -> dict[str, str]:
     return {"python": platform.python_version()} | {name: dists[0].version for name, dists in found.items() if dists}
 
 
-def bundle_of(run: "Run") -> bundles.Bundle:
+def bundle_of(run: "Run", swept: "Swept") -> bundles.Bundle:
     """Put the bundle together: model, firmware, golden vectors, manifest, cloud."""
     quantized, spec, data = run.quantized, run.spec, run.data
     inputs = BundleInputs(
         models={"edge": quantized.routed.flatbuffer},
         device=run.device,
-        operating_points=run.swept.named,
+        operating_points=swept.named,
         chosen=CHOSEN,
         class_names=data.class_names,
         input_shape=data.input_shape,
-        golden_pixels=golden_pixels(run),
+        golden_pixels=golden_pixels(run, swept.test),
         data_card={**asdict(card(data))},
         spec=asdict(spec),
         tools=tool_versions(),
@@ -62,9 +64,9 @@ def bundle_of(run: "Run") -> bundles.Bundle:
     return build_edge_bundle(inputs)
 
 
-def golden_pixels(run: "Run") -> Any:
+def golden_pixels(run: "Run", test: Predictions) -> Any:
     """Test examples spread evenly over the router's scores, so that both decisions occur among them."""
-    by_score = np.argsort(run.swept.test.router_score, kind="stable")
+    by_score = np.argsort(test.router_score, kind="stable")
     wanted = min(run.spec.export.golden_examples, len(by_score))
     return run.data.test.x[by_score[np.linspace(0, len(by_score) - 1, wanted).round().astype(int)]]
 

@@ -21,6 +21,14 @@ def digest(*parts: Any) -> str:
     return hashlib.sha256(json.dumps(plain, sort_keys=True, default=str).encode()).hexdigest()
 
 
+def file_digest(path: str) -> str:
+    """SHA-256 of what a file that the spec names holds now; empty where there is none to read."""
+    try:
+        return hashlib.sha256(Path(path).read_bytes()).hexdigest() if path else ""
+    except OSError:
+        return ""  # whoever needs the file says so
+
+
 class RunFolder:
     """The stages of one run under `root`."""
 
@@ -51,11 +59,12 @@ class RunFolder:
             for left in self.root.glob(f".{name}-*.scratch"):
                 shutil.rmtree(left, ignore_errors=True)
         except OSError as exc:
-            shutil.rmtree(work, ignore_errors=True)
             raise HybridError(
                 f"{done}: cannot be written ({exc.strerror or exc}); free space or choose another --out, "
                 "then run the same command again: finished stages are kept"
             ) from exc
+        finally:
+            shutil.rmtree(work, ignore_errors=True)
         return done
 
     def is_done(self, name: str, key: str) -> bool:

@@ -28,7 +28,7 @@ from nas.space import space_for
 if TYPE_CHECKING:
     from hybrid.pipeline import Run
 
-EDGE_WEIGHTS, CLOUD_WEIGHTS = "edge.weights.h5", "cloud.weights.h5"
+EDGE_WEIGHTS, CLOUD_WEIGHTS = "edge_weights.npz", "cloud_weights.npz"
 
 
 def search(run: "Run") -> nas_search.SearchResult:
@@ -66,7 +66,7 @@ def cloud(run: "Run") -> tuple[Any, CloudAnswers]:
         else:
             run.narrator.say(f"Cloud: training a net of {net.count_params():,} parameters.")
             trainer(run).fit_cloud(net, data.train)
-            net.save_weights(folder / CLOUD_WEIGHTS)
+            storage.write_weights(folder / CLOUD_WEIGHTS, net)
             splits = ("train", *CHOOSING_SPLITS)
             answers = clouds.net_answers(net, data, splits=splits, narrator=run.narrator)
         storage.write_answers(folder, answers)
@@ -83,7 +83,7 @@ def edge(run: "Run", answers: CloudAnswers) -> Any:
     def make(folder: Path) -> None:
         run.narrator.say(f"Edge: training a net of {net.count_params():,} parameters, the cloud as its teacher.")
         trainer(run).fit_edge(net, run.data.train, answers.probabilities.get("train"))
-        net.save_weights(folder / EDGE_WEIGHTS)
+        storage.write_weights(folder / EDGE_WEIGHTS, net)
 
     _load(net, run.folder.stage("edge", run.keys["edge"], make) / EDGE_WEIGHTS)
     return net
@@ -95,9 +95,9 @@ def alternate(run: "Run", edge_net: Any, cloud_net: Any, answers: CloudAnswers) 
     def make(folder: Path) -> None:
         run.narrator.say("Alternation: the router flags what to ask; edge and cloud each turn to their share.")
         new_answers, rounds = trainer(run).alternate(edge_net, cloud_net, answers)
-        edge_net.save_weights(folder / EDGE_WEIGHTS)
+        storage.write_weights(folder / EDGE_WEIGHTS, edge_net)
         if cloud_net is not None:
-            cloud_net.save_weights(folder / CLOUD_WEIGHTS)
+            storage.write_weights(folder / CLOUD_WEIGHTS, cloud_net)
         storage.write_answers(folder, new_answers)
         storage.write_rounds(folder / "rounds.json", rounds)
 
@@ -174,7 +174,8 @@ def predict(run: "Run") -> tuple[Predictions, Predictions]:
             tested = clouds.net_answers(trained.cloud_net, run.data, splits=("test",), narrator=run.narrator)
             probabilities |= tested.probabilities
         for name in ("validation", "test"):
-            made = predictions(flatbuffer, run.data.splits[name], probabilities[name], narrator=run.narrator)
+            label, split = f"int8 edge on {name}", run.data.splits[name]
+            made = predictions(flatbuffer, split, probabilities[name], label=label, narrator=run.narrator)
             storage.write_predictions(folder / f"{name}.npz", made)
 
     folder = run.folder.stage("predict", run.keys["predict"], make)
@@ -211,16 +212,18 @@ def export(run: "Run") -> Path:
     folder = run.folder.root / "bundle"
     stamp = run.folder.root / ".bundle.key"
     if not (folder.is_dir() and stamp.is_file() and stamp.read_text(encoding="utf-8") == run.keys["bundle"]):
+        swept = run.swept
         run.narrator.say("Export: model, firmware sources, golden vectors, cloud endpoint.")
-        bundles.write(bundle_of(run), folder)
+        bundles.write(bundle_of(run, swept), folder)
         run.folder.write_text(stamp.name, run.keys["bundle"])
     return folder
 
 
 def report(run: "Run") -> Path:
     """The page a person looks at."""
+    bundle = run.bundle
     run.narrator.say("Report: one page with the curves, the costs and what gets queried.")
-    return run.folder.write_text("report.html", render(report_content(run)))
+    return run.folder.write_text("report.html", render(report_content(run, bundle)))
 
 
 def trainer(run: "Run") -> Trainer:
@@ -230,4 +233,4 @@ def trainer(run: "Run") -> Trainer:
 
 def _load(net: Any, weights: Path) -> None:
     if net is not None:
-        net.load_weights(weights)
+        storage.read_weights(weights, net)

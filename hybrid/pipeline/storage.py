@@ -1,4 +1,4 @@
-"""Artifacts to and from a stage's folder: arrays as .npz, weights as .weights.h5, the rest as JSON."""
+"""Artifacts to and from a stage's folder: arrays and weights as .npz, the rest as JSON."""
 
 import json
 from collections.abc import Mapping
@@ -41,6 +41,16 @@ def read_arrays(path: Path) -> dict[str, NDArray[Any]]:
     """Read named arrays."""
     with np.load(path) as stored:
         return {name: stored[name] for name in stored.files}
+
+
+def write_weights(path: Path, net: Any) -> None:
+    """Write a net's weights in their order; Keras's own HDF5 files crash the process where the disk is full."""
+    write_arrays(path, {f"weight_{index:04}": weight for index, weight in enumerate(net.get_weights())})
+
+
+def read_weights(path: Path, net: Any) -> None:
+    """Give `net` what `write_weights` wrote."""
+    net.set_weights(list(read_arrays(path).values()))
 
 
 def write_answers(folder: Path, answers: CloudAnswers) -> None:

@@ -11,7 +11,7 @@ from firmware_export.tflm import arena_bytes
 from hybrid import policy
 from hybrid.artifacts import Predictions
 from hybrid.pipeline import storage
-from hybrid.pipeline.content import drift, naucs, policy_scores
+from hybrid.pipeline.content import naucs, policy_scores
 from hybrid.pipeline.export import tool_versions
 from hybrid.runtimes import device_engine
 from hybrid.units import count, kib, percent, quantity
@@ -40,7 +40,7 @@ def write_summary(run: "Run", *, started: float) -> dict[str, Any]:
 
 def _summary(run: "Run") -> dict[str, Any]:
     swept, footprint, test = run.swept, run.quantized.footprint, run.swept.test
-    changed = drift(run)
+    changed = run.drift
     at_70 = next(point for point in swept.named if point.name == "coverage_70")
     return {
         "key": run.keys["bundle"],
