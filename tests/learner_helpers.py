@@ -21,7 +21,7 @@ EDGE = ArchSpec(
 )
 SPEC = RunSpec(
     seed=3,
-    cloud=CloudSpec(width=8, epochs=2, latency_ms=10.0),
+    cloud=CloudSpec(width=8, epochs=2),
     train=TrainSpec(batch_size=64, edge_epochs=8, edge_learning_rate=0.5, weight_decay=0.0, flip=False),
     router=RouterSpec(hidden=8, epochs=15),
     quantize=QuantizeSpec(representative_rows=100),

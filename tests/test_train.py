@@ -33,7 +33,6 @@ def oracle(small):
     """A cloud that is always right."""
     return CloudAnswers(
         probabilities={name: np.eye(10, dtype=np.float32)[small.splits[name].y] for name in CHOOSING_SPLITS},
-        latency_ms=1.0,
     )
 
 
@@ -73,7 +72,7 @@ def test_held_out_rows_by_pencil():
         features=np.zeros((4, 1), np.float32),
     )
     cloud = np.array([[0.2, 0.8], [0.1, 0.9], [0.6, 0.4], [0.7, 0.3]], np.float32)  # 1 1 0 0: wrong right wrong right
-    answers = CloudAnswers(probabilities={"calibration": cloud}, latency_ms=1.0)
+    answers = CloudAnswers(probabilities={"calibration": cloud})
     rows = trainer(data).held_out_rows(edge, answers)
     assert rows.query.tolist() == [False, True, False, True]
     # half the label, half what the cloud believes: 0.8 - 0.2, 0.9 - 0.1, 0.6 - 0.6, 0.7 - 0.3
@@ -165,7 +164,7 @@ def test_alternate_undoes_both_nets(bright):
     edge, cloud = wild.new_edge(NOISE), wild.new_cloud()
     trainer(bright, train={"batch_size": 20}, **SMALL_CLOUD).fit_cloud(cloud, bright.train)
     before = [[weight.copy() for weight in net.get_weights()] for net in (edge, cloud)]
-    answers = net_answers(cloud, bright, wild.spec.cloud, splits=("train", *CHOOSING_SPLITS))
+    answers = net_answers(cloud, bright, splits=("train", *CHOOSING_SPLITS))
     assert right(answers.probabilities["validation"], bright.validation.y) > 0.7
     after, (only,) = wild.alternate(edge, cloud, answers)
     assert not only.kept
@@ -179,10 +178,10 @@ def test_a_kept_round_answers_with_the_new_cloud(bright):
     train = {"edge_learning_rate": 1e-3, "cloud_learning_rate": 1.0, "round_epochs": 5, "batch_size": 20}
     asked = trainer(bright, train=train, **SMALL_CLOUD)
     edge, cloud = asked.new_edge(NOISE), asked.new_cloud()  # an untrained cloud can only win
-    old = net_answers(cloud, bright, asked.spec.cloud, splits=("train", *CHOOSING_SPLITS))
+    old = net_answers(cloud, bright, splits=("train", *CHOOSING_SPLITS))
     new, (only,) = asked.alternate(edge, cloud, old)
     assert only.kept
-    expected = net_answers(cloud, bright, asked.spec.cloud, splits=CHOOSING_SPLITS)
+    expected = net_answers(cloud, bright, splits=CHOOSING_SPLITS)
     for name in CHOOSING_SPLITS:
         np.testing.assert_array_equal(new.probabilities[name], expected.probabilities[name])
         assert not np.array_equal(new.probabilities[name], old.probabilities[name])
