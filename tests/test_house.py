@@ -22,13 +22,14 @@ MOST_LINES = 400
 MODULES = sorted(
     path for package in PACKAGES for path in (ROOT / package).rglob("*.py") if "__pycache__" not in path.parts
 )
-NAMES = [path.relative_to(ROOT).as_posix() for path in MODULES]
+SOURCES = {path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8") for path in MODULES}
+TREES = {name: ast.parse(source) for name, source in SOURCES.items()}
 
 
-def imported(source):
+def imported(tree):
     """Top-level packages of ours that a module imports anywhere, within functions and for type checkers too."""
     names = set()
-    for node in ast.walk(ast.parse(source)):
+    for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
@@ -54,32 +55,30 @@ def text_files():
 
 def test_the_reader_of_imports_sees_every_kind():
     source = "import nas.space\nif True:\n    from hybrid.specs import RunSpec\ndef f():\n    import datasets as d\n"
-    assert imported(source) & PACKAGES == {"nas", "hybrid", "datasets"}
-    assert imported("from . import x") == {"relative"}
+    assert imported(ast.parse(source)) & PACKAGES == {"nas", "hybrid", "datasets"}
+    assert imported(ast.parse("from . import x")) == {"relative"}
 
 
-@pytest.mark.parametrize("path", MODULES, ids=NAMES)
-def test_import_rule(path):
-    name = path.relative_to(ROOT).as_posix()
-    found = imported(path.read_text(encoding="utf-8"))
+@pytest.mark.parametrize("name", SOURCES)
+def test_import_rule(name):
+    found = imported(TREES[name])
     assert "relative" not in found
     if not name.startswith(FRONT):
         assert found & PACKAGES <= ALLOWED[name.partition("/")[0]]
 
 
-@pytest.mark.parametrize("path", MODULES, ids=NAMES)
-def test_modules_stay_short_without_asserts_and_bare_excepts(path):
-    source = path.read_text(encoding="utf-8")
-    assert len(source.splitlines()) <= MOST_LINES
-    nodes = list(ast.walk(ast.parse(source)))
+@pytest.mark.parametrize("name", SOURCES)
+def test_modules_stay_short_without_asserts_and_bare_excepts(name):
+    assert len(SOURCES[name].splitlines()) <= MOST_LINES
+    nodes = list(ast.walk(TREES[name]))
     assert not [node.lineno for node in nodes if isinstance(node, ast.Assert)]
     bare = [node.lineno for node in nodes if isinstance(node, ast.ExceptHandler) and node.type is None]
     assert not bare
 
 
-@pytest.mark.parametrize("path", [p for p in MODULES if "serve" not in p.parts], ids=lambda p: p.name)
-def test_every_module_says_what_it_is(path):
-    assert ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))
+@pytest.mark.parametrize("name", SOURCES)
+def test_every_module_says_what_it_is(name):
+    assert ast.get_docstring(TREES[name])
 
 
 @pytest.mark.parametrize(
