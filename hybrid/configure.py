@@ -173,6 +173,7 @@ _ALLOWED = {
     "search.trials": (1, _ANY),
     "search.epochs": (1, _ANY),
     "search.rows": (1, _ANY),
+    "search.noise_tolerance": (0, _ANY),
     "search.max_macs": (0, _ANY),
     "search.max_flash_bytes": (0, _ANY),
     "cloud.width": (1, _ANY),
