@@ -329,7 +329,7 @@ def small_disk(tmp_path):
     if not mount or subprocess.run(command, capture_output=True, check=False).returncode:
         pytest.skip("needs mount and the right to mount a tmpfs")
     yield place
-    subprocess.run(["umount", "--lazy", str(place)], check=True)
+    subprocess.run(["umount", str(place)], check=True)
 
 
 @pytest.fixture
@@ -340,9 +340,15 @@ def table(tmp_path, npz):
     return saved(tmp_path / "table.npz", **{n: s.y for n, s in load(str(npz)).splits.items() if n != "train"})
 
 
-def test_full_disk(refused, small_disk, npz, table):
-    line = refused("run", "--out", small_disk / "run", "--dataset", npz, *settings(*TINY, f'cloud.table="{table}"'))
-    assert "cannot be written (No space left on device)" in line
+def test_full_disk(small_disk, npz, table):
+    words = ["run", "--out", small_disk / "run", "--dataset", npz, *settings(*TINY, f'cloud.table="{table}"')]
+    done = subprocess.run(
+        [sys.executable, "-m", "hybrid.cli", *map(str, words)], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: ")
+    assert done.stderr.count("\n") == 1
+    assert "cannot be written (No space left on device)" in done.stderr
     assert list(small_disk.rglob("*.partial")) == []
 
 
