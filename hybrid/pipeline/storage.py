@@ -1,5 +1,6 @@
 """Artifacts to and from a stage's folder: arrays and weights as .npz, the rest as JSON."""
 
+import io
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, fields
@@ -33,8 +34,10 @@ def read_json(path: Path) -> Any:
 
 
 def write_arrays(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
-    """Write named arrays."""
-    np.savez(path, **arrays)
+    """Write named arrays, at once: on a full disk an open archive would complain a second time when it is dropped."""
+    buffer = io.BytesIO()
+    np.savez(buffer, **arrays)
+    path.write_bytes(buffer.getvalue())
 
 
 def read_arrays(path: Path) -> dict[str, NDArray[Any]]:
