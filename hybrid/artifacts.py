@@ -2,15 +2,10 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-
-from hybrid.specs import ArchSpec
-
-if TYPE_CHECKING:
-    import keras
 
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int32]
@@ -27,31 +22,11 @@ class NetOutputs:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainedHybrid:
-    """A float edge net and what the cloud says; `cloud_net` is None where the cloud is a black box."""
-
-    edge_arch: ArchSpec
-    edge_net: "keras.Model"
-    cloud_net: "keras.Model | None"
-
-
-@dataclass(frozen=True, kw_only=True)
 class Affine:
     """TFLite's affine quantisation: ``real = scale * (stored - zero_point)``."""
 
     scale: float
     zero_point: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class QuantizedModel:
-    """An int8 flatbuffer with the outputs ``logits`` and ``router_score``, and how it was made."""
-
-    flatbuffer: bytes
-    method: str
-    """``ptq`` or ``qat``."""
-    router_kind: str
-    """``learned`` or ``max_softmax``."""
 
 
 @dataclass(frozen=True, kw_only=True)

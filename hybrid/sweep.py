@@ -14,6 +14,7 @@ from hybrid import latency, policy
 from hybrid.artifacts import Bools, Device, Link, OperatingPoint, Predictions
 from hybrid.errors import SpecError
 from hybrid.specs import SweepSpec
+from hybrid.supervision import query_gain
 
 Array = NDArray[np.float64]
 
@@ -43,7 +44,7 @@ def curve(scores: ArrayLike, edge_right: ArrayLike, cloud_right: ArrayLike) -> C
         raise SpecError("sweep: got no examples; enlarge the split")
     order = np.argsort(s, kind="stable")
     s = s[order]
-    gain = np.asarray(cloud_right, dtype=np.int64)[order] - np.asarray(edge_right, dtype=np.int64)[order]
+    gain = query_gain(np.asarray(edge_right), np.asarray(cloud_right)).astype(np.int64)[order]
     right = np.sum(edge_right) + np.concatenate([[0], np.cumsum(gain)])  # queried: the first i in order
     queried = np.concatenate([[0], np.flatnonzero(np.diff(s)) + 1, [len(s)]])
     return Curve(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from datasets.card import card
+from datasets.card import card, card_dict
 from firmware_export import bundle as bundles
 from firmware_export.cloud import CloudInputs, cloud_files
 from firmware_export.edge import BundleInputs, build_edge_bundle
@@ -52,7 +52,7 @@ def bundle_of(run: "Run", swept: "Swept") -> bundles.Bundle:
         class_names=data.class_names,
         input_shape=data.input_shape,
         golden_pixels=golden_pixels(run, swept.test),
-        data_card={**asdict(card(data))},
+        data_card=card_dict(card(data)),
         spec=asdict(spec),
         tools=tool_versions(),
         footprint=quantized.footprint,

@@ -89,6 +89,6 @@ def summary_rows(summary: dict[str, Any]) -> list[tuple[str, str]]:
         ("mean latency", quantity(hybrid["mean_latency_ms"], "ms")),
         ("p95 latency", quantity(hybrid["p95_latency_ms"], "ms")),
         ("model in flash", kib(summary["model_flash_bytes"])),
-        (f"arena in SRAM, {summary['arena_source']}", kib(summary["arena_bytes"])),
+        (f"arena in SRAM, {summary['arena_source']} + margin", kib(summary["arena_bytes"])),
         ("MACs", count(summary["macs"])),
     ]
