@@ -23,7 +23,7 @@ QUICK_RUNS = {"fashion_mnist": Path("runs/demo"), "cifar10": Path("runs/cifar10"
 
 def figures_of(summary: dict[str, Any]) -> dict[str, float]:
     """The figures of one run, accuracies in percent and differences in points."""
-    return {
+    exact = {
         "edge_int8_accuracy": 100 * summary["edge_int8_accuracy"],
         "cloud_accuracy": 100 * summary["cloud_accuracy"],
         "hybrid_minus_cloud_at_70": 100 * (summary["hybrid_at_70"]["accuracy"] - summary["cloud_accuracy"]),
@@ -32,6 +32,7 @@ def figures_of(summary: dict[str, Any]) -> dict[str, float]:
         "arena_bytes": summary["arena_bytes"],
         "demo_seconds": summary["run_seconds"],
     }
+    return {name: value if value is None else round(value, 4) for name, value in exact.items()}
 
 
 def run_once(dataset: str, preset: str, seed: int, folder: Path) -> dict[str, Any]:
@@ -75,6 +76,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, float]:
             "spread": spread([figures_of(summary) for summary in summaries]),
             "runs": [figures_of(summary) for summary in summaries],
         }
+        RESULTS.mkdir(exist_ok=True)
         path = RESULTS / f"end_to_end-{dataset}-{arguments.preset}.json"
         path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
         medians |= {PREFIXES[dataset] + name: figure["median"] for name, figure in result["spread"].items()}
