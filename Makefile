@@ -42,13 +42,13 @@ lock:
 
 # Debian packages, where apt-get is there and the user is root; elsewhere the data set is downloaded and tests that
 # miss a program say so.
-.deps-demo:
+.deps-demo: Makefile
 ifneq ($(ROOT_APT),)
 	dpkg -s $(DEMO_PACKAGES) >/dev/null 2>&1 || { apt-get update -qq && apt-get install -y -qq --no-install-recommends $(DEMO_PACKAGES); }
 endif
 	touch $@
 
-.deps-test: .deps-demo
+.deps-test: Makefile .deps-demo
 ifneq ($(ROOT_APT),)
 	dpkg -s $(TEST_PACKAGES) >/dev/null 2>&1 || { apt-get update -qq && apt-get install -y -qq --no-install-recommends $(TEST_PACKAGES); }
 endif
