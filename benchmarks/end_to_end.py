@@ -4,8 +4,8 @@
     python benchmarks/end_to_end.py --quick
 
 The first runs the `hybrid` command once for each data set and seed and writes medians and spreads to
-benchmarks/results. The second only reads runs/demo (from `make demo`), and for CIFAR-10 runs/cifar10 where that was made, else what is
-recorded. CIFAR-10 is looked for as `hybrid data cifar10` does.
+benchmarks/results. The second only reads runs/demo (from `make demo`), and for CIFAR-10 runs/cifar10 where that was
+made, else what is recorded. CIFAR-10 is looked for as `hybrid data cifar10` does.
 """
 
 import argparse
