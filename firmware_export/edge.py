@@ -3,7 +3,6 @@
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from importlib import metadata
 from typing import Any
 
 import numpy as np
@@ -17,9 +16,9 @@ from firmware_export.payload import Encoding, payload_bytes
 from firmware_export.tflm import FirmwareSpec, Golden, arena_bytes, check_model, firmware_sources
 from hybrid.artifacts import Device, Footprint, OperatingPoint
 from hybrid.errors import BudgetError, BundleError, SpecError
-from hybrid.runtimes import device_engine
+from hybrid.runtimes import device_engine, to_int8
+from hybrid.version import PROJECT, project_version
 
-PROJECT = "hybrid-edge-cloud"
 EDGE_MODEL = "edge.tflite"
 GOLDEN = "golden/golden.json"
 GOLDEN_INPUTS = "golden/inputs.bin"
@@ -87,14 +86,6 @@ def canonical_json(value: Any) -> bytes:
     return (text + "\n").encode()
 
 
-def project_version() -> str:
-    """Version of the installed project; ``unknown`` in a source tree that is not installed."""
-    try:
-        return metadata.version(PROJECT)
-    except metadata.PackageNotFoundError:
-        return "unknown"
-
-
 def _check(inputs: BundleInputs) -> None:
     pixels, model = inputs.golden_pixels, inputs.models.get("edge")
     if model is None or len(inputs.models) != 1:
@@ -113,7 +104,7 @@ def _check(inputs: BundleInputs) -> None:
 
 
 def _golden(model: bytes, pixels: NDArray[np.uint8]) -> Golden:
-    inputs = (pixels.astype(np.int16) + PIXEL_OFFSET).astype(np.int8)
+    inputs = to_int8(pixels)
     return Golden(inputs=inputs, engine=device_engine(), **run_tflm(model, inputs))
 
 

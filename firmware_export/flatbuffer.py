@@ -14,14 +14,13 @@ from hybrid.schema import schema
 
 @dataclass(frozen=True, kw_only=True)
 class Tensor:
-    """One tensor; `scales` and `zero_points` have one entry, or one per channel of `channel_axis`."""
+    """One tensor; `scales` and `zero_points` have one entry, or one per channel."""
 
     name: str
     shape: tuple[int, ...]
     dtype: str
     scales: tuple[float, ...]
     zero_points: tuple[int, ...]
-    channel_axis: int
     buffer: int
     """Constants of equal content may share one."""
     constant_bytes: int
@@ -149,7 +148,6 @@ def _tensor(raw: Any, buffers: Any) -> Tensor:
         dtype=_names(schema().TensorType)[raw.type],
         scales=_tuple(quantisation and quantisation.scale, float),
         zero_points=_tuple(quantisation and quantisation.zeroPoint, int),
-        channel_axis=quantisation.quantizedDimension if quantisation else 0,
         buffer=raw.buffer,
         constant_bytes=0 if data is None else len(data),
     )

@@ -10,7 +10,6 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -18,6 +17,7 @@ import click
 
 from hybrid.errors import USER_ERRORS
 from hybrid.narrator import Terminal
+from hybrid.version import project_version
 
 if TYPE_CHECKING:
     from hybrid.pipeline import Run
@@ -36,13 +36,6 @@ SHORTCUTS = {
     "no_excess_loss": "sweep.no_excess_loss",
 }
 """Options with a name of their own, and the key of the spec that each sets."""
-
-
-def _version() -> str:
-    try:
-        return metadata.version("hybrid-edge-cloud")
-    except metadata.PackageNotFoundError:  # a checkout that is not installed
-        return "unknown"
 
 
 def run_options(command: Callable[..., None]) -> Callable[..., None]:
@@ -122,7 +115,7 @@ class InOrder(click.Group):
 
 
 @click.group(cls=InOrder, invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(_version())
+@click.version_option(project_version())
 @click.pass_context
 def cli(ctx: click.Context) -> None:
     """A tiny int8 net for your microcontroller, a router that knows when to ask, and the cloud that it asks.

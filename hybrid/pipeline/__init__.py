@@ -9,7 +9,6 @@ from functools import cached_property
 from pathlib import Path
 
 from datasets import Dataset, load
-from firmware_export.edge import project_version
 from hybrid import profiles
 from hybrid.artifacts import Device, Link
 from hybrid.configure import to_toml
@@ -21,6 +20,7 @@ from hybrid.progress import SILENT, Narrator
 from hybrid.report import Drift
 from hybrid.runtimes import device_engine
 from hybrid.specs import RunSpec
+from hybrid.version import project_version
 from nas.search import SearchResult
 
 SPEC_FILE = "spec.toml"

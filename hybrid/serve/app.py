@@ -2,7 +2,6 @@
 
 import json
 from dataclasses import dataclass
-from importlib import metadata as packages
 from typing import Any
 
 import numpy as np
@@ -19,6 +18,7 @@ from hybrid.serve import oip
 from hybrid.serve.errors import RequestError
 from hybrid.serve.model import Model
 from hybrid.serve.query import ENCODINGS, decode_query, encode_answer
+from hybrid.version import project_version
 
 _JSON_BYTES_PER_VALUE = 26
 """The longest double that JSON writers print, with its comma and space."""
@@ -62,7 +62,7 @@ class _Endpoint:
     info: EndpointInfo
 
     async def server(self, request: Request) -> Response:
-        return _json({"name": "hybrid", "version": _version(), "extensions": ["binary_tensor_data"]})
+        return _json({"name": "hybrid", "version": project_version(), "extensions": ["binary_tensor_data"]})
 
     async def live(self, request: Request) -> Response:
         return _json({"live": True})
@@ -114,13 +114,6 @@ async def _body(request: Request, limit: int) -> bytes:
         if len(body) > limit:
             raise RequestError(f"body: more than {limit:,} bytes, which a full batch needs; send smaller batches", 413)
     return bytes(body)
-
-
-def _version() -> str:
-    try:
-        return packages.version("hybrid-edge-cloud")
-    except packages.PackageNotFoundError:  # runs from a checkout that is not installed
-        return "unknown"
 
 
 def _json(data: Any, status: int = 200) -> Response:
