@@ -1,0 +1,218 @@
+"""The router as the device computes it: integers in, an int8 score out, the same bits in Python and in C.
+
+What an int8 edge net says, its stored features and logits, becomes a short vector of small integers
+(`router_inputs`). A linear form or one hidden layer makes a number of them (`RouterNet` in floating point,
+`IntegerRouter` in 16-bit weights with sums that cannot overflow), and 255 ascending cuts make an int8 score of that
+number: the score is the rank among the examples that the cuts were taken from, so that no 8-bit step is wasted.
+"""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hybrid.artifacts import Floats, Ints
+
+MAX_GAP = 255
+LUT_BITS = 12
+"""exp(-beta * gap) is stored as a share of ``1 << LUT_BITS``."""
+CONFIDENCE_BITS = 12
+"""A confidence is stored as a share of ``1 << CONFIDENCE_BITS``."""
+CUTS = 255
+HIDDEN_BITS = 14
+"""A hidden unit is stored in so many bits."""
+WEIGHT_MAX = (1 << 15) - 1
+SUM_MAX = (1 << 31) - 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoredOutputs:
+    """What an int8 net says about `n` examples, as stored: `logits` ``(n, num_classes)``, `features` ``(n, width)``.
+
+    In a cascade, `logits` are the combined ones and `features` those of all stages so far.
+    """
+
+    logits: NDArray[np.int8]
+    features: NDArray[np.int8]
+
+    def take(self, rows: NDArray[np.intp]) -> "StoredOutputs":
+        """Some of the examples."""
+        return StoredOutputs(logits=self.logits[rows], features=self.features[rows])
+
+
+@dataclass(frozen=True, kw_only=True)
+class RouterInputs:
+    """Which integers a router reads; in this order in the vector ``v``.
+
+    `features`: each stored feature + 128, in [0, 255]. `gaps`: for each class, largest logit less its own, in
+    [0, 255]. `top`: the `top` smallest gaps beside the answer's own, ascending (top = 1: the margin of the two best).
+    `betas`: for each, the answer's share of ``sum over classes of exp(-beta * gap)``, in [0, 4096]: the largest softmax
+    probability, beta being that of one stored step. `classes`: one-hot of the answer.
+    """
+
+    features: bool = False
+    gaps: bool = False
+    top: int = 0
+    betas: tuple[float, ...] = ()
+    classes: bool = False
+
+    def highest(self, num_features: int, num_classes: int) -> NDArray[np.int64]:
+        """The largest value that each input can take, ``(d,)``."""
+        return np.concatenate(
+            [
+                np.full(num_features * self.features, 255),
+                np.full(num_classes * self.gaps, MAX_GAP),
+                np.full(self.top, MAX_GAP),
+                np.full(len(self.betas), 1 << CONFIDENCE_BITS),
+                np.full(num_classes * self.classes, 1),
+            ]
+        ).astype(np.int64)
+
+
+def exponentials(beta: float) -> NDArray[np.int64]:
+    """``exp(-beta * gap)`` for gaps 0 to `MAX_GAP`, as stored, ``(256,)``.
+
+    >>> exponentials(0.6931471805599453)[:3]
+    array([4096, 2048, 1024])
+    """
+    return np.rint(np.exp(-beta * np.arange(MAX_GAP + 1)) * (1 << LUT_BITS)).astype(np.int64)
+
+
+def router_inputs(outputs: StoredOutputs, inputs: RouterInputs) -> Ints:
+    """The vector ``v`` of each example, ``(n, d)``; see `RouterInputs`. Of equal logits the lowest class answers.
+
+    >>> stored = StoredOutputs(logits=np.array([[10, 30, 25]], np.int8), features=np.array([[-128, 2]], np.int8))
+    >>> router_inputs(stored, RouterInputs(features=True, gaps=True, top=1, classes=True))
+    array([[  0, 130,  20,   0,   5,   5,   0,   1,   0]], dtype=int32)
+    """
+    logits = outputs.logits.astype(np.int32)
+    gaps = logits.max(axis=1, keepdims=True) - logits
+    parts: list[Ints] = []
+    if inputs.features:
+        parts.append(outputs.features.astype(np.int32) + 128)
+    if inputs.gaps:
+        parts.append(gaps)
+    if inputs.top:
+        parts.append(np.sort(gaps, axis=1)[:, 1 : inputs.top + 1])
+    for beta in inputs.betas:
+        total = exponentials(beta)[gaps].sum(axis=1, keepdims=True)
+        parts.append(((1 << (LUT_BITS + CONFIDENCE_BITS)) // total).astype(np.int32))
+    if inputs.classes:
+        parts.append((np.arange(logits.shape[1]) == logits.argmax(axis=1)[:, None]).astype(np.int32))
+    return np.concatenate(parts, axis=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RouterNet:
+    """``out . relu(weights^T v + bias) + out_bias``, or ``weights^T v + bias`` where `out` is None; higher: keep.
+
+    `weights` ``(d, hidden)``, `bias` ``(hidden,)``, `out` ``(hidden,)``; without `out`, hidden is 1.
+    """
+
+    inputs: RouterInputs
+    weights: Floats
+    bias: Floats
+    out: Floats | None = None
+    out_bias: float = 0.0
+
+    @property
+    def parameters(self) -> int:
+        """Number of weights and biases."""
+        return self.weights.size + self.bias.size + (0 if self.out is None else self.out.size + 1)
+
+    @property
+    def macs(self) -> int:
+        """Multiply-accumulates of one score."""
+        return self.weights.size + (0 if self.out is None else self.out.size)
+
+    def raw(self, outputs: StoredOutputs) -> Floats:
+        """The score before cuts, ``(n,)``."""
+        total = router_inputs(outputs, self.inputs).astype(np.float32) @ self.weights + self.bias
+        if self.out is None:
+            return total[:, 0]
+        return np.maximum(total, 0.0) @ self.out + np.float32(self.out_bias)
+
+
+@dataclass(frozen=True, kw_only=True)
+class IntegerRouter:
+    """`RouterNet` in integers, as the firmware has it.
+
+    hidden = min(max(weights^T v + bias, 0) >> shift, 2^14 - 1); raw = out . hidden + out_bias; without `out`, raw is
+    ``weights^T v + bias``. The score is the number of `cuts` at or below raw, less 128. `weights` int16
+    ``(d, hidden)``, `bias` int32 ``(hidden,)``, `out` int16 ``(hidden,)``, `cuts` int64 ``(255,)`` ascending; no sum
+    of the first layer leaves 32 bits, none of the second 64, whatever the inputs.
+    """
+
+    inputs: RouterInputs
+    weights: NDArray[np.int16]
+    bias: NDArray[np.int32]
+    shift: int
+    out: NDArray[np.int16] | None
+    out_bias: int
+    cuts: NDArray[np.int64]
+
+    @property
+    def parameters(self) -> int:
+        """Number of weights and biases; the cuts are the score's quantisation."""
+        return self.weights.size + self.bias.size + (0 if self.out is None else self.out.size + 1)
+
+    @property
+    def macs(self) -> int:
+        """Multiply-accumulates of one score."""
+        return self.weights.size + (0 if self.out is None else self.out.size)
+
+    def raw(self, outputs: StoredOutputs) -> NDArray[np.int64]:
+        """The number that the cuts are held against, ``(n,)``."""
+        v = router_inputs(outputs, self.inputs)
+        total = v.astype(np.int64) @ self.weights.astype(np.int64) + self.bias
+        if self.out is None:
+            return total[:, 0]
+        hidden = np.minimum(np.maximum(total, 0) >> self.shift, (1 << HIDDEN_BITS) - 1)
+        return hidden @ self.out.astype(np.int64) + self.out_bias
+
+    def score(self, outputs: StoredOutputs) -> NDArray[np.int8]:
+        """The int8 score, ``(n,)``; higher: the edge can answer."""
+        return cut(self.raw(outputs), self.cuts)
+
+
+def cut(raw: NDArray[np.int64], cuts: NDArray[np.int64]) -> NDArray[np.int8]:
+    """Number of `cuts` ``(255,)`` at or below each raw score, less 128.
+
+    >>> cut(np.array([-1, 0, 254, 999]), np.arange(255))
+    array([-128, -127,  127,  127], dtype=int8)
+    """
+    return (np.searchsorted(cuts, raw, side="right") - 128).astype(np.int8)
+
+
+def even_cuts(raw: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Cuts at which each int8 score is as frequent as any other among `raw` ``(n,)``."""
+    return np.quantile(raw, np.arange(1, CUTS + 1) / (CUTS + 1), method="inverted_cdf").astype(np.int64)
+
+
+def integer_router(net: RouterNet, examples: StoredOutputs, cuts: Floats | None = None) -> IntegerRouter:
+    """Quantise a router; `examples` set the range of its hidden units.
+
+    `cuts` ``(255,)`` are in units of ``net.raw``, ascending; by default they are `even_cuts` on the examples.
+    """
+    highest = net.inputs.highest(examples.features.shape[1], examples.logits.shape[1])
+    weights, bias = net.weights.astype(np.float64), net.bias.astype(np.float64)
+    reach = highest @ np.abs(weights) + np.abs(bias)
+    unit = max(float(np.abs(weights).max()) / WEIGHT_MAX, float(reach.max()) / (SUM_MAX - highest.sum()), 1e-12)
+    made = IntegerRouter(
+        inputs=net.inputs,
+        weights=np.rint(weights / unit).astype(np.int16),
+        bias=np.rint(bias / unit).astype(np.int32),
+        shift=0,
+        out=None,
+        out_bias=0,
+        cuts=np.zeros(CUTS, np.int64),
+    )
+    if net.out is not None:
+        largest = (router_inputs(examples, net.inputs).astype(np.int64) @ made.weights + made.bias).max()
+        shift = max(0, int(max(largest, 1)).bit_length() - HIDDEN_BITS)
+        out_unit = max(float(np.abs(net.out).max()) / WEIGHT_MAX, 1e-12)
+        out = np.rint(net.out / out_unit).astype(np.int16)
+        unit = unit * out_unit * 2**shift
+        made = replace(made, shift=shift, out=out, out_bias=round(net.out_bias / unit))
+    stored = even_cuts(made.raw(examples)) if cuts is None else np.rint(cuts / unit).astype(np.int64)
+    return replace(made, cuts=stored)
