@@ -39,9 +39,12 @@ def uplink_ms(payload_bytes: ArrayLike, link: Link) -> Array:
     return (np.asarray(payload_bytes, dtype=np.float64) + link.overhead_bytes) * 8 / link.uplink_kbps
 
 
-def latency_ms(kept: Bools, edge_ms: float, query_ms: ArrayLike) -> Array:
-    """Time from input to answer, ``(n,)``; `query_ms` is ``(n,)`` and counts where the edge does not keep."""
-    return edge_ms + np.where(kept, 0.0, query_ms)
+def latency_ms(kept: Bools, edge_ms: ArrayLike, query_ms: ArrayLike) -> Array:
+    """Time from input to answer, ``(n,)``; `query_ms` is ``(n,)`` and counts where the edge does not keep.
+
+    `edge_ms`, of all stages that ran on the device, is one figure or ``(n,)``.
+    """
+    return np.asarray(edge_ms) + np.where(kept, 0.0, query_ms)
 
 
 def query_energy_mj(query_ms: ArrayLike, payload_bytes: ArrayLike, device: Device, link: Link) -> Array:
@@ -54,9 +57,9 @@ def query_energy_mj(query_ms: ArrayLike, payload_bytes: ArrayLike, device: Devic
     return link.wake_mj + sent * _mean_attempts(link) + link.tail_mj + waiting
 
 
-def energy_mj(kept: Bools, edge_ms: float, query_mj: ArrayLike, device: Device) -> Array:
-    """Energy from input to answer, ``(n,)``; `query_mj` as from `query_energy_mj`."""
-    return edge_ms * device.power_mw / 1000 + np.where(kept, 0.0, query_mj)
+def energy_mj(kept: Bools, edge_ms: ArrayLike, query_mj: ArrayLike, device: Device) -> Array:
+    """Energy from input to answer, ``(n,)``; `edge_ms` as in `latency_ms`, `query_mj` as from `query_energy_mj`."""
+    return np.asarray(edge_ms) * device.power_mw / 1000 + np.where(kept, 0.0, query_mj)
 
 
 def _attempts(n: int, link: Link, rng: np.random.Generator) -> NDArray[np.int64]:

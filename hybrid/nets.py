@@ -5,6 +5,7 @@ written over a Keras module `k`, so that the same function builds the Keras 3 ne
 and weight by weight.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -31,12 +32,38 @@ def build_net(arch: ArchSpec, k: Any = None) -> Any:
 
         k = keras
     inputs = k.Input(arch.input_shape, name="input")
-    x = inputs
-    for block in arch.blocks:
-        x = _block(k, x, block)
+    x = _blocks(k, inputs, arch.blocks)
+    return k.Model(inputs, _head(k, x, arch), name=arch.name.replace("-", "_"))
+
+
+def build_exit(arch: ArchSpec, after: int, k: Any = None) -> tuple[Any, Any]:
+    """Cut the classifier of `arch` after so many blocks and give each half a head: an early exit.
+
+    Returns: the near net from the image to ``[logits, features, trunk]``, and the far net from that trunk to
+    ``[logits, features]``. After all blocks but the last, the two together cost one more dense layer than `arch`.
+    """
+    if k is None:
+        import keras
+
+        k = keras
+    name = arch.name.replace("-", "_")
+    inputs = k.Input(arch.input_shape, name="input")
+    trunk = _blocks(k, inputs, arch.blocks[:after])
+    near = k.Model(inputs, [*_head(k, trunk, arch), k.layers.Activation("linear", name="trunk")(trunk)], name=name)
+    resumed = k.Input(trunk.shape[1:], name="trunk_input")
+    far = k.Model(resumed, _head(k, _blocks(k, resumed, arch.blocks[after:]), arch), name=f"{name}_exit")
+    return near, far
+
+
+def _head(k: Any, x: Any, arch: ArchSpec) -> list[Any]:
     features = k.layers.GlobalAveragePooling2D(name="features")(x)
-    logits = k.layers.Dense(arch.num_classes, name="logits")(features)
-    return k.Model(inputs, [logits, features], name=arch.name.replace("-", "_"))
+    return [k.layers.Dense(arch.num_classes, name="logits")(features), features]
+
+
+def _blocks(k: Any, x: Any, blocks: Sequence[BlockSpec]) -> Any:
+    for block in blocks:
+        x = _block(k, x, block)
+    return x
 
 
 def _block(k: Any, x: Any, block: BlockSpec) -> Any:

@@ -4,6 +4,8 @@ tensorflow-model-optimization works on tf_keras (Keras 2) models only. The twin 
 with the Keras 3 net's weights; post-training quantisation converts the twin as well, so that both ways see one net.
 """
 
+from collections.abc import Callable, Sequence
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -11,22 +13,22 @@ from numpy.typing import NDArray
 
 from hybrid.artifacts import Floats
 from hybrid.fitting import Rate, distillation_loss, narrated
-from hybrid.nets import build_net, normalise
+from hybrid.nets import normalise
 from hybrid.progress import Narrator
-from hybrid.specs import ArchSpec
 
 INPUT_LOW, INPUT_HIGH = -1.0, 127.0 / 128.0
 """Range of a normalised example: int8 input scale 1/128 and zero point 0, exactly."""
 
 
-def twin(arch: ArchSpec, net: Any) -> Any:
-    """The tf_keras net with the same layers and weights as the Keras 3 `net`."""
+def twins(build: Callable[[ModuleType], Sequence[Any]], nets: Sequence[Any]) -> Sequence[Any]:
+    """The tf_keras nets that `build` makes over that module, with the weights of the Keras 3 `nets`."""
     import tf_keras
 
     tf_keras.backend.clear_session()  # layer names count up in a process and would change the flatbuffer's bytes
-    model = build_net(arch, tf_keras)
-    model.set_weights(net.get_weights())
-    return model
+    models = build(tf_keras)
+    for model, net in zip(models, nets, strict=True):
+        model.set_weights(net.get_weights())
+    return models
 
 
 def quantization_aware_fit(

@@ -7,7 +7,7 @@ import contextlib
 import os
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,29 +16,52 @@ from numpy.typing import NDArray
 
 from datasets import Dataset
 from hybrid import fitting, runtimes
-from hybrid.artifacts import Floats, NetOutputs
-from hybrid.graft import Graph, dequantise, two_outputs
-from hybrid.nets import normalise
+from hybrid.artifacts import Floats
+from hybrid.graft import ordered_outputs, resumed
+from hybrid.look import build_stages
+from hybrid.nets import build_net, normalise
 from hybrid.progress import Narrator
-from hybrid.qat import INPUT_HIGH, INPUT_LOW, quantization_aware_fit, twin
+from hybrid.qat import INPUT_HIGH, INPUT_LOW, quantization_aware_fit, twins
 from hybrid.specs import ArchSpec, RunSpec
 
 
 @dataclass(frozen=True, kw_only=True)
 class Int8Edge:
-    """The edge net in int8, outputs logits and features, and what each method reached on the validation split."""
+    """A net of the device in int8, and the accuracy alone that each method reached on the validation split."""
 
     flatbuffer: bytes
     method: str
     validation_accuracy: Mapping[str, float]
 
-    def outputs(self, x: NDArray[np.uint8], *, label: str, narrator: Narrator) -> NetOutputs:
-        """Dequantised logits and features over stored examples `x`, computed on this host."""
-        found = Graph(self.flatbuffer).edge_outputs()
-        logits, features = runtimes.run(self.flatbuffer, x, engine="host", label=label, narrator=narrator)
-        return NetOutputs(
-            logits=dequantise(logits, found.logits_affine), features=dequantise(features, found.features_affine)
-        )
+
+def quantize_stages(
+    arch: ArchSpec, nets: Sequence[Any], data: Dataset, cloud: Floats | None, spec: RunSpec, *, narrator: Narrator
+) -> tuple[Int8Edge, ...]:
+    """Quantise the nets of all stages; see `quantize_edge`.
+
+    The two halves of an early exit are quantised after training only: fine-tuning the near one would move the trunk
+    under the far one.
+    """
+    if spec.look.kind == "exit":
+        return _exit(arch, nets, data, spec, narrator)
+    return tuple(quantize_edge(arch, net, data, cloud, spec, narrator=narrator) for net in nets)
+
+
+def _exit(
+    arch: ArchSpec, nets: Sequence[Any], data: Dataset, spec: RunSpec, narrator: Narrator
+) -> tuple[Int8Edge, ...]:
+    rows = data.train.x[_representative(data, spec)]
+    near, far = twins(lambda k: build_stages(arch, spec.look, k), nets)
+    trunk = near.predict(normalise(rows), verbose=0)[2]
+    first = ordered_outputs(convert(near, rows))
+    second = ordered_outputs(convert(far, trunk))
+    logits, _, stored = runtimes.run(first, data.validation.x, engine="host", label="near part", narrator=narrator)
+    second = resumed(second, first)
+    further = runtimes.run(second, stored, engine="host", label="far part", narrator=narrator)[0]
+    return tuple(
+        Int8Edge(flatbuffer=made, method="ptq", validation_accuracy={"ptq": accuracy(answers, data.validation.y)})
+        for made, answers in ((first, logits), (second, further))
+    )
 
 
 def quantize_edge(
@@ -49,23 +72,28 @@ def quantize_edge(
     `cloud` are the cloud's probabilities on the training split, for distillation while quantising; None without.
     """
     made: dict[str, bytes] = {
-        method: two_outputs(_METHODS[method](arch, net, data, cloud, spec, narrator))
+        method: ordered_outputs(_METHODS[method](arch, net, data, cloud, spec, narrator))
         for method in spec.quantize.methods
     }
-    accuracy = {method: _accuracy(flatbuffer, data, method, narrator) for method, flatbuffer in made.items()}
-    best = max(accuracy, key=accuracy.__getitem__)
-    return Int8Edge(flatbuffer=made[best], method=best, validation_accuracy=accuracy)
+    reached = {method: _reached(flatbuffer, data, method, narrator) for method, flatbuffer in made.items()}
+    best = max(reached, key=reached.__getitem__)
+    return Int8Edge(flatbuffer=made[best], method=best, validation_accuracy=reached)
 
 
 def _ptq(arch: ArchSpec, net: Any, data: Dataset, cloud: Floats | None, spec: RunSpec, narrator: Narrator) -> bytes:
-    rows = np.random.default_rng(spec.seed).permutation(len(data.train))[: spec.quantize.representative_rows]
-    return convert(twin(arch, net), data.train.x[rows])
+    (copy,) = twins(lambda k: (build_net(arch, k),), (net,))
+    return convert(copy, data.train.x[_representative(data, spec)])
+
+
+def _representative(data: Dataset, spec: RunSpec) -> NDArray[np.intp]:
+    return np.random.default_rng(spec.seed).permutation(len(data.train))[: spec.quantize.representative_rows]
 
 
 def _qat(arch: ArchSpec, net: Any, data: Dataset, cloud: Floats | None, spec: RunSpec, narrator: Narrator) -> bytes:
     train = spec.train
+    (copy,) = twins(lambda k: (build_net(arch, k),), (net,))
     aware = quantization_aware_fit(
-        twin(arch, net),
+        copy,
         data.train.x,
         fitting.targets(data.train.y, data.num_classes, cloud, temperature=train.temperature),
         epochs=spec.quantize.qat_epochs,
@@ -82,14 +110,22 @@ def _qat(arch: ArchSpec, net: Any, data: Dataset, cloud: Floats | None, spec: Ru
 _METHODS = {"ptq": _ptq, "qat": _qat}
 
 
-def _accuracy(flatbuffer: bytes, data: Dataset, method: str, narrator: Narrator) -> float:
+def _reached(flatbuffer: bytes, data: Dataset, method: str, narrator: Narrator) -> float:
     label = f"int8 edge by {method}"
     logits = runtimes.run(flatbuffer, data.validation.x, engine="host", label=label, narrator=narrator)[0]
-    return float((logits.argmax(axis=1) == data.validation.y).mean())
+    return accuracy(logits, data.validation.y)
 
 
-def convert(model: Any, representative: NDArray[np.uint8] | None) -> bytes:
-    """Convert a tf_keras model to int8; `representative` examples calibrate it, None if it carries its own ranges."""
+def accuracy(logits: NDArray[Any], labels: NDArray[np.int32]) -> float:
+    """Share of rows whose largest logit is the label's."""
+    return float((logits.argmax(axis=1) == labels).mean())
+
+
+def convert(model: Any, representative: NDArray[Any] | None) -> bytes:
+    """Convert a tf_keras model to int8; `representative` inputs calibrate it, None if it carries its own ranges.
+
+    They are stored examples, uint8, or the float32 trunks that the far part of an early exit reads.
+    """
     import tensorflow as tf
 
     converter = tf.lite.TFLiteConverter.from_keras_model(model)
@@ -103,8 +139,11 @@ def convert(model: Any, representative: NDArray[np.uint8] | None) -> bytes:
         return bytes(converter.convert())
 
 
-def _calibration(examples: NDArray[np.uint8]) -> Iterator[list[NDArray[np.float32]]]:
-    """The examples one by one, after one that spans the whole input range: the input's scale becomes exactly 1/128."""
+def _calibration(examples: NDArray[Any]) -> Iterator[list[Floats]]:
+    """The inputs one by one; images after one that spans their whole range: the input's scale becomes exactly 1/128."""
+    if examples.dtype != np.uint8:
+        yield from ([example[None]] for example in examples)
+        return
     span = np.full((1, *examples.shape[1:]), INPUT_LOW, np.float32)
     span.reshape(-1)[0] = INPUT_HIGH
     yield [span]

@@ -129,6 +129,21 @@ class TrainSpec:
 
 
 @dataclass(frozen=True, kw_only=True)
+class LookSpec:
+    """A second look on the device: what runs only where the answer so far is unsure, before the cloud is asked."""
+
+    kind: Literal["none", "net", "exit"] = "none"
+    """``net``: further nets of the edge's architecture, their logits averaged; ``exit``: the edge net itself is cut,
+    and a head on its near part answers what is easy."""
+    nets: int = 1
+    """Further nets, for kind = "net"."""
+    share: float = 0.5
+    """Share of the examples at one stage, the least sure, that the next stage looks at."""
+    exit_after: int = 0
+    """Blocks of the near part, for kind = "exit"; 0: all but the last."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class RouterSpec:
     """The router and where its labels come from."""
 
@@ -195,6 +210,7 @@ class RunSpec:
     search: SearchSpec = field(default_factory=SearchSpec)
     cloud: CloudSpec = field(default_factory=CloudSpec)
     train: TrainSpec = field(default_factory=TrainSpec)
+    look: LookSpec = field(default_factory=LookSpec)
     router: RouterSpec = field(default_factory=RouterSpec)
     quantize: QuantizeSpec = field(default_factory=QuantizeSpec)
     sweep: SweepSpec = field(default_factory=SweepSpec)

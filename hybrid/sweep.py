@@ -80,13 +80,13 @@ class Scenario:
     link: Link
     cloud_name: str
     cloud_ms: float
-    macs_by_kind: Mapping[str, int]
-    """Of the whole flatbuffer, router included."""
+    stage_macs: tuple[Mapping[str, int], ...]
+    """MACs by kind of layer of each of the device's nets, routers included."""
 
     @property
-    def edge_ms(self) -> float:
-        """Estimated time of one inference on the device."""
-        return latency.edge_latency_ms(self.macs_by_kind, self.device)
+    def stage_ms(self) -> Array:
+        """Estimated time until each stage has answered, ``(num_stages,)``; those before it ran as well."""
+        return np.cumsum([latency.edge_latency_ms(macs, self.device) for macs in self.stage_macs])
 
 
 @dataclass(frozen=True)
@@ -95,6 +95,7 @@ class _Meter:
 
     scenario: Scenario
     score: NDArray[np.int32]
+    edge_ms: Array
     edge_right: Bools
     cloud_right: Bools
     query_ms: Array
@@ -103,8 +104,8 @@ class _Meter:
     def measure(self, name: str, threshold: int) -> OperatingPoint:
         kept = policy.kept(self.score, threshold)
         scenario = self.scenario
-        ms = latency.latency_ms(kept, scenario.edge_ms, self.query_ms)
-        mj = latency.energy_mj(kept, scenario.edge_ms, self.query_mj, scenario.device)
+        ms = latency.latency_ms(kept, self.edge_ms, self.query_ms)
+        mj = latency.energy_mj(kept, self.edge_ms, self.query_mj, scenario.device)
         p50, p95 = np.percentile(ms, [50, 95])
         return OperatingPoint(
             name=name,
@@ -127,7 +128,8 @@ def _meter(predictions: Predictions, scenario: Scenario, payload_bytes: ArrayLik
     rng = np.random.default_rng(seed)
     ms = latency.query_latency_ms(n, payload_bytes, scenario.link, scenario.cloud_ms, rng)
     mj = latency.query_energy_mj(ms, payload_bytes, scenario.device, scenario.link)
-    return _Meter(scenario, predictions.router_score, predictions.edge_right, predictions.cloud_right, ms, mj)
+    edge_ms = scenario.stage_ms[predictions.stage]
+    return _Meter(scenario, predictions.router_score, edge_ms, predictions.edge_right, predictions.cloud_right, ms, mj)
 
 
 def operating_points(

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from datasets import Dataset, Split
 from datasets.batches import Augment
-from hybrid import fitting
+from hybrid import fitting, look
 from hybrid.artifacts import Bools, Floats, NetOutputs
 from hybrid.clouds import CloudAnswers, build_cloud, net_answers
 from hybrid.nets import build_net
@@ -67,9 +67,9 @@ class Trainer:
         self._seed()
         return build_cloud(self.data, self.spec.cloud)
 
-    def new_edge(self, arch: ArchSpec) -> Any:
-        """An untrained edge net; the spec's seed sets its first weights."""
-        self._seed()
+    def new_edge(self, arch: ArchSpec, *, stage: int = 0) -> Any:
+        """An untrained edge net; the spec's seed and the stage set its first weights."""
+        self._seed(stage)
         return build_net(arch)
 
     def fit_cloud(self, net: Any, rows: Split, *, label: str = "cloud") -> None:
@@ -89,6 +89,28 @@ class Trainer:
         train = self.spec.train
         rate = self._first_rate(train.edge_learning_rate)
         self._fit(net, rows, label=label, epochs=train.edge_epochs, rate=rate, cloud=cloud)
+
+    def fit_looks(self, edge: Any, arch: ArchSpec, cloud: Floats | None) -> tuple[Any, ...]:
+        """The nets of all stages that the spec asks for, from a trained `edge` (see `hybrid.look`)."""
+        spec = self.spec.look
+        if spec.kind == "net":
+            return (edge, *(self._second_net(arch, cloud, stage) for stage in range(1, 1 + spec.nets)))
+        if spec.kind == "exit":
+            near, far = look.cut(edge, arch, spec)
+            self._fit_from_zero(near, cloud, label="exit")
+            return near, far
+        return (edge,)
+
+    def _second_net(self, arch: ArchSpec, cloud: Floats | None, stage: int) -> Any:
+        net = self.new_edge(arch, stage=stage)
+        self._fit_from_zero(net, cloud, label=f"second look {stage}", seed=self.spec.seed + stage * look.SEED_STEP)
+        return net
+
+    def _fit_from_zero(self, net: Any, cloud: Floats | None, *, label: str, seed: int | None = None) -> None:
+        """One whole training, down to a learning rate of zero."""
+        train = self.spec.train
+        rate = fitting.Rate(peak=train.edge_learning_rate)
+        self._fit(net, self.data.train, label=label, epochs=train.edge_epochs, rate=rate, cloud=cloud, seed=seed)
 
     def alternate(self, edge: Any, cloud: Any, answers: CloudAnswers) -> tuple[CloudAnswers, tuple[Round, ...]]:
         """Alternate router, edge and cloud in place; a round that does not help on the validation split is undone.
@@ -186,10 +208,10 @@ class Trainer:
         )
         return answers.updated(net_answers(cloud, self.data, splits=CHOOSING_SPLITS, narrator=self.narrator))
 
-    def _seed(self) -> None:
+    def _seed(self, stage: int = 0) -> None:
         import keras
 
-        keras.utils.set_random_seed(self.spec.seed)
+        keras.utils.set_random_seed(self.spec.seed + stage * look.SEED_STEP)
 
     def _first_rate(self, peak: float) -> fitting.Rate:
         return fitting.Rate(peak=peak, end=peak * ROUNDS_RATE_SHARE if self.spec.train.rounds else 0.0)

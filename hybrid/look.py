@@ -1,0 +1,59 @@
+"""The nets of a second look: further small nets beside the edge, or the edge net itself, cut in two by an early exit.
+
+Two nets of one architecture, trained from other first weights, err apart from each other: their averaged logits are
+right more often, and how far they agree tells the router more than either alone. An exit costs almost nothing but can
+only save time: what the near part cannot answer, the far part answers as the whole net would have.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+from hybrid.errors import SpecError
+from hybrid.nets import build_exit, build_net
+from hybrid.specs import ArchSpec, LookSpec
+
+SEED_STEP = 1000
+"""Between the seeds of one stage and the next."""
+
+
+def exit_after(arch: ArchSpec, spec: LookSpec) -> int:
+    """Blocks of the near part. Raises: SpecError where no block would be left on either side."""
+    most = len(arch.blocks) - 1
+    after = spec.exit_after or most
+    if not 1 <= after <= most:
+        raise SpecError(
+            f"look.exit_after: got {spec.exit_after}, the edge {arch.name} has {most + 1} blocks; allowed 1 to {most}"
+            if most
+            else f"look.kind: exit needs two blocks, {arch.name} has one"
+        )
+    return after
+
+
+def build_stages(arch: ArchSpec, spec: LookSpec, k: Any = None) -> tuple[Any, ...]:
+    """The nets of all stages with Keras module `k`, untrained."""
+    if spec.kind == "exit":
+        return build_exit(arch, exit_after(arch, spec), k)
+    return tuple(build_net(arch, k) for _ in range(1 + (spec.nets if spec.kind == "net" else 0)))
+
+
+def mix_weights(spec: LookSpec, stage: int) -> Sequence[float]:
+    """Weights of the logits of stages 0 to `stage` in the answer of that stage.
+
+    >>> mix_weights(LookSpec(kind="net"), 1), mix_weights(LookSpec(kind="exit"), 1)
+    ([0.5, 0.5], [0.0, 1.0])
+    """
+    if spec.kind == "exit":
+        return [float(index == stage) for index in range(stage + 1)]
+    return [1.0 / (stage + 1)] * (stage + 1)
+
+
+def cut(edge: Any, arch: ArchSpec, spec: LookSpec) -> tuple[Any, Any]:
+    """Near and far part of a trained `edge` net, with its weights; the near head alone is still untrained."""
+    near, far = build_exit(arch, exit_after(arch, spec))
+    weights, head = edge.get_weights(), near.get_weights()[-2:]
+    taken = len(weights) - len(far.get_weights())
+    near.set_weights([*weights[:taken], *head])
+    far.set_weights(weights[taken:])
+    for layer in near.layers:
+        layer.trainable = layer.name == "logits"
+    return near, far
