@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from datasets import Dataset
 from hybrid import fitting, runtimes
 from hybrid.artifacts import Floats, NetOutputs
-from hybrid.graft import Graph, dequantise, two_outputs
+from hybrid.flatbuffers import Graph, dequantise, named_outputs
 from hybrid.nets import normalise
 from hybrid.progress import Narrator
 from hybrid.qat import INPUT_HIGH, INPUT_LOW, quantization_aware_fit, twin
@@ -49,7 +49,7 @@ def quantize_edge(
     `cloud` are the cloud's probabilities on the training split, for distillation while quantising; None without.
     """
     made: dict[str, bytes] = {
-        method: two_outputs(_METHODS[method](arch, net, data, cloud, spec, narrator))
+        method: named_outputs(_METHODS[method](arch, net, data, cloud, spec, narrator))
         for method in spec.quantize.methods
     }
     accuracy = {method: _accuracy(flatbuffer, data, method, narrator) for method, flatbuffer in made.items()}
