@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from hybrid.errors import BundleError, UnsupportedOpError
+from hybrid.flatbuffers import OUTPUTS
 from hybrid.schema import schema
 
 
@@ -68,14 +69,13 @@ class Graph:
 
 
 @dataclass(frozen=True, kw_only=True)
-class EdgeSignature:
-    """Which tensor of an edge model means what; the indices are positions among the model's outputs."""
+class StageSignature:
+    """What a stage's net reads and says; its outputs come in the order of `OUTPUTS`, `trunk` may be missing."""
 
     input: Tensor
     logits: Tensor
-    score: Tensor
-    logits_index: int
-    score_index: int
+    features: Tensor
+    trunk: Tensor | None
 
 
 def read_graph(flatbuffer: bytes) -> Graph:
@@ -98,28 +98,25 @@ def read_graph(flatbuffer: bytes) -> Graph:
     )
 
 
-def edge_signature(graph: Graph) -> EdgeSignature:
-    """Tell an edge model's outputs apart by shape: the one with a single value is the score, the other the logits.
+def stage_signature(graph: Graph) -> StageSignature:
+    """Find what a stage's net reads and says.
 
-    Raises: BundleError where the model has not one int8 input ``(1, h, w, c)`` and two int8 outputs that differ so.
+    Raises: BundleError where the model has not one int8 input ``(1, ...)`` and int8 outputs ``(1, ...)`` named as
+    `hybrid.flatbuffers.named_outputs` does.
     """
     inputs, outputs = graph.inputs, graph.outputs
-    if len(inputs) != 1 or len(inputs[0].shape) != 4 or inputs[0].shape[0] != 1:
+    if len(inputs) != 1 or inputs[0].shape[:1] != (1,):
         shapes = [tensor.shape for tensor in inputs]
-        raise BundleError(f"edge model: inputs {shapes}, expected one (1, height, width, channels)")
-    sizes = [tensor.num_values for tensor in outputs]
-    if len(outputs) != 2 or sizes.count(1) != 1 or any(tensor.shape[0] != 1 for tensor in outputs):
-        shapes = [tensor.shape for tensor in outputs]
-        raise BundleError(f"edge model: outputs {shapes}, expected logits (1, classes > 1) and router_score (1, 1)")
+        raise BundleError(f"model: inputs {shapes}, expected one (1, height, width, channels) or one trunk (1, ...)")
+    names = tuple(tensor.name for tensor in outputs)
+    if names not in (OUTPUTS[:2], OUTPUTS) or any(tensor.shape[:1] != (1,) for tensor in outputs):
+        found = [f"{tensor.name} {tensor.shape}" for tensor in outputs]
+        raise BundleError(f"model: outputs {found}, expected logits, features and perhaps trunk, each (1, ...)")
     for tensor in (*inputs, *outputs):
         if tensor.dtype != "INT8":
-            raise BundleError(
-                f"edge model: tensor {tensor.name} is {tensor.dtype}, expected INT8; quantise in full int8"
-            )
-    score = sizes.index(1)
-    return EdgeSignature(
-        input=inputs[0], logits=outputs[1 - score], score=outputs[score], logits_index=1 - score, score_index=score
-    )
+            raise BundleError(f"model: tensor {tensor.name} is {tensor.dtype}, expected INT8; quantise in full int8")
+    logits, features, *trunk = outputs
+    return StageSignature(input=inputs[0], logits=logits, features=features, trunk=trunk[0] if trunk else None)
 
 
 def _unpack(flatbuffer: bytes) -> Any:

@@ -10,40 +10,50 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from firmware_export.flatbuffer import edge_signature, read_graph
+from firmware_export.flatbuffer import read_graph, stage_signature
 from firmware_export.payload import Encoding, Query
+from firmware_export.tflm import PLAIN_UNITS
+from hybrid.cascade import DeviceOutputs, DeviceProgram
+from hybrid.device_router import StoredOutputs
 from hybrid.errors import BundleError, HybridError, UnsupportedOpError
+from hybrid.predict import device_outputs
 from hybrid.runtimes import ENGINE_TITLES, Step, device_engine, device_step
 
 WARNINGS = ("-Wall", "-Wextra", "-Wconversion", "-Wdouble-promotion", "-Werror")
 C_FLAGS = ("-std=c99", *WARNINGS)
 CXX_FLAGS = ("-std=c++17", *WARNINGS)
 _LOG_BYTES = 1 << 16
+_SIZE_UNIT = "example_bytes.c"
+_SIZE_OF_EXAMPLE = """#include "hybrid_router.h"
+extern const int example_bytes;
+const int example_bytes = (int)sizeof(hybrid_example_t);
+"""
 
 
-def run_tflm(flatbuffer: bytes, inputs: NDArray[np.int8]) -> dict[str, NDArray[np.int8]]:
-    """Run the edge net over int8 `inputs` ``(n, h, w, c)``, in TFLite Micro or what stands in for it.
+def run_device(program: DeviceProgram, inputs: NDArray[np.int8]) -> DeviceOutputs:
+    """Run `program` over int8 `inputs` ``(n, h, w, c)``, its nets in TFLite Micro or what stands in for it.
 
-    Returns: ``logits`` ``(n, classes)`` and ``router_score`` ``(n,)``, int8.
-    Raises: UnsupportedOpError with the engine's own words where it refuses the model; BundleError for other inputs.
+    Raises: UnsupportedOpError with the engine's own words where it refuses a net; BundleError for other inputs.
     """
-    signature = edge_signature(read_graph(flatbuffer))
-    if inputs.dtype != np.int8 or inputs.shape[1:] != signature.input.shape[1:]:
-        expected = f"int8 (n, {', '.join(map(str, signature.input.shape[1:]))})"
-        raise BundleError(f"edge model: inputs are {inputs.dtype} {inputs.shape}, expected {expected}")
+    shape = stage_signature(read_graph(program.stages[0].flatbuffer)).input.shape[1:]
+    if inputs.dtype != np.int8 or inputs.shape[1:] != shape:
+        expected = f"int8 (n, {', '.join(map(str, shape))})"
+        raise BundleError(f"edge: inputs are {inputs.dtype} {inputs.shape}, expected {expected}")
+    return device_outputs(program, inputs, _run)
+
+
+def _run(flatbuffer: bytes, inputs: NDArray[Any]) -> list[NDArray[np.int8]]:
     step = _step(flatbuffer)
     answers = [step(example[np.newaxis]) for example in inputs]
-    wanted = {"logits": signature.logits_index, "router_score": signature.score_index}
-    found = {name: np.array([outputs[index] for outputs in answers], np.int8) for name, index in wanted.items()}
-    return {"logits": found["logits"].reshape(len(inputs), -1), "router_score": found["router_score"].reshape(-1)}
+    return [np.concatenate(outputs) for outputs in zip(*answers, strict=True)]
 
 
 def _step(flatbuffer: bytes) -> Step:
@@ -52,7 +62,7 @@ def _step(flatbuffer: bytes) -> Step:
             return device_step(flatbuffer)
         except (RuntimeError, ValueError) as exc:
             reason = " ".join(log().split()) or str(exc)
-            raise UnsupportedOpError(f"edge model: refused by {ENGINE_TITLES[device_engine()]}: {reason}") from exc
+            raise UnsupportedOpError(f"model: refused by {ENGINE_TITLES[device_engine()]}: {reason}") from exc
 
 
 @contextmanager
@@ -75,19 +85,32 @@ class _Result(ctypes.Structure):
     _fields_ = (
         ("class_index", ctypes.c_int32),
         ("score", ctypes.c_int8),
+        ("stage", ctypes.c_int32),
         ("decision", ctypes.c_int),
         ("logits", ctypes.POINTER(ctypes.c_int8)),
     )
 
 
+class Judgements(NamedTuple):
+    """What the router's C says of `n` examples after the last stage it was given."""
+
+    logits: NDArray[np.int8]
+    """Mixed, ``(n, classes)``."""
+    score: NDArray[np.int8]
+    edge_class: NDArray[np.int64]
+    decision: NDArray[np.int64]
+    """0: ask the cloud, 1: keep, 2: look again."""
+    stage: NDArray[np.int64]
+
+
 class CompiledDecision:
-    """The bundle's plain C (hybrid_decide.c, hybrid_payload.c), compiled and loaded here.
+    """The bundle's plain C (router, decision, payload), compiled and loaded here.
 
     The code runs in this process: give it only sources that were generated here or come from someone trusted.
     """
 
-    def __init__(self, library: ctypes.CDLL) -> None:
-        self._library = library
+    def __init__(self, library: ctypes.CDLL, example_bytes: int) -> None:
+        self._library, self._example_bytes = library, example_bytes
         library.hybrid_status_text.restype = ctypes.c_char_p
         library.hybrid_class_name.restype = ctypes.c_char_p
 
@@ -115,6 +138,22 @@ class CompiledDecision:
         values = np.ascontiguousarray(logits, np.int8)
         self._check(self._library.hybrid_decide(_pointer(values), ctypes.c_int8(score), ctypes.byref(result)))
         return result.class_index, bool(result.decision)
+
+    def judge(self, stages: Sequence[StoredOutputs]) -> Judgements:
+        """Let the router judge `n` examples by what the nets of stages 0, 1 and so on said of them."""
+        made = [self._judge_one(row, stages) for row in range(len(stages[0].logits))]
+        logits, rest = zip(*made, strict=True)
+        score, edge_class, decision, stage = np.array(rest).T
+        return Judgements(np.array(logits), score.astype(np.int8), edge_class, decision, stage)
+
+    def _judge_one(self, row: int, stages: Sequence[StoredOutputs]) -> tuple[NDArray[np.int8], tuple[int, ...]]:
+        result, example = _Result(), ctypes.create_string_buffer(self._example_bytes)
+        for number, outputs in enumerate(stages):
+            logits, features = (np.ascontiguousarray(part[row]) for part in (outputs.logits, outputs.features))
+            call = (_pointer(logits), _pointer(features), example, ctypes.byref(result))
+            self._check(self._library.hybrid_judge(number, *call))
+        mixed = np.array(result.logits[: stages[0].logits.shape[1]], np.int8)
+        return mixed, (result.score, result.class_index, result.decision, result.stage)
 
     def payload(self, query: Query, encoding: Encoding, capacity: int | None = None) -> bytes:
         """Return what the device sends; `capacity` is the buffer's, by default what a size query answers."""
@@ -149,12 +188,23 @@ def compile_decision(sources: Mapping[str, bytes]) -> CompiledDecision:
         for name, text in sources.items():
             if name.endswith((".c", ".h")):
                 Path(folder, name).write_bytes(text)
-        units = ["hybrid_decide.c", "hybrid_payload.c"]
+        Path(folder, _SIZE_UNIT).write_text(_SIZE_OF_EXAMPLE)
+        units = [*PLAIN_UNITS, _SIZE_UNIT]
         command = [c_compiler(), *C_FLAGS, "-O1", "-shared", "-fPIC", "-o", "decision.so", *units]
         done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
         if done.returncode != 0:
             raise HybridError(f"{command[0]}: the firmware's C does not compile: {done.stderr.strip()}")
-        return CompiledDecision(ctypes.CDLL(str(Path(folder, "decision.so"))))
+        library = ctypes.CDLL(str(Path(folder, "decision.so")))
+        return CompiledDecision(library, ctypes.c_int.in_dll(library, "example_bytes").value)
+
+
+def has_c_compiler() -> bool:
+    """Whether there is a C compiler here."""
+    try:
+        c_compiler()
+    except HybridError:
+        return False
+    return True
 
 
 def c_compiler() -> str:

@@ -9,12 +9,12 @@ from typing import Any
 from firmware_export.bundle import MANIFEST, broken
 from hybrid.errors import BundleError
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 """Rises by one when an old reader would misunderstand a bundle."""
 
 
 def check_manifest(manifest: Mapping[str, Any]) -> None:
-    """Refuse a manifest of a newer version, or of another form. Raises: BundleError naming the place."""
+    """Refuse a manifest of another version, or of another form. Raises: BundleError naming the place."""
     import jsonschema  # type: ignore[import-untyped]
 
     version = manifest.get("bundle_format_version")
@@ -22,6 +22,11 @@ def check_manifest(manifest: Mapping[str, Any]) -> None:
         raise BundleError(
             f"{MANIFEST}: bundle_format_version: expected {FORMAT_VERSION}, got {version}; "
             "a newer hybrid wrote this bundle, read it with that one"
+        )
+    if isinstance(version, int) and 1 <= version < FORMAT_VERSION:
+        raise BundleError(
+            f"{MANIFEST}: bundle_format_version: expected {FORMAT_VERSION}, got {version}; an older hybrid wrote this "
+            "bundle: export its run again with this one, or read it with that one"
         )
     error = jsonschema.exceptions.best_match(_validator().iter_errors(manifest))
     if error is not None:

@@ -3,7 +3,6 @@
 Each file comes from a template in ``templates/``; a hole without a value and a value without a hole are errors.
 """
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import ceil, prod
@@ -15,12 +14,12 @@ from jinja2.exceptions import UndefinedError
 from numpy.typing import NDArray
 
 from firmware_export.ctext import FILTERS, identifier
-from firmware_export.flatbuffer import Graph, edge_signature, read_graph
 from firmware_export.payload import MAX_CLASS, MODEL_DIGEST_BYTES, PAYLOAD_VERSION, Encoding, payload_bytes
-from firmware_export.tflm_ops import ADD_METHODS
+from firmware_export.stages import resolver_ops, router_values, stage_models
 from hybrid.artifacts import ArenaSource, Device, OperatingPoint
+from hybrid.cascade import DeviceOutputs, DeviceProgram
 from hybrid.configure import did_you_mean
-from hybrid.errors import BudgetError, BundleError, SpecError, UnsupportedOpError
+from hybrid.errors import BudgetError, SpecError
 from hybrid.runtimes import ENGINE_TITLES, DeviceEngine
 
 ARENA_ALIGNMENT_BYTES = 16
@@ -51,19 +50,39 @@ SOURCES = (
     "hybrid_model_data.h",
     "hybrid_payload.c",
     "hybrid_payload.h",
+    "hybrid_router.c",
+    "hybrid_router.h",
     "hybrid_selftest.c",
     "hybrid_selftest.h",
 )
 
 
+PLAIN_UNITS = tuple(name for name in SOURCES if name.endswith(".c") and name != "hybrid_selftest.c")
+"""The C that needs no TFLite Micro."""
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Golden:
-    """Examples with `engine`'s answers: int8 `inputs` ``(n, h, w, c)``, `logits` ``(n, classes)``, score, class."""
+    """Examples with `engine`'s answers: int8 `inputs` ``(n, h, w, c)``, the device's final `outputs`."""
 
     inputs: NDArray[np.int8]
-    logits: NDArray[np.int8]
-    router_score: NDArray[np.int8]
+    outputs: DeviceOutputs
     engine: DeviceEngine
+
+    @property
+    def logits(self) -> NDArray[np.int8]:
+        """Mixed logits of the last stage that ran, ``(n, classes)``."""
+        return self.outputs.logits
+
+    @property
+    def router_score(self) -> NDArray[np.int8]:
+        """That stage's score, ``(n,)``."""
+        return self.outputs.score
+
+    @property
+    def stage(self) -> NDArray[np.int32]:
+        """That stage, ``(n,)``."""
+        return self.outputs.stage
 
     @property
     def count(self) -> int:
@@ -73,14 +92,14 @@ class Golden:
     @property
     def edge_class(self) -> NDArray[np.int32]:
         """The answer, ``(n,)``; of equal logits the lowest class."""
-        return self.logits.argmax(axis=1).astype(np.int32)
+        return self.outputs.logits.argmax(axis=1).astype(np.int32)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class FirmwareSpec:
     """Everything that the generated sources depend on."""
 
-    flatbuffer: bytes
+    program: DeviceProgram
     device: Device
     operating_points: tuple[OperatingPoint, ...]
     chosen: str
@@ -108,19 +127,17 @@ def firmware_sources(spec: FirmwareSpec) -> dict[str, bytes]:
 
 def template_values(spec: FirmwareSpec) -> dict[str, Any]:
     """Collect the values of all holes."""
-    graph = read_graph(spec.flatbuffer)
-    signature = edge_signature(graph)
-    check_model(graph, spec.input_shape, len(spec.class_names))
-    model_sha256 = hashlib.sha256(spec.flatbuffer)
+    models = stage_models(spec.program, spec.input_shape, len(spec.class_names))
     return {
         "banner": f"hybrid-edge-cloud {spec.project_version}, spec {spec.spec_digest}, generated: do not edit",
         "statuses": STATUSES,
-        "ops": resolver_ops(graph),
-        "signature": signature,
-        "model": spec.flatbuffer,
-        "model_bytes": len(spec.flatbuffer),
-        "model_sha256": model_sha256.hexdigest(),
-        "model_digest": model_sha256.digest()[:MODEL_DIGEST_BYTES],
+        "plain_units": PLAIN_UNITS,
+        "ops": resolver_ops([model.graph for model in models]),
+        "stages": models,
+        "any_trunk": any(stage.reads == "trunk" for stage in spec.program.stages),
+        "model_bytes": sum(len(stage.flatbuffer) for stage in spec.program.stages),
+        "model_sha256": spec.program.digest,
+        "model_digest": bytes.fromhex(spec.program.digest)[:MODEL_DIGEST_BYTES],
         "device": spec.device,
         "points": spec.operating_points,
         "chosen_point": _chosen(spec),
@@ -138,36 +155,8 @@ def template_values(spec: FirmwareSpec) -> dict[str, Any]:
         "payload_max_bytes": payload_bytes(spec.input_shape, spec.payload_encoding),
         "golden": spec.golden,
         "golden_engine": ENGINE_TITLES[spec.golden.engine],
+        **router_values(models),
     }
-
-
-def check_model(graph: Graph, input_shape: tuple[int, int, int], num_classes: int) -> None:
-    """Refuse a model that TFLite Micro cannot run or that is not for these examples and classes.
-
-    Raises: UnsupportedOpError, or BundleError for its tensors.
-    """
-    resolver_ops(graph)
-    signature = edge_signature(graph)
-    if signature.input.shape[1:] != input_shape:
-        raise BundleError(f"edge model: input {signature.input.shape[1:]}, expected input_shape {input_shape}")
-    if signature.logits.num_values != num_classes:
-        count = signature.logits.num_values
-        raise BundleError(f"edge model: {count} logits, expected one for each of {num_classes} class names")
-
-
-def resolver_ops(graph: Graph) -> list[dict[str, str]]:
-    """`name` and resolver `method` of each operator used, sorted by name.
-
-    Raises: UnsupportedOpError naming the operator and the tensor it makes, where TFLite Micro has no such operator.
-    """
-    for op in graph.operators:
-        if op.is_custom or op.name not in ADD_METHODS:
-            kind = "custom operator" if op.is_custom else "operator"
-            raise UnsupportedOpError(
-                f"{kind} {op.name} (makes tensor {op.outputs[0].name}): TFLite Micro cannot register it; "
-                "build the net from other layers"
-            )
-    return [{"name": name, "method": ADD_METHODS[name]} for name in graph.op_names]
 
 
 def arena_bytes(least_bytes: int, margin: float) -> int:

@@ -31,16 +31,18 @@ class Affine:
 
 @dataclass(frozen=True, kw_only=True)
 class Footprint:
-    """What a flatbuffer takes on the device."""
+    """What a device program takes on the device; all its nets share one arena."""
 
     macs: int
+    """Of all nets together: an example on which every stage runs."""
     router_macs: int
+    """Of all routers together."""
     flash_bytes: int
-    """Size of the flatbuffer, which lies in flash."""
+    """The flatbuffers and the routers' tables, which lie in flash."""
     measured_arena_bytes: int
-    """What TFLite Micro's recording interpreter allocates for it, without margin."""
+    """What TFLite Micro's recording interpreter allocates for them, without margin."""
     least_arena_bytes: int
-    """The least arena in which TFLite Micro prepares and runs it; small nets need more than they record."""
+    """An arena in which TFLite Micro prepares and runs them; small nets need more than they record."""
     arena_source: ArenaSource = "measured"
     """``estimated`` where TFLite Micro was missing: then both figures are the estimate of `hybrid.cost`."""
 
@@ -51,11 +53,13 @@ class Predictions:
 
     labels: Ints
     edge_logits: Floats
-    """Dequantised logits of the int8 edge net, ``(n, num_classes)``."""
+    """Dequantised logits on the device, mixed over the stages that ran, ``(n, num_classes)``."""
     router_score: Ints
-    """The flatbuffer's int8 score, ``(n,)`` in [-128, 127]; higher: the edge can answer."""
+    """The device's int8 score, ``(n,)`` in [-128, 127]; higher: the edge can answer."""
     cloud_scores: Floats
     """The cloud's class scores (logits or probabilities), ``(n, num_classes)``."""
+    stage: Ints
+    """The last stage that ran on the device, ``(n,)`` from 0."""
 
     @property
     def edge_class(self) -> Ints:

@@ -15,6 +15,7 @@ from typing import NamedTuple
 import numpy as np
 
 from hybrid.artifacts import Device
+from hybrid.cascade import DeviceProgram, Stage
 from hybrid.errors import BudgetError
 from hybrid.schema import schema
 from hybrid.specs import ArchSpec, BlockSpec
@@ -235,6 +236,17 @@ def flatbuffer_macs(flatbuffer: bytes) -> dict[str, int]:
                 kind = "depthwise" if code == op.DEPTHWISE_CONV_2D else "dense"
             by_kind[kind] += _macs(kind, weights, output)
     return by_kind
+
+
+def stage_macs(stage: Stage) -> dict[str, int]:
+    """Count the MACs of one stage of a device program by kind of layer, its router's among the dense ones."""
+    by_kind = flatbuffer_macs(stage.flatbuffer)
+    return by_kind | {"dense": by_kind["dense"] + stage.router.macs}
+
+
+def program_flash_bytes(program: DeviceProgram) -> int:
+    """Count the flash of all flatbuffers and of the routers' tables."""
+    return sum(len(stage.flatbuffer) + stage.router.table_bytes for stage in program.stages)
 
 
 def _macs(kind: str, weights: Sequence[int], output: Sequence[int]) -> int:

@@ -6,6 +6,7 @@ What an int8 edge net says, its stored features and logits, becomes a short vect
 number: the score is the rank among the examples that the cuts were taken from, so that no 8-bit step is wasted.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -139,8 +140,8 @@ class IntegerRouter:
 
     hidden = min(max(weights^T v + bias, 0) >> shift, 2^14 - 1); raw = out . hidden + out_bias; without `out`, raw is
     ``weights^T v + bias``. The score is the number of `cuts` at or below raw, less 128. `weights` int16
-    ``(d, hidden)``, `bias` int32 ``(hidden,)``, `out` int16 ``(hidden,)``, `cuts` int64 ``(255,)`` ascending; no sum
-    of the first layer leaves 32 bits, none of the second 64, whatever the inputs.
+    ``(d, hidden)``, `bias` int32 ``(hidden,)``, `out` int16 ``(hidden,)``, `out_bias` 32 bits, `cuts` int64 ``(255,)``
+    ascending; no sum of the first layer leaves 32 bits, none of the second 64, whatever the inputs.
     """
 
     inputs: RouterInputs
@@ -160,6 +161,27 @@ class IntegerRouter:
     def macs(self) -> int:
         """Multiply-accumulates of one score."""
         return self.weights.size + (0 if self.out is None else self.out.size)
+
+    @property
+    def wide(self) -> bool:
+        """Whether the raw score or a cut needs 64 bits."""
+        low, high = self.reach
+        return low < -SUM_MAX or high >= SUM_MAX
+
+    @property
+    def table_bytes(self) -> int:
+        """Flash that its numbers take in the firmware: weights and biases, tables of exponentials, cuts."""
+        out = 0 if self.out is None else self.out.nbytes
+        tables = len(self.inputs.betas) * (MAX_GAP + 1) * 2
+        return self.weights.nbytes + self.bias.nbytes + out + tables + CUTS * (8 if self.wide else 4)
+
+    @property
+    def reach(self) -> tuple[int, int]:
+        """Bounds of the raw score: whatever the inputs, it lies between them."""
+        if self.out is None:
+            return -SUM_MAX, SUM_MAX - 1
+        most = int(np.abs(self.out.astype(np.int64)).sum()) * ((1 << HIDDEN_BITS) - 1)
+        return self.out_bias - most, self.out_bias + most
 
     def raw(self, outputs: StoredOutputs) -> NDArray[np.int64]:
         """The number that the cuts are held against, ``(n,)``."""
@@ -184,9 +206,9 @@ def cut(raw: NDArray[np.int64], cuts: NDArray[np.int64]) -> NDArray[np.int8]:
     return (np.searchsorted(cuts, raw, side="right") - 128).astype(np.int8)
 
 
-def even_cuts(raw: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Cuts at which each int8 score is as frequent as any other among `raw` ``(n,)``."""
-    return np.quantile(raw, np.arange(1, CUTS + 1) / (CUTS + 1), method="inverted_cdf").astype(np.int64)
+def even_cuts(raw: NDArray[np.int64] | NDArray[np.float64]) -> NDArray[np.float64]:
+    """Cuts ``(255,)``, values of `raw` ``(n,)``, at which each int8 score is as frequent as any other among them."""
+    return np.quantile(raw, np.arange(1, CUTS + 1) / (CUTS + 1), method="inverted_cdf").astype(np.float64)
 
 
 def integer_router(net: RouterNet, examples: StoredOutputs, cuts: Floats | None = None) -> IntegerRouter:
@@ -194,6 +216,26 @@ def integer_router(net: RouterNet, examples: StoredOutputs, cuts: Floats | None 
 
     `cuts` ``(255,)`` are in units of ``net.raw``, ascending; by default they are `even_cuts` on the examples.
     """
+    made, unit = _in_integers(net, examples)
+    wanted = even_cuts(made.raw(examples) * unit) if cuts is None else cuts.astype(np.float64)
+    return _with_cuts(made, wanted / unit)
+
+
+def program_routers(nets: Sequence[RouterNet], examples: Sequence[StoredOutputs]) -> tuple[IntegerRouter, ...]:
+    """Quantise the routers of all stages of a program so that they share one score scale.
+
+    `nets` estimate the same thing in the same unit, such as the log-odds of a right answer; ``examples[k]`` are those
+    on which stage `k` is the last. The cuts are `even_cuts` on all of them together, so that every int8 score is as
+    frequent as any other among the scores that decide.
+    """
+    made = [_in_integers(net, outputs) for net, outputs in zip(nets, examples, strict=True)]
+    raw = [router.raw(outputs) * unit for (router, unit), outputs in zip(made, examples, strict=True)]
+    cuts = even_cuts(np.concatenate(raw))
+    return tuple(_with_cuts(router, cuts / unit) for router, unit in made)
+
+
+def _in_integers(net: RouterNet, examples: StoredOutputs) -> tuple[IntegerRouter, float]:
+    """Give `net` in integers, cuts aside, and the real value of one step of its raw score."""
     highest = net.inputs.highest(examples.features.shape[1], examples.logits.shape[1])
     weights, bias = net.weights.astype(np.float64), net.bias.astype(np.float64)
     reach = highest @ np.abs(weights) + np.abs(bias)
@@ -207,12 +249,18 @@ def integer_router(net: RouterNet, examples: StoredOutputs, cuts: Floats | None 
         out_bias=0,
         cuts=np.zeros(CUTS, np.int64),
     )
-    if net.out is not None:
-        largest = (router_inputs(examples, net.inputs).astype(np.int64) @ made.weights + made.bias).max()
-        shift = max(0, int(max(largest, 1)).bit_length() - HIDDEN_BITS)
-        out_unit = max(float(np.abs(net.out).max()) / WEIGHT_MAX, 1e-12)
-        out = np.rint(net.out / out_unit).astype(np.int16)
-        unit = unit * out_unit * 2**shift
-        made = replace(made, shift=shift, out=out, out_bias=round(net.out_bias / unit))
-    stored = even_cuts(made.raw(examples)) if cuts is None else np.rint(cuts / unit).astype(np.int64)
-    return replace(made, cuts=stored)
+    if net.out is None:
+        return made, unit
+    largest = (router_inputs(examples, net.inputs).astype(np.int64) @ made.weights + made.bias).max()
+    shift = max(0, int(max(largest, 1)).bit_length() - HIDDEN_BITS)
+    unit *= 2**shift
+    out_unit = max(float(np.abs(net.out).max()) / WEIGHT_MAX, abs(net.out_bias) / unit / SUM_MAX, 1e-12)
+    unit *= out_unit
+    out = np.rint(net.out / out_unit).astype(np.int16)
+    return replace(made, shift=shift, out=out, out_bias=round(net.out_bias / unit)), unit
+
+
+def _with_cuts(router: IntegerRouter, cuts: NDArray[np.float64]) -> IntegerRouter:
+    """Set cuts in steps of the raw score; those out of its reach are held one step beyond it, to the same effect."""
+    low, high = router.reach
+    return replace(router, cuts=np.clip(np.rint(cuts), low, high + 1).astype(np.int64))

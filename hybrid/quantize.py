@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from datasets import Dataset
 from hybrid import fitting, runtimes
 from hybrid.artifacts import Floats
-from hybrid.graft import ordered_outputs, resumed
+from hybrid.flatbuffers import continuing, named_outputs
 from hybrid.look import build_stages
 from hybrid.nets import build_net, normalise
 from hybrid.progress import Narrator
@@ -53,10 +53,10 @@ def _exit(
     rows = data.train.x[_representative(data, spec)]
     near, far = twins(lambda k: build_stages(arch, spec.look, k), nets)
     trunk = near.predict(normalise(rows), verbose=0)[2]
-    first = ordered_outputs(convert(near, rows))
-    second = ordered_outputs(convert(far, trunk))
+    first = named_outputs(convert(near, rows))
+    second = named_outputs(convert(far, trunk))
     logits, _, stored = runtimes.run(first, data.validation.x, engine="host", label="near part", narrator=narrator)
-    second = resumed(second, first)
+    second = continuing(second, first)
     further = runtimes.run(second, stored, engine="host", label="far part", narrator=narrator)[0]
     return tuple(
         Int8Edge(flatbuffer=made, method="ptq", validation_accuracy={"ptq": accuracy(answers, data.validation.y)})
@@ -72,7 +72,7 @@ def quantize_edge(
     `cloud` are the cloud's probabilities on the training split, for distillation while quantising; None without.
     """
     made: dict[str, bytes] = {
-        method: ordered_outputs(_METHODS[method](arch, net, data, cloud, spec, narrator))
+        method: named_outputs(_METHODS[method](arch, net, data, cloud, spec, narrator))
         for method in spec.quantize.methods
     }
     reached = {method: _reached(flatbuffer, data, method, narrator) for method, flatbuffer in made.items()}

@@ -3,7 +3,7 @@
 Host runtimes round some outputs differently from the device, so each figure that speaks of the device comes from
 TensorFlow Lite Micro; the fast ones serve fitting and choosing. Its Python package exists for Linux only: elsewhere
 LiteRT's reference kernels stand in (`device_engine` says which). Measured on five nets, 300 examples each, they
-gave up to 0.6 % of the logits one int8 step off, and up to 13 % of a learned router's scores up to three steps.
+gave up to 0.6 % of the logits one int8 step off.
 
 Worker processes (``python -m hybrid.runtimes``) share the examples: interpreters hold Python's lock while they compute,
 and tflite-runtime fails beside a loaded TensorFlow.
@@ -53,9 +53,16 @@ ARENA_BYTES = 64 << 20
 
 
 def run(
-    flatbuffer: bytes, x: NDArray[np.uint8], *, engine: Engine, label: str = "inference", narrator: Narrator = SILENT
+    flatbuffer: bytes,
+    x: NDArray[np.uint8] | NDArray[np.int8],
+    *,
+    engine: Engine,
+    label: str = "inference",
+    narrator: Narrator = SILENT,
 ) -> list[NDArray[np.int8]]:
-    """Run stored examples `x` ``(n, height, width, channels)`` one by one; the int8 input is ``x - 128``.
+    """Run examples `x` ``(n, ...)`` one by one, `n` at least 1.
+
+    Images are uint8 as stored, their int8 input is ``x - 128``; int8 examples, such as a trunk, are taken as they are.
 
     Returns: one int8 array ``(n, ...)`` per output of the model, in its order.
     Raises: HybridError where the engine refuses the model.
@@ -76,13 +83,13 @@ def run(
     return [np.concatenate(outputs) for outputs in zip(*done, strict=True)]
 
 
-def to_int8(x: NDArray[np.uint8]) -> NDArray[np.int8]:
-    """The device's input for stored examples: ``x - 128``.
+def to_int8(x: NDArray[np.uint8] | NDArray[np.int8]) -> NDArray[np.int8]:
+    """The device's input for stored images: ``x - 128``; int8 examples stay as they are.
 
-    >>> to_int8(np.array([0, 128, 255], np.uint8))
-    array([-128,    0,  127], dtype=int8)
+    >>> to_int8(np.array([0, 128, 255], np.uint8)), to_int8(np.array([-5], np.int8))
+    (array([-128,    0,  127], dtype=int8), array([-5], dtype=int8))
     """
-    return (x.astype(np.int16) - 128).astype(np.int8)
+    return (x.astype(np.int16) - (128 if x.dtype == np.uint8 else 0)).astype(np.int8)
 
 
 def _command(*arguments: object) -> list[str]:
@@ -156,7 +163,7 @@ def _reference_step(flatbuffer: bytes) -> Step:
 
 
 def _host_step(flatbuffer: bytes) -> Step:
-    """Optimised kernels without XNNPACK, which LiteRT brings: it put most of a learned router's scores steps off."""
+    """Optimised kernels without XNNPACK, which LiteRT brings: it rounds otherwise."""
     lite = _host_module()
     plain = lite.OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES
     return _lite_step(lite.Interpreter(model_content=flatbuffer, experimental_op_resolver_type=plain, num_threads=1))

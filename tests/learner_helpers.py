@@ -7,7 +7,7 @@ import numpy as np
 
 from datasets import Dataset, Split
 from hybrid import runtimes
-from hybrid.graft import Graph
+from hybrid.flatbuffers import Graph
 from hybrid.specs import ArchSpec, BlockSpec, CloudSpec, QuantizeSpec, RouterSpec, RunSpec, TrainSpec
 
 EDGE = ArchSpec(

@@ -8,7 +8,7 @@ from learner_helpers import EDGE, SPEC, head, spec, tensors
 
 from datasets import Split
 from hybrid import fitting, quantize
-from hybrid.graft import Graph, schema
+from hybrid.flatbuffers import Graph, schema
 from hybrid.progress import SILENT
 from hybrid.qat import twin
 from hybrid.quantize import convert, quantize_edge

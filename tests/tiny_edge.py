@@ -1,12 +1,18 @@
-"""A real int8 edge net small enough to be made in a test, and a device to put it on."""
+"""Real int8 nets small enough to be made in a test, programs of them, and a device to put them on."""
 
 from functools import cache
+from typing import Any
 
 import numpy as np
 
 from firmware_export.edge import BundleInputs, build_edge_bundle
+from hybrid import runtimes
 from hybrid.arena import footprint
-from hybrid.artifacts import Device, OperatingPoint
+from hybrid.artifacts import Device, Footprint, OperatingPoint
+from hybrid.cascade import DeviceProgram, Stage, combined, mix_of
+from hybrid.device_router import RouterInputs, RouterNet, program_routers
+from hybrid.flatbuffers import Graph, continuing, dequantise, named_outputs
+from hybrid.predict import stage_outputs
 
 INPUT_SHAPE = (8, 8, 1)
 CLASS_NAMES = ("T-shirt", 'trouser "wide"', "über??/")
@@ -30,23 +36,96 @@ DEVICE = Device(
 
 @cache
 def tiny_edge() -> bytes:
-    """Convolution, pooling and two heads: logits (1, 3) and router_score (1, 1)."""
+    """Convolution and pooling, outputs logits (1, 3), features (1, 4) and trunk (1, 3, 3, 4)."""
+    inputs, layers = _fresh(1, INPUT_SHAPE)
+    trunk = layers.Conv2D(4, 3, 2, activation="relu", name="trunk")(inputs)
+    return _converted(inputs, trunk, images(), trunk=trunk)
+
+
+@cache
+def tiny_continuation() -> bytes:
+    """Goes on from the trunk of `tiny_edge`: outputs logits (1, 3) and features (1, 5)."""
+    inputs, layers = _fresh(2, (3, 3, 4))
+    trunks = runtimes.run(tiny_edge(), pixels(64), engine="host")[2]
+    affine = Graph(tiny_edge()).edge_outputs().trunk_affine
+    raw = _converted(inputs, layers.Conv2D(5, 2, activation="relu")(inputs), dequantise(trunks, affine) * 0.7)
+    return continuing(raw, tiny_edge())
+
+
+@cache
+def tiny_second() -> bytes:
+    """Another net on the image: outputs logits (1, 3) and features (1, 2)."""
+    inputs, layers = _fresh(3, INPUT_SHAPE)
+    return _converted(inputs, layers.Conv2D(2, 5, 3, activation="relu")(inputs), images())
+
+
+def _fresh(seed: int, shape: tuple[int, ...]) -> tuple[Any, Any]:
+    import tf_keras
+
+    tf_keras.utils.set_random_seed(seed)
+    return tf_keras.Input(shape), tf_keras.layers
+
+
+def _converted(inputs: Any, last: Any, examples: np.ndarray, **more: Any) -> bytes:
+    """Pooling and a dense layer on `last`, quantised on `examples`."""
     import tensorflow as tf
     import tf_keras
 
-    tf_keras.utils.set_random_seed(1)
-    layers = tf_keras.layers
-    inputs = tf_keras.Input(INPUT_SHAPE)
-    features = layers.GlobalAveragePooling2D()(layers.Conv2D(4, 3, 2, activation="relu")(inputs))
-    logits = layers.Dense(3, bias_initializer="random_normal", name="logits")(features)
-    score = layers.Dense(1, bias_initializer="random_normal", name="router_score")(features)
-    converter = tf.lite.TFLiteConverter.from_keras_model(tf_keras.Model(inputs, [logits, score]))
+    features = tf_keras.layers.GlobalAveragePooling2D(name="features")(last)
+    logits = tf_keras.layers.Dense(3, bias_initializer="random_normal", name="logits")(features)
+    outputs = {"logits": logits, "features": features, **more}
+    converter = tf.lite.TFLiteConverter.from_keras_model(tf_keras.Model(inputs, outputs))
     converter.optimizations = [tf.lite.Optimize.DEFAULT]
     converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
     converter.inference_input_type = converter.inference_output_type = tf.int8
-    images = (pixels(64).astype(np.float32) - 128) / 128
-    converter.representative_dataset = lambda: ([image[np.newaxis]] for image in images)
-    return converter.convert()
+    converter.representative_dataset = lambda: ([example[np.newaxis]] for example in examples)
+    return named_outputs(converter.convert())
+
+
+def images() -> np.ndarray:
+    return (pixels(64).astype(np.float32) - 128) / 128
+
+
+def router_net(num_features: int, **inputs: Any) -> RouterNet:
+    """A linear rule with made-up weights: a share of the confidence, less a little of each feature and the like."""
+    reads = RouterInputs(**{"features": True, "betas": (0.02,), **inputs})
+    highest = reads.highest(num_features, len(CLASS_NAMES))
+    weights = np.random.default_rng(num_features).normal(size=(len(highest), 1)) / highest[:, None]
+    return RouterNet(inputs=reads, weights=weights.astype(np.float32), bias=np.array([0.25], np.float32))
+
+
+@cache
+def program() -> DeviceProgram:
+    """One stage: `tiny_edge` without its trunk, and a router."""
+    graph = Graph(tiny_edge())
+    found = graph.edge_outputs()
+    flatbuffer = graph.finish({"logits": found.logits, "features": found.features})
+    outputs = stage_outputs(flatbuffer, pixels(64)).own
+    (router,) = program_routers([router_net(4)], [outputs])
+    return DeviceProgram(
+        stages=(Stage(flatbuffer=flatbuffer, router=router, mix=mix_of([found.logits_affine], [1.0])),)
+    )
+
+
+@cache
+def cascade() -> DeviceProgram:
+    """Three stages: `tiny_edge`, on from its trunk where the score is below 20, another net below -20."""
+    flatbuffers = (tiny_edge(), tiny_continuation(), tiny_second())
+    x = pixels(64)
+    first = stage_outputs(tiny_edge(), x)
+    said = [first.own, stage_outputs(flatbuffers[1], first.trunk).own, stage_outputs(flatbuffers[2], x).own]
+    affines = [Graph(flatbuffer).edge_outputs().logits_affine for flatbuffer in flatbuffers]
+    mixes = [mix_of(affines[:n], [1 / n] * n, [part.logits for part in said[:n]]) for n in (1, 2, 3)]
+    mixed = [combined(mix, said[:n]) for n, mix in enumerate(mixes, 1)]
+    nets = [router_net(part.features.shape[1]) for part in mixed]
+    routers = program_routers(nets, mixed)
+    parts = zip(flatbuffers, routers, ("image", "trunk", "image"), mixes, (20, -20, -128), strict=True)
+    return DeviceProgram(
+        stages=tuple(
+            Stage(flatbuffer=flatbuffer, router=router, reads=reads, mix=mix, look_below=look_below)
+            for flatbuffer, router, reads, mix, look_below in parts
+        )
+    )
 
 
 def pixels(count: int, seed: int = 0) -> np.ndarray:
@@ -76,9 +155,9 @@ POINTS = (point("edge-only", -128, 1.0), point("balanced", 7, 0.75), point("clou
 
 def inputs(**changes) -> BundleInputs:
     """What a good bundle is made from, with changes."""
-    model = tiny_edge()
+    given = changes.get("program", program())
     values = {
-        "models": {"edge": model},
+        "program": given,
         "device": DEVICE,
         "operating_points": POINTS,
         "chosen": "balanced",
@@ -88,7 +167,7 @@ def inputs(**changes) -> BundleInputs:
         "data_card": {"name": "noise", "digest": "ab" * 32, "value_range": (0.0, 255.0)},
         "spec": {"seed": 3, "train": {"epochs": 2}},
         "tools": {"tensorflow": "2.21.0"},
-        "footprint": footprint(model, router_macs=4, estimated_arena_bytes=4096),
+        "footprint": measured(given),
         "arena_margin": 0.1,
         "payload_encoding": "cbor",
         "router_kind": "learned",
@@ -97,17 +176,31 @@ def inputs(**changes) -> BundleInputs:
     return BundleInputs(**{**values, **changes})
 
 
+def measured(given: DeviceProgram, known: dict[str, Footprint] = {}) -> Footprint:  # noqa: B006 - measured once
+    """What a program takes."""
+    if given.digest not in known:
+        known[given.digest] = footprint(given, estimated_arena_bytes=4096)
+    return known[given.digest]
+
+
 @cache
 def good_bundle():
-    """The bundle of `inputs()`."""
+    """The bundle of `inputs()`: one stage."""
     return build_edge_bundle(inputs())
 
 
-def firmware(name: str) -> str:
-    """Text of one generated source of the good bundle."""
-    return good_bundle().files[f"firmware/{name}"].decode()
+@cache
+def cascade_bundle():
+    """A bundle of three stages."""
+    return build_edge_bundle(inputs(program=cascade(), golden_pixels=pixels(20)))
 
 
-def sources() -> dict[str, bytes]:
-    """The generated sources of the good bundle by file name."""
-    return {path.removeprefix("firmware/"): text for path, text in good_bundle().files.items() if "firmware/" in path}
+def firmware(name: str, bundle=None) -> str:
+    """Text of one generated source of a bundle, by default the good one."""
+    return (bundle or good_bundle()).files[f"firmware/{name}"].decode()
+
+
+def sources(bundle=None) -> dict[str, bytes]:
+    """The generated sources of a bundle by file name, by default of the good one."""
+    files = (bundle or good_bundle()).files
+    return {path.removeprefix("firmware/"): text for path, text in files.items() if path.startswith("firmware/")}
