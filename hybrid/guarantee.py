@@ -40,6 +40,18 @@ class Target:
     kind: Kind
     value: float
 
+    @property
+    def statement(self) -> str:
+        """The target in words."""
+        return _WORDS[self.kind].format(f"{100 * self.value:.6g}")
+
+
+_WORDS: Mapping[Kind, str] = {
+    "max_loss": "accuracy at most {} points below the cloud's",
+    "min_accuracy": "accuracy at least {} %",
+    "max_queries": "at most {} % queries",
+}
+
 
 @dataclass(frozen=True, kw_only=True)
 class Certificate:
@@ -51,8 +63,19 @@ class Certificate:
     """Examples of the calibration split."""
     threshold: int
     """The most useful of the certified ones: see `certify`."""
-    certified: tuple[int, ...]
-    """All thresholds that are certified together, ascending; any rule may choose among them."""
+    lowest: int
+    highest: int
+    """Every threshold from `lowest` to `highest` is certified, all together: any rule may choose among them."""
+
+    @property
+    def statement(self) -> str:
+        """What is guaranteed, in words, for manifest and report."""
+        held = ", ".join(target.statement for target in self.targets)
+        return f"{held}, with confidence {100 * self.confidence:.6g} % over {self.n:,} calibration examples"
+
+    def covers(self, threshold: int) -> bool:
+        """Whether `threshold` is certified."""
+        return self.lowest <= threshold <= self.highest
 
 
 def targets(spec: SweepSpec) -> tuple[Target, ...]:
@@ -102,7 +125,8 @@ def certify(
         confidence=confidence,
         n=counts.n,
         threshold=_most_useful(counts, certified, targets),
-        certified=tuple(certified),
+        lowest=certified[0],
+        highest=certified[-1],
     )
 
 

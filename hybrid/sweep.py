@@ -161,14 +161,15 @@ def choose(
 
     With a `certificate` only its thresholds are taken: what it certifies then holds on the population, with its
     confidence, instead of on the examples that `points` were measured on. Among them the other limits (latency, which
-    is a model, and no excess loss) still hold only as measured.
+    is a model, and no excess loss) still hold only as measured. Some of the thresholds of the calibration split are
+    always certified; `points` measured on other examples may miss them.
 
     Raises: SpecError where no point holds all limits, with what can be reached.
     """
     limits = _limits(spec, cloud_accuracy)
     asked = limits or [_Limit("max_loss", "max_loss", "accuracy", cloud_accuracy - spec.max_loss, 1)]
     if certificate is not None:
-        points = [point for point in points if point.threshold in certificate.certified]
+        points = [point for point in points if certificate.covers(point.threshold)]
         asked = [limit for limit in asked if limit.kind not in {target.kind for target in certificate.targets}]
     fit = [p for p in points if all(limit.holds(p) for limit in asked)]
     if not fit:
