@@ -172,8 +172,14 @@ class QuantizeSpec:
 
 @dataclass(frozen=True, kw_only=True)
 class SweepSpec:
-    """Which operating point to choose; of several limits, all must hold."""
+    """Which operating point to choose; of several limits, all must hold, and 0 does not ask for one."""
 
+    max_loss: float = 0.005
+    """Accuracy that may be lost against the cloud; counts where nothing else is asked."""
+    max_queries: float = 0.0
+    """Share of the examples that the cloud is asked for, at most; the same as min_coverage, the other way round."""
+    confidence: float = 0.9
+    """With which max_loss, min_accuracy, max_queries, min_coverage hold (see `hybrid.guarantee`); 0 only measures."""
     max_latency_ms: float = 0.0
     min_accuracy: float = 0.0
     min_coverage: float = 0.0

@@ -5,7 +5,7 @@ Thresholds are swept on validation data, chosen there, and confirmed on test dat
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -16,11 +16,12 @@ from hybrid.errors import SpecError
 from hybrid.specs import SweepSpec
 from hybrid.supervision import query_gain
 
+if TYPE_CHECKING:
+    from hybrid.guarantee import Certificate
+
 Array = NDArray[np.float64]
 
 KEEP_ALL, KEEP_NONE = -128, 128
-DEFAULT_LOSS = 0.005
-"""Accuracy below the cloud's that `choose` gives away when nothing is asked."""
 NAMED_COVERAGES = (0.9, 0.8, 0.7, 0.6, 0.5)
 _TOLERANCE = 1e-9
 
@@ -151,17 +152,27 @@ def confirm(
     return _meter(predictions, scenario, payload_bytes, seed).measure(point.name, point.threshold)
 
 
-def choose(points: Sequence[OperatingPoint], cloud_accuracy: float, spec: SweepSpec) -> OperatingPoint:
+def choose(
+    points: Sequence[OperatingPoint], cloud_accuracy: float, spec: SweepSpec, certificate: "Certificate | None" = None
+) -> OperatingPoint:
     """Choose the operating point that `spec` asks for; all of its limits must hold.
 
     With ``min_accuracy`` or ``no_excess_loss`` the highest coverage wins (ties: higher accuracy), otherwise the highest
-    accuracy (ties: higher coverage). When nothing is asked, the highest coverage within `DEFAULT_LOSS` of the cloud's
+    accuracy (ties: higher coverage). When nothing is asked, the highest coverage within ``max_loss`` of the cloud's
     accuracy wins: near zero excess loss the curve is flat, so that "no loss at all" would follow the noise.
+
+    With a `certificate` only its thresholds are taken: what it certifies then holds on the population, with its
+    confidence, instead of on the examples that `points` were measured on. Among them the other limits (latency, which
+    is a model, and no excess loss) still hold only as measured. Some of the thresholds of the calibration split are
+    always certified; `points` measured on other examples may miss them.
 
     Raises: SpecError where no point holds all limits, with what can be reached.
     """
     limits = _limits(spec, cloud_accuracy)
-    asked = limits or [_Limit("the default rule", "accuracy", cloud_accuracy - DEFAULT_LOSS, 1)]
+    asked = limits or [_Limit("max_loss", "max_loss", "accuracy", cloud_accuracy - spec.max_loss, 1)]
+    if certificate is not None:
+        points = [point for point in points if certificate.covers(point.threshold)]
+        asked = [limit for limit in asked if limit.kind not in {target.kind for target in certificate.targets}]
     fit = [p for p in points if all(limit.holds(p) for limit in asked)]
     if not fit:
         raise SpecError(_unreachable(points, asked))
@@ -174,6 +185,8 @@ class _Limit(NamedTuple):
     """A bound on one figure of an operating point; `sign` 1 wants at least the bound, -1 at most."""
 
     option: str
+    kind: str
+    """Of the target that can certify it; empty where none can."""
     figure: str
     bound: float
     sign: int
@@ -188,10 +201,11 @@ class _Limit(NamedTuple):
 
 def _limits(spec: SweepSpec, cloud_accuracy: float) -> list[_Limit]:
     limits = (
-        _Limit("max_latency_ms", "mean_latency_ms", spec.max_latency_ms, -1),
-        _Limit("min_accuracy", "accuracy", spec.min_accuracy, 1),
-        _Limit("min_coverage", "coverage", spec.min_coverage, 1),
-        _Limit("no_excess_loss", "accuracy", cloud_accuracy if spec.no_excess_loss else 0.0, 1),
+        _Limit("max_latency_ms", "", "mean_latency_ms", spec.max_latency_ms, -1),
+        _Limit("min_accuracy", "min_accuracy", "accuracy", spec.min_accuracy, 1),
+        _Limit("min_coverage", "max_queries", "coverage", spec.min_coverage, 1),
+        _Limit("max_queries", "max_queries", "coverage", 1 - spec.max_queries if spec.max_queries else 0.0, 1),
+        _Limit("no_excess_loss", "", "accuracy", cloud_accuracy if spec.no_excess_loss else 0.0, 1),
     )
     return [limit for limit in limits if limit.bound > 0]
 

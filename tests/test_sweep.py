@@ -234,7 +234,7 @@ def test_named_points_exist_for_any_predictions(rows):
     chosen = sweep.choose(got, cloud.mean(), SweepSpec())
     named = sweep.named_points(got, chosen, cloud.mean())
     assert len({p.name for p in named}) == len(named) == 9
-    assert chosen.accuracy >= cloud.mean() - sweep.DEFAULT_LOSS - 1e-9
+    assert chosen.accuracy >= cloud.mean() - SweepSpec().max_loss - 1e-9
     latencies = [p.mean_latency_ms for p in got]
     assert latencies == sorted(latencies)
 
