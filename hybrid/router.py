@@ -1,171 +1,239 @@
-"""The router: a small net on the edge net's features and confidences that says whether the edge can answer.
+"""Learned routers: a large teacher says what a query is worth, a student small enough for the device repeats it.
 
-It reads the penultimate features and, from the logits, the largest softmax probability at three temperatures. The hot
-one moves with the margin between the two best classes, the cold one with the entropy over all of them, and TensorFlow
-Lite Micro can compute each in the graph (SOFTMAX with a beta, REDUCE_MAX), where it has no sort and no top-k. One
-hidden layer follows. All of it is trained on the outputs of the int8 edge net and then grafted onto its flatbuffer.
+All learn from `Evidence`: what the int8 edge stores of an example, its label, and what the cloud believes. The teacher
+is a mean of nets as large as the paper's router; the student has one hidden layer on the integers of `router_inputs`.
+`choose` compares students and free rules by cross-validation, as the device would score them.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
-from hybrid.artifacts import Bools, Floats, NetOutputs
+from hybrid.artifacts import Floats
+from hybrid.device_router import RouterInputs, RouterNet, StoredOutputs, integer_router, router_inputs
+from hybrid.errors import SpecError
+from hybrid.perceptron import Perceptron, Recipe, fit, sigmoid
+from hybrid.policy import negative_entropy
 from hybrid.progress import SILENT, Narrator
-from hybrid.specs import ArchSpec, RouterSpec
-from hybrid.supervision import softmax
+from hybrid.rules import RULES, natural_beta, on_log_odds, relative_betas
+from hybrid.specs import RouterSpec
+from hybrid.supervision import Evidence, query_targets, softmax, stacked
+from hybrid.sweep import nauc
 
-TEMPERATURES = (0.5, 1.0, 4.0)
-"""Softmax temperatures of the confidences, relative to the logits' own spread (see `betas`)."""
-
-ROUTER_BATCH = 128
+LEARNED: dict[str, Literal["learned", "gain"]] = {"learned": "learned", "gain": "gain"}
+FREE = "max_softmax"
+TIE_NAUC = 0.005
+"""Differences below half a point are ties; the free rule wins them."""
+TEACHER_WIDTHS = (128, 64, 64)
+STOPPING_SHARE = 0.2
+"""Share of the held-out examples by which a teacher's best epoch is told."""
+EPOCH_STEPS, LEAST_BATCH, MOST_BATCH = 64, 32, 512
+"""Batches are so small that an epoch has so many steps, but within these sizes: few examples need no fewer steps."""
+LEAST_HIDDEN = 6
+"""A student gives up inputs before it gives up so many hidden units."""
+MOST_CLASSES = 64
+"""Beyond so many classes the teacher sees the largest logits alone, sorted."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class RouterNet:
-    """score = out . relu(feature_weights^T f + confidence_weights^T c + hidden_bias) + out_bias; higher: keep.
+class Teacher:
+    """The mean of several nets on everything that stored outputs say, in floating point.
 
-    `betas` (3,) multiply the logits before each softmax; `feature_weights` (width, hidden), `confidence_weights`
-    (3, hidden), `hidden_bias` (hidden,), `out` (hidden,).
+    `mean` and `inverse_spread` ``(d,)`` standardise `teacher_inputs`.
     """
-
-    betas: tuple[float, ...]
-    feature_weights: Floats
-    confidence_weights: Floats
-    hidden_bias: Floats
-    out: Floats
-    out_bias: float
-
-    @property
-    def macs(self) -> int:
-        """Multiply-accumulates of one score."""
-        return self.feature_weights.size + self.confidence_weights.size + self.out.size
-
-    def hidden(self, outputs: NetOutputs) -> tuple[Floats, Floats]:
-        """The two summands of the hidden layer before ReLU, from features and from confidences, ``(n, hidden)``."""
-        from_features = outputs.features @ self.feature_weights
-        from_confidences = confidences(outputs.logits, self.betas) @ self.confidence_weights + self.hidden_bias
-        return from_features, from_confidences
-
-    def score(self, outputs: NetOutputs) -> Floats:
-        """The float score, ``(n,)``: the opposite of the log-odds that a query is worth it, less a constant."""
-        from_features, from_confidences = self.hidden(outputs)
-        return np.maximum(from_features + from_confidences, 0.0) @ self.out + np.float32(self.out_bias)
-
-
-@dataclass(frozen=True, kw_only=True)
-class MaxSoftmax:
-    """The free rule: the largest softmax probability, of the logits times `beta`."""
 
     beta: float
-    macs: int = 0
+    mean: Floats
+    inverse_spread: Floats
+    nets: tuple[Perceptron, ...]
 
-    def score(self, outputs: NetOutputs) -> Floats:
-        """The float score, ``(n,)``."""
-        return confidences(outputs.logits, (self.beta,))[:, 0]
-
-
-Router = RouterNet | MaxSoftmax
-
-
-def confidences(logits: Floats, betas: tuple[float, ...]) -> Floats:
-    """Largest softmax probability at each beta, ``(n, len(betas))``."""
-    return np.stack([softmax(logits, 1.0 / beta).max(axis=1) for beta in betas], axis=1)
+    def score(self, stored: StoredOutputs) -> Floats:
+        """Minus the log-odds that a query pays, ``(n,)``; higher: the edge can answer."""
+        x = (teacher_inputs(stored, self.beta) - self.mean) * self.inverse_spread
+        return -np.mean([net.logits(x) for net in self.nets], axis=0, dtype=np.float32)
 
 
-def router_macs(arch: ArchSpec, spec: RouterSpec) -> int:
-    """Multiply-accumulates, and about as many weights, of the router that an edge net will carry."""
-    return (arch.feature_width + len(TEMPERATURES) + 1) * spec.hidden
+@dataclass(frozen=True, kw_only=True)
+class Reached:
+    """nAUC over the folds of a cross-validation: `mean`, and `spread`, the standard deviation between folds."""
+
+    mean: float
+    spread: float
 
 
-def betas(logits: Floats) -> tuple[float, ...]:
-    """Softmax betas for `TEMPERATURES`, scaled so that a net with twice the logits gets half the beta."""
-    top_two = np.sort(logits, axis=1)[:, -2:]
-    spread = float(np.median(top_two[:, 1] - top_two[:, 0])) / 4.0
-    return tuple(1.0 / (temperature * max(spread, 1e-3)) for temperature in TEMPERATURES)
+@dataclass(frozen=True, kw_only=True)
+class Chosen:
+    """The winner, fitted on all evidence, and what each candidate reached."""
+
+    kind: str
+    net: RouterNet
+    reached: Mapping[str, Reached]
 
 
-def query_targets(query: Bools, edge_logits: Floats, cloud_probabilities: Floats, *, softness: float = 0.5) -> Floats:
-    """Soft proxy labels in [0, 1], ``(n,)``: part o(x), part what the cloud itself believes a query would gain.
+def teacher_inputs(stored: StoredOutputs, beta: float) -> Floats:
+    """Features, gaps to the largest logit, probabilities, one-hot of the answer, confidences, ``(n, d)``.
 
-    The soft part is p_cloud(cloud's class) - p_cloud(edge's class): zero where they agree, near one where the cloud is
-    sure that the edge is wrong. It carries more than one bit per example where labels are noisy.
+    The confidences are the entropy, the largest probability and its margin, and the logit margin. The answer itself
+    matters much: what the cloud thinks of a class that the edge mistakes for others no confidence tells.
     """
-    rows = np.arange(len(edge_logits))
-    believed = cloud_probabilities.max(axis=1) - cloud_probabilities[rows, edge_logits.argmax(axis=1)]
-    return ((1.0 - softness) * query + softness * believed).astype(np.float32)
+    logits = stored.logits.astype(np.float32) * np.float32(beta)
+    if logits.shape[1] > MOST_CLASSES:
+        logits = -np.sort(-logits, axis=1)[:, :MOST_CLASSES]
+    probabilities = softmax(logits)
+    top, best = np.sort(logits, axis=1)[:, -2:], np.sort(probabilities, axis=1)[:, -2:]
+    answer = np.arange(stored.logits.shape[1]) == stored.logits.argmax(axis=1)[:, None]
+    said = [negative_entropy(logits), best[:, 1], best[:, 1] - best[:, 0], top[:, 1] - top[:, 0]]
+    parts = [stored.features, logits - top[:, 1:], probabilities, answer, *(column[:, None] for column in said)]
+    return np.concatenate(parts, axis=1, dtype=np.float32)
 
 
-def fit_router(
-    outputs: NetOutputs, targets: Floats, spec: RouterSpec, *, seed: int, narrator: Narrator = SILENT
-) -> RouterNet:
-    """Fit a router to `targets` ``(n,)`` on the edge's `outputs`: binary cross-entropy plus the coverage hinge.
+def fit_teacher(held_out: Evidence, extra: Evidence | None, spec: RouterSpec, *, seed: int) -> Teacher:
+    """Fit `spec.teachers` nets to the targets on `held_out` and `extra` evidence.
 
-    Kag et al. 2023: min_r l(r(x), o(x)) + lambda [c - mean(1 - r(x))]_+ with c = `spec.coverage_target`. A fifth of the
-    rows decides when to stop, so that a wide router cannot learn them by heart.
+    Each keeps a different part of the held-out examples back and ends at the epoch that routes it best.
     """
-    scales = betas(outputs.logits)
-    inputs = np.concatenate([outputs.features, confidences(outputs.logits, scales)], axis=1)
-    mean, std = inputs.mean(axis=0), inputs.std(axis=0) + 1e-6
-    weights, bias, out, out_bias = _fit((inputs - mean) / std, targets, spec, seed, narrator)
-    weights = weights / std[:, None]
-    bias = bias - mean @ weights
-    width = outputs.features.shape[1]
-    router = RouterNet(
-        betas=scales,
-        feature_weights=weights[:width],
-        confidence_weights=weights[width:],
-        hidden_bias=bias,
-        out=-out[:, 0],
-        out_bias=-float(out_bias[0]),
+    everything = stacked(held_out, extra)
+    beta = natural_beta(everything.stored)
+    x = teacher_inputs(everything.stored, beta)
+    mean, inverse_spread = standardisation(x)
+    x = (x - mean) * inverse_spread
+    targets = _targets(everything, spec)
+    nets = []
+    for member in range(spec.teachers):
+        rng = np.random.default_rng([seed, member])
+        back = rng.permutation(len(held_out))[: int(STOPPING_SHARE * len(held_out))]
+        used = np.setdiff1d(np.arange(len(x)), back)
+        judge = _routes(x[back], held_out.take(back)) if len(back) else None
+        net = Perceptron(x.shape[1], TEACHER_WIDTHS, rng=rng)
+        nets.append(fit(net, x[used], targets[used], _recipe(spec.teacher_epochs, len(used)), rng=rng, judge=judge))
+    return Teacher(beta=beta, mean=mean, inverse_spread=inverse_spread, nets=tuple(nets))
+
+
+def fit_student(stored: StoredOutputs, targets: Floats, spec: RouterSpec, *, seed: int) -> RouterNet:
+    """Fit the router of at most `spec.max_parameters` to `targets` ``(n,)`` in [0, 1], the worth of a query.
+
+    Its raw score is minus the log-odds of the target.
+    """
+    inputs, hidden = student_inputs(stored, spec)
+    v = router_inputs(stored, inputs).astype(np.float32)
+    mean, inverse_spread = standardisation(v)
+    rng = np.random.default_rng(seed)
+    net = Perceptron(v.shape[1], (hidden,), rng=rng)
+    fit(net, (v - mean) * inverse_spread, targets, _recipe(spec.epochs, len(v)), rng=rng)
+    (weights, bias), (out, out_bias) = net.folded()
+    weights = weights * inverse_spread[:, None]
+    return RouterNet(
+        inputs=inputs, weights=weights, bias=bias - mean @ weights, out=-out[:, 0], out_bias=-float(out_bias[0])
     )
-    return replace(router, out_bias=router.out_bias - float(np.median(router.score(outputs))))
 
 
-def _fit(
-    inputs: Floats, targets: Floats, spec: RouterSpec, seed: int, narrator: Narrator
-) -> tuple[Floats, Floats, Floats, Floats]:
-    """Train the two dense layers; returns their weights as numpy arrays, signed so that positive asks the cloud."""
-    import keras
-
-    from hybrid.fitting import narrated
-
-    keras.utils.set_random_seed(seed)
-    net = keras.Sequential(
-        [
-            keras.Input((inputs.shape[1],)),
-            keras.layers.Dense(spec.hidden, activation="relu"),
-            keras.layers.Dense(1),
-        ]
-    )
-    net.compile(keras.optimizers.AdamW(3e-3, weight_decay=5e-4), _loss(spec), jit_compile=False)
-    order = np.random.default_rng(seed).permutation(len(inputs))
-    held, used = order[: len(order) // 5], order[len(order) // 5 :]
-    stop = keras.callbacks.EarlyStopping(patience=8, restore_best_weights=True)
-    steps = -(-len(used) // ROUTER_BATCH) * spec.epochs
-    with narrated(keras, narrator, "router", steps) as progress:
-        net.fit(
-            inputs[used],
-            targets[used],
-            validation_data=(inputs[held], targets[held]),
-            batch_size=ROUTER_BATCH,
-            epochs=spec.epochs,
-            verbose=0,
-            callbacks=[stop, progress],
-        )
-    first, second = net.layers
-    return (*map(np.asarray, first.get_weights()), *map(np.asarray, second.get_weights()))  # type: ignore[return-value]
+def fit_learned(held_out: Evidence, extra: Evidence | None, spec: RouterSpec, *, seed: int) -> RouterNet:
+    """Teacher and student in one; with `spec.teachers` = 0 the student alone."""
+    everything = stacked(held_out, extra)
+    if spec.teachers:
+        teacher = fit_teacher(held_out, extra, spec, seed=seed)
+        targets = sigmoid(-teacher.score(everything.stored))
+    else:
+        targets = _targets(everything, spec)
+    return fit_student(everything.stored, targets, spec, seed=seed)
 
 
-def _loss(spec: RouterSpec) -> Callable[[Any, Any], Any]:
-    from keras import losses, ops
+def student_inputs(stored: StoredOutputs, spec: RouterSpec) -> tuple[RouterInputs, int]:
+    """The richest inputs that leave `LEAST_HIDDEN` hidden units within `spec.max_parameters`, and the units they leave.
 
-    cross_entropy = losses.BinaryCrossentropy(from_logits=True)
+    Beside gaps, margins and the class answered, confidences add nothing.
 
-    def loss(target: Any, logit: Any) -> Any:
-        coverage = 1.0 - ops.mean(ops.sigmoid(logit))
-        return cross_entropy(target, logit) + spec.coverage_weight * ops.relu(spec.coverage_target - coverage)
+    Raises: SpecError where even the confidences do not fit.
+    """
+    num_features, num_classes = stored.features.shape[1], stored.logits.shape[1]
+    top = min(2, num_classes - 1)
+    rich = RouterInputs(features=num_features > 0, gaps=True, top=top, classes=True)
+    for inputs in (
+        rich,
+        replace(rich, gaps=False),
+        replace(rich, features=False),
+        RouterInputs(top=top, betas=relative_betas(stored), classes=True),
+        RouterInputs(top=top, betas=relative_betas(stored)),
+    ):
+        fan_in = len(inputs.highest(num_features, num_classes))
+        hidden = min(spec.hidden, (spec.max_parameters - 1) // (fan_in + 2))
+        if hidden >= min(LEAST_HIDDEN, spec.hidden):
+            return inputs, hidden
+    raise SpecError(f"router.max_parameters: got {spec.max_parameters}, a router of the confidences alone needs more")
 
-    return loss
+
+def choose(
+    held_out: Evidence,
+    extra: Evidence | None,
+    spec: RouterSpec,
+    *,
+    seed: int,
+    narrator: Narrator = SILENT,
+) -> Chosen:
+    """Fit what `spec.kind` admits, and keep what routes best on held-out examples that it was not fitted on.
+
+    Each of `spec.choice_folds` parts of the held-out examples judges int8 routers fitted on the other parts and on all
+    `extra` evidence, with one teacher each; the winner is fitted on everything. Ties go to the free rule.
+
+    Raises: SpecError where there are fewer held-out examples than folds.
+    """
+    kinds = (*RULES, "learned") if spec.kind == "auto" else (spec.kind,)
+    if len(held_out) < spec.choice_folds:
+        raise SpecError(f"router: got {len(held_out)} held-out examples for {spec.choice_folds} folds; give it more")
+    fold = np.random.default_rng(seed).permutation(len(held_out)) % spec.choice_folds
+    light = replace(spec, teachers=min(spec.teachers, 1))
+    found: dict[str, list[float]] = {kind: [] for kind in kinds}
+    with narrator.track("router", len(kinds) * spec.choice_folds + 1) as done:
+        for index in range(spec.choice_folds):
+            fitted_on, judged_by = (held_out.take(np.flatnonzero(part)) for part in (fold != index, fold == index))
+            for kind in kinds:
+                net = fit_kind(kind, fitted_on, extra, light, seed=seed)
+                found[kind].append(_int8_nauc(net, fitted_on, judged_by))
+                done(1, f"{kind}: nAUC {found[kind][-1]:.3f}")
+        reached = {kind: Reached(mean=float(np.mean(v)), spread=float(np.std(v, ddof=1))) for kind, v in found.items()}
+        best = max(kinds, key=lambda kind: reached[kind].mean + TIE_NAUC * (kind == FREE))
+        net = fit_kind(best, held_out, extra, spec, seed=seed)
+        done(1, best)
+    return Chosen(kind=best, net=net, reached=reached)
+
+
+def fit_kind(kind: str, held_out: Evidence, extra: Evidence | None, spec: RouterSpec, *, seed: int) -> RouterNet:
+    """A router of this kind, scoring minus the log-odds that a query pays.
+
+    Raises: SpecError for a kind that is not there.
+    """
+    if kind in RULES:
+        net = RULES[kind](held_out)
+    elif kind in LEARNED:
+        net = fit_learned(held_out, extra, replace(spec, kind=LEARNED[kind]), seed=seed)
+    else:
+        raise SpecError(f"router.kind: got {kind}, allowed {', '.join((*LEARNED, *RULES))}")
+    return on_log_odds(net, held_out)
+
+
+def standardisation(x: Floats) -> tuple[Floats, Floats]:
+    """Mean and inverse standard deviation of each column, ``(d,)``; 0 for a column that never changes."""
+    mean, spread = x.mean(axis=0), x.std(axis=0)
+    return mean, np.divide(1.0, spread, out=np.zeros_like(spread), where=spread > 1e-6)
+
+
+def _recipe(epochs: int, rows: int) -> Recipe:
+    return Recipe(epochs=epochs, batch=min(MOST_BATCH, max(LEAST_BATCH, rows // EPOCH_STEPS)))
+
+
+def _targets(evidence: Evidence, spec: RouterSpec) -> Floats:
+    target: Literal["proxy", "gain"] = "gain" if spec.kind == "gain" else "proxy"
+    return query_targets(evidence, softness=spec.softness, target=target)
+
+
+def _routes(x: Floats, evidence: Evidence) -> Callable[[Perceptron], float]:
+    right = evidence.edge_right, evidence.cloud_right
+    return lambda net: nauc(-net.logits(x), *right)
+
+
+def _int8_nauc(net: RouterNet, fitted_on: Evidence, judged_by: Evidence) -> float:
+    score: NDArray[np.int8] = integer_router(net, fitted_on.stored).score(judged_by.stored)
+    return nauc(score, judged_by.edge_right, judged_by.cloud_right)

@@ -128,6 +128,9 @@ class TrainSpec:
     """Strength (alpha) of mixup; 0 turns it off."""
 
 
+RouterKind = Literal["auto", "learned", "gain", "max_softmax", "logit_margin", "logistic", "class_offsets"]
+
+
 @dataclass(frozen=True, kw_only=True)
 class LookSpec:
     """A second look on the device: what runs only where the answer so far is unsure, before the cloud is asked."""
@@ -145,11 +148,23 @@ class LookSpec:
 
 @dataclass(frozen=True, kw_only=True)
 class RouterSpec:
-    """The router and where its labels come from."""
+    """The router, the teacher that it is distilled from, and where its labels come from."""
 
-    kind: Literal["auto", "learned", "max_softmax"] = "auto"
+    kind: RouterKind = "auto"
+    """``auto``: what routes best in cross-validation, the free ``max_softmax`` on a tie. ``learned``: a net for the
+    proxy label; ``gain``: for the signed gain of a query; the others are rules of a few constants."""
     hidden: int = 16
-    epochs: int = 40
+    """Most hidden units; `max_parameters` may leave fewer."""
+    epochs: int = 20
+    max_parameters: int = 1000
+    """Most weights and biases on the device."""
+    softness: float = 0.5
+    """Share of the cloud's own belief in the targets, in [0, 1]; the rest is the hard label."""
+    teachers: int = 3
+    """Nets whose mean the router is distilled from; 0 learns from the targets themselves."""
+    teacher_epochs: int = 8
+    choice_folds: int = 3
+    """Parts of the held-out examples, each of which judges the candidates fitted on the others."""
     supervision: Literal["held_out", "cross_fit"] = "held_out"
     """``held_out``: labels on the calibration split; ``cross_fit``: also on the training split, by nets that did not
     see the example."""

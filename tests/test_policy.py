@@ -53,6 +53,7 @@ def test_baselines_ignore_a_shift_and_stay_in_range(logits):
         "max_softmax": (1 / logits.shape[1], 1),
         "entropy": (-np.log(logits.shape[1]), 0),
         "margin": (0, 1),
+        "logit_margin": (0, 60),
     }
     assert set(ranges) == set(policy.BASELINES)
     for name, score in policy.BASELINES.items():
@@ -65,7 +66,7 @@ def test_baselines_ignore_a_shift_and_stay_in_range(logits):
 @settings(deadline=None)
 @given(arrays(np.float64, (8, 2), elements=st.floats(-9, 9)))
 def test_with_two_classes_all_baselines_rank_alike(logits):
-    # All three are increasing in the larger probability; compare pairs that are clearly apart.
+    # All are increasing in the larger probability; compare pairs that are clearly apart.
     p = policy.max_softmax(logits)
     apart = p[:, None] > p + 1e-6
     for score in policy.BASELINES.values():
