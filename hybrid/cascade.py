@@ -113,6 +113,15 @@ class Stage:
     look_below: int = NEVER
 
 
+def stage_names(count: int) -> tuple[str, ...]:
+    """What `count` stages are called.
+
+    >>> stage_names(3)
+    ('edge', 'look_1', 'look_2')
+    """
+    return ("edge", *(f"look_{index}" for index in range(1, count)))
+
+
 @dataclass(frozen=True, kw_only=True)
 class DeviceProgram:
     """All that the device computes before anybody is asked; at least one stage."""
@@ -121,8 +130,8 @@ class DeviceProgram:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """What the stages are called: ``edge``, ``look_1``, ``look_2`` and so on."""
-        return ("edge", *(f"look_{index}" for index in range(1, len(self.stages))))
+        """What the stages are called, in order."""
+        return stage_names(len(self.stages))
 
     @property
     def digest(self) -> str:

@@ -30,6 +30,11 @@ SHORTCUTS = {
     "link": "link",
     "seed": "seed",
     "trials": "search.trials",
+    "router": "router.kind",
+    "look": "look.kind",
+    "max_loss": "sweep.max_loss",
+    "max_queries": "sweep.max_queries",
+    "confidence": "sweep.confidence",
     "max_latency_ms": "sweep.max_latency_ms",
     "min_accuracy": "sweep.min_accuracy",
     "min_coverage": "sweep.min_coverage",
@@ -50,6 +55,11 @@ def run_options(command: Callable[..., None]) -> Callable[..., None]:
         click.option("--link", help="Link name (see hybrid devices) or a TOML profile."),
         click.option("--seed", type=int, help="Seed of everything random."),
         click.option("--trials", type=int, help="Candidates of the search."),
+        click.option("--router", help="auto, learned, gain, max_softmax, logit_margin, logistic or class_offsets."),
+        click.option("--look", help="Second look on the device: none, net or exit."),
+        click.option("--max-loss", type=float, help="Choose: accuracy at most this below the cloud's, in [0, 1]."),
+        click.option("--max-queries", type=float, help="Choose: cloud asked for at most this share, in [0, 1]."),
+        click.option("--confidence", type=float, help="With which the choice holds on new data; 0: only measured."),
         click.option("--max-latency-ms", type=float, help="Choose: mean latency at most this."),
         click.option("--min-accuracy", type=float, help="Choose: hybrid accuracy at least this, in [0, 1]."),
         click.option("--min-coverage", type=float, help="Choose: share answered on the edge at least this, in [0, 1]."),
@@ -188,11 +198,15 @@ def train(**options: Any) -> None:
 @cli.command()
 @run_options
 def quantize(**options: Any) -> None:
-    """Quantise the edge to int8 and graft the router that wins."""
+    """Quantise the device's nets to int8 and choose their routers."""
     quantized = open_run(**options).quantized
-    terminal, footprint = Terminal(), quantized.footprint
-    terminal.table("Int8 edge on validation", [(m, f"{a:.2%}") for m, a in quantized.edge.validation_accuracy.items()])
-    terminal.table("Routers on validation (nAUC)", [(name, f"{n:.3f}") for name, n in quantized.routed.nauc.items()])
+    terminal, footprint, routed = Terminal(), quantized.footprint, quantized.routed
+    for name, edge, kind, reached in zip(routed.program.names, quantized.edges, routed.kinds, routed.nauc, strict=True):
+        accuracies = [(method, f"{accuracy:.2%}") for method, accuracy in edge.validation_accuracy.items()]
+        terminal.table(f"Int8 net {name} on validation", accuracies)
+        terminal.table(
+            f"Its routers, cross-validated nAUC: {kind} is taken", [(k, f"{n:.3f}") for k, n in reached.items()]
+        )
     arena = f"{footprint.measured_arena_bytes:,} bytes, {footprint.arena_source}"
     terminal.say(f"Model: {footprint.flash_bytes:,} bytes, arena {arena}.")
 
@@ -207,7 +221,7 @@ def sweep(**options: Any) -> None:
         for p in (*swept.named, swept.confirmed)
     ]
     headings = ("operating point", "threshold", "coverage", "accuracy", "mean latency")
-    Terminal().table("Operating points on validation; the last is the chosen one on test", rows, headings)
+    Terminal().table("Operating points on calibration; the last is the chosen one on test", rows, headings)
 
 
 @cli.command()

@@ -203,6 +203,7 @@ _ALLOWED = {
     "router.teachers": (0, _ANY),
     "router.teacher_epochs": (1, _ANY),
     "router.choice_folds": (2, _ANY),
+    "router.rows": (0, _ANY),
     "router.folds": (2, _ANY),
     "router.coverage_target": (0, 1),
     "router.coverage_weight": (0, _ANY),

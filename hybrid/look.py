@@ -6,8 +6,11 @@ only save time: what the near part cannot answer, the far part answers as the wh
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
+from hybrid.cascade import Reads
+from hybrid.cost import Estimate
 from hybrid.errors import SpecError
 from hybrid.nets import build_exit, build_net
 from hybrid.specs import ArchSpec, LookSpec
@@ -45,6 +48,18 @@ def mix_weights(spec: LookSpec, stage: int) -> Sequence[float]:
     if spec.kind == "exit":
         return [float(index == stage) for index in range(stage + 1)]
     return [1.0 / (stage + 1)] * (stage + 1)
+
+
+def reads(spec: LookSpec, stage: int) -> Reads:
+    """What the net of this stage takes in."""
+    return "trunk" if spec.kind == "exit" and stage else "image"
+
+
+def staged(edge: Estimate, spec: LookSpec) -> Estimate:
+    """What all stages take beside what `edge`, one net, is estimated at: its flash again for each further net."""
+    if spec.kind != "net":
+        return edge
+    return replace(edge, flash_bytes=edge.flash_bytes * (1 + spec.nets))
 
 
 def cut(edge: Any, arch: ArchSpec, spec: LookSpec) -> tuple[Any, Any]:

@@ -11,6 +11,7 @@ from hybrid import runtimes
 from hybrid.artifacts import Floats, Predictions
 from hybrid.cascade import DeviceOutputs, DeviceProgram, combined
 from hybrid.device_router import StoredOutputs
+from hybrid.errors import BundleError
 from hybrid.flatbuffers import dequantise
 from hybrid.progress import SILENT, Narrator
 from hybrid.runtimes import Engine
@@ -69,8 +70,8 @@ def device_outputs(program: DeviceProgram, x: Stored, run: Run) -> DeviceOutputs
     so_far: list[StageOutputs] = []
     logits, score, stage = [], np.zeros(len(x), np.int8), np.zeros(len(x), np.int32)
     for number, part in enumerate(program.stages):
-        source = x[rows] if part.reads == "image" else so_far[-1].trunk
-        so_far.append(_stage_outputs(run(part.flatbuffer, _given(source))))
+        source = x[rows] if part.reads == "image" else trunk_of(so_far[-1])
+        so_far.append(_stage_outputs(run(part.flatbuffer, source)))
         said = combined(part.mix, [outputs.own for outputs in so_far])
         score[rows], stage[rows] = part.router.score(said), number
         logits.append((rows, said.logits))
@@ -81,10 +82,11 @@ def device_outputs(program: DeviceProgram, x: Stored, run: Run) -> DeviceOutputs
     return DeviceOutputs(logits=_latest(logits), score=score, stage=stage)
 
 
-def _given(source: Stored | None) -> Stored:
-    if source is None:
-        raise ValueError("a stage reads the trunk, which the stage before does not give")
-    return source
+def trunk_of(outputs: StageOutputs) -> NDArray[np.int8]:
+    """The trunk that the next stage reads. Raises: BundleError where the net does not give it."""
+    if outputs.trunk is None:
+        raise BundleError("a stage reads the trunk, which the net before it does not give; export that net with one")
+    return outputs.trunk
 
 
 def _latest(parts: list[tuple[NDArray[np.intp], NDArray[np.int8]]]) -> NDArray[np.int8]:

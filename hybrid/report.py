@@ -26,7 +26,7 @@ GalleryKind = Literal["queried_right", "queried_vain", "kept_right", "kept_wrong
 
 @dataclass(frozen=True, kw_only=True)
 class DatasetCard:
-    """What is known of the data; `counts` has the number of examples by split, among them validation and test."""
+    """What is known of the data; `counts` has the number of examples by split, among them calibration and test."""
 
     name: str
     counts: Mapping[str, int]
@@ -48,11 +48,36 @@ class Drift:
 
 @dataclass(frozen=True, kw_only=True)
 class QuantizeTrial:
-    """A way of quantising (``ptq``, ``qat``) and what its int8 edge reached on validation."""
+    """A way of quantising a stage's net (``ptq``, ``qat``) and what it reached alone on validation."""
 
+    stage: str
     method: str
     validation_accuracy: float
     winner: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class RouterTrial:
+    """A kind of router for a stage, and its nAUC in cross-validation on held-out examples."""
+
+    stage: str
+    kind: str
+    nauc: float
+    winner: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageCost:
+    """One of the device's nets: the `share` of examples that it runs on, and what it costs.
+
+    `latency_ms` runs from the input to this stage's answer. The next stage runs where the score is below `look_below`.
+    """
+
+    name: str
+    share: float
+    macs: int
+    latency_ms: float
+    look_below: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,8 +171,13 @@ class ReportContent:
     drift: Drift
     quantize_trials: tuple[QuantizeTrial, ...]
     router_kind: str
+    router_trials: tuple[RouterTrial, ...]
+    stages: tuple[StageCost, ...]
+    """More than one where the device takes a second look."""
+    guarantee: str | None
+    """What is certified of the chosen threshold, in words."""
     chosen: OperatingPoint
-    """On validation, which chose it."""
+    """On calibration, which chose it."""
     confirmed: OperatingPoint
     """The same threshold on test."""
     edge_only: OperatingPoint
@@ -156,7 +186,7 @@ class ReportContent:
     """Everything goes to the cloud, on test; one per link, the run's link among them."""
     points: tuple[OperatingPoint, ...]
     """The run's link at many thresholds, for the table and its slider."""
-    points_split: Literal["validation", "test"]
+    points_split: Literal["calibration", "test"]
     pareto: tuple[OperatingPoint, ...]
     """Operating points of every link in `cloud_only`, on test."""
     curves: tuple[PolicyCurve, ...]

@@ -153,21 +153,23 @@ class RouterSpec:
     kind: RouterKind = "auto"
     """``auto``: what routes best in cross-validation, the free ``max_softmax`` on a tie. ``learned``: a net for the
     proxy label; ``gain``: for the signed gain of a query; the others are rules of a few constants."""
-    hidden: int = 16
+    hidden: int = 20
     """Most hidden units; `max_parameters` may leave fewer."""
-    epochs: int = 20
+    epochs: int = 30
     max_parameters: int = 1000
-    """Most weights and biases on the device."""
-    softness: float = 0.5
+    """Most weights and biases of one router on the device; it also stays within 2 % of its net's MACs."""
+    softness: float = 1.0
     """Share of the cloud's own belief in the targets, in [0, 1]; the rest is the hard label."""
     teachers: int = 3
     """Nets whose mean the router is distilled from; 0 learns from the targets themselves."""
-    teacher_epochs: int = 8
+    teacher_epochs: int = 12
     choice_folds: int = 3
     """Parts of the held-out examples, each of which judges the candidates fitted on the others."""
-    supervision: Literal["held_out", "cross_fit"] = "held_out"
-    """``held_out``: labels on the calibration split; ``cross_fit``: also on the training split, by nets that did not
-    see the example."""
+    supervision: Literal["held_out", "in_sample", "cross_fit"] = "in_sample"
+    """``held_out``: the validation split alone; ``in_sample``: the training split as well, with what the cloud says of
+    examples that it has seen; ``cross_fit``: with what clouds of other folds say, which have not."""
+    rows: int = 0
+    """Most training examples that the router learns from; 0: all."""
     folds: int = 2
     coverage_target: float = 0.5
     """c of the paper's constraint coverage >= c; the shipped threshold is calibrated apart from it."""

@@ -1,48 +1,33 @@
 """The training of edge and cloud: the cloud first, the edge with the cloud's help, then both around the router.
 
 Kag et al. 2023 alternate three blocks: the router fits the proxy labels, the edge is trained with weights (2 - r), the
-cloud with (1 + r). Router labels come from the calibration split, or from nets that were trained on other folds: never
-from examples that the nets have learned by heart.
+cloud with (1 + r). Here the router of the rounds learns from half of the validation split, and the other half says
+whether a round helped.
 """
 
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from datasets import Dataset, Split
 from datasets.batches import Augment
 from hybrid import fitting, look
-from hybrid.artifacts import Bools, Floats, NetOutputs
+from hybrid.artifacts import Floats
 from hybrid.clouds import CloudAnswers, build_cloud, net_answers
+from hybrid.estimator import Router
 from hybrid.nets import build_net
+from hybrid.perceptron import sigmoid
 from hybrid.progress import Narrator
-from hybrid.router import fit_router, query_targets
+from hybrid.routing import Rows
 from hybrid.specs import ArchSpec, RunSpec
-from hybrid.supervision import cloud_weights, edge_weights, proxy_labels, softmax
+from hybrid.supervision import cloud_weights, edge_weights, softmax
 from hybrid.sweep import area, curve
 
 ROUNDS_RATE_SHARE = 0.1
 """Share of the peak learning rate at which the first training ends and the alternations take over, down to zero."""
 
-CHOOSING_SPLITS = ("calibration", "validation")
-
-
-@dataclass(frozen=True, kw_only=True)
-class RouterRows:
-    """What a router is fitted on: `x` stored examples, and what edge and cloud that never saw them say, row by row.
-
-    `query` ``(n,)`` are proxy labels, `cloud_probabilities` ``(n, num_classes)``.
-    """
-
-    x: NDArray[np.uint8]
-    query: Bools
-    cloud_probabilities: Floats
-
-    def targets(self, edge_logits: Floats) -> Floats:
-        """Soft proxy labels ``(n,)`` for an edge net with these logits."""
-        return query_targets(self.query, edge_logits, self.cloud_probabilities)
+HELD_OUT_SPLITS = ("calibration", "validation")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,54 +116,46 @@ class Trainer:
             answers, area_now, query = new_answers, area_new, new_query
         return answers, tuple(rounds)
 
-    def held_out_rows(self, edge: NetOutputs, answers: CloudAnswers) -> RouterRows:
-        """Router rows of the calibration split, for an edge with these outputs on it."""
-        split = self.data.calibration
-        cloud = answers.probabilities["calibration"]
-        query = proxy_labels(edge.logits.argmax(axis=1) == split.y, cloud.argmax(axis=1) == split.y)
-        return RouterRows(x=split.x, query=query, cloud_probabilities=cloud)
+    def held_out_rows(self, answers: CloudAnswers) -> Rows:
+        """The validation split: no net has learned it."""
+        return Rows(split=self.data.validation, cloud=answers.probabilities["validation"])
 
-    def cross_fitted_rows(self, arch: ArchSpec) -> RouterRows:
-        """Router rows of the training split: each fold is labelled by an edge and a cloud trained on the others."""
+    def seen_rows(self, cloud: Floats) -> Rows:
+        """As much of the training split as the spec allows, with the cloud's probabilities for all of it."""
+        split, limit = self.data.train, self.spec.router.rows
+        if not 0 < limit < len(split):
+            return Rows(split=split, cloud=cloud)
+        rows = np.sort(np.random.default_rng(self.spec.seed).permutation(len(split))[:limit])
+        return Rows(split=Split(x=split.x[rows], y=split.y[rows]), cloud=cloud[rows])
+
+    def cross_fitted(self) -> Floats:
+        """The cloud's probabilities on the training split, of each fold by a cloud trained on the others."""
         rows, folds = self.data.train, self.spec.router.folds
         fold = np.random.default_rng(self.spec.seed).permutation(len(rows)) % folds
-        query = np.zeros(len(rows), bool)
-        cloud_probabilities = np.zeros((len(rows), self.data.num_classes), np.float32)
+        probabilities = np.zeros((len(rows), self.data.num_classes), np.float32)
         for index in range(folds):
-            out = fold == index
-            part = Split(x=rows.x[~out], y=rows.y[~out])
-            edge_logits, cloud_probabilities[out] = self._fold(arch, part, rows.x[out], f"fold {index + 1} of {folds}")
-            query[out] = proxy_labels(
-                edge_logits.argmax(axis=1) == rows.y[out], cloud_probabilities[out].argmax(axis=1) == rows.y[out]
-            )
-        return RouterRows(x=rows.x, query=query, cloud_probabilities=cloud_probabilities)
-
-    def _fold(self, arch: ArchSpec, part: Split, held: NDArray[np.uint8], label: str) -> tuple[Floats, Floats]:
-        cloud, edge = self.new_cloud(), self.new_edge(arch)
-        self.fit_cloud(cloud, part, label=f"cloud, {label}")
-        seen = fitting.predict(cloud, part.x, label=f"cloud, {label}", narrator=self.narrator)
-        self.fit_edge(edge, part, softmax(seen.logits), label=f"edge, {label}")
-        edge_out = fitting.predict(edge, held, label=f"edge, {label}", narrator=self.narrator)
-        cloud_out = fitting.predict(cloud, held, label=f"cloud, {label}", narrator=self.narrator)
-        return edge_out.logits, softmax(cloud_out.logits)
+            out, label = fold == index, f"cloud, fold {index + 1} of {folds}"
+            net = self.new_cloud()
+            self.fit_cloud(net, Split(x=rows.x[~out], y=rows.y[~out]), label=label)
+            said = fitting.predict(net, rows.x[out], label=label, narrator=self.narrator)
+            probabilities[out] = softmax(said.logits)
+        return probabilities
 
     def _router_round(self, edge: Any, answers: CloudAnswers) -> tuple[float, Floats]:
-        """Block one: fit the router. Returns the validation area and r(x) on the training split, ``(n_train,)``."""
-        outputs = {
-            name: fitting.predict(edge, split.x, label=f"edge on {name}", narrator=self.narrator)
-            for name, split in self.data.splits.items()
-            if name != "test"
-        }
-        rows = self.held_out_rows(outputs["calibration"], answers)
-        targets = rows.targets(outputs["calibration"].logits)
-        router = fit_router(
-            outputs["calibration"], targets, self.spec.router, seed=self.spec.seed, narrator=self.narrator
-        )
-        labels = self.data.validation.y
-        scores = router.score(outputs["validation"])
-        edge_right = outputs["validation"].logits.argmax(axis=1) == labels
-        cloud_right = answers.probabilities["validation"].argmax(axis=1) == labels
-        query = 1.0 / (1.0 + np.exp(router.score(outputs["train"])))
+        """Block one: fit the router on the float edge's outputs; half of the validation split teaches, half judges.
+
+        Returns the area under the judging half's accuracy-coverage curve, and r(x) on the training split, ``(n,)``.
+        """
+        split, cloud = self.data.validation, answers.probabilities["validation"]
+        said = fitting.predict(edge, split.x, label="edge on validation", narrator=self.narrator)
+        taught, judged = np.array_split(np.random.default_rng(self.spec.seed).permutation(len(split)), 2)
+        router = Router(kind="learned", teachers=0, random_state=self.spec.seed)
+        router.fit(said.logits[taught], split.y[taught], cloud[taught], said.features[taught])
+        scores = router.score(said.logits[judged], said.features[judged])
+        edge_right = said.logits[judged].argmax(axis=1) == split.y[judged]
+        cloud_right = cloud[judged].argmax(axis=1) == split.y[judged]
+        trained = fitting.predict(edge, self.data.train.x, label="edge on train", narrator=self.narrator)
+        query = sigmoid(-router.net_.raw(router.stored(trained.logits, trained.features)))
         return area(curve(scores, edge_right, cloud_right)), query.astype(np.float32)
 
     def _net_round(self, edge: Any, cloud: Any, answers: CloudAnswers, query: Floats, index: int) -> CloudAnswers:
@@ -206,7 +183,7 @@ class Trainer:
             weights=cloud_weights(query),
             seed=self.spec.seed + index + 1,
         )
-        return answers.updated(net_answers(cloud, self.data, splits=CHOOSING_SPLITS, narrator=self.narrator))
+        return answers.updated(net_answers(cloud, self.data, splits=HELD_OUT_SPLITS, narrator=self.narrator))
 
     def _seed(self, stage: int = 0) -> None:
         import keras

@@ -40,7 +40,7 @@ class Run:
 
     @cached_property
     def data(self) -> Dataset:
-        """Four disjoint splits: train fits, calibration fits the router, validation chooses, test confirms."""
+        """Four disjoint splits: train fits, validation chooses, calibration sets the threshold, test confirms."""
         wanted = self.spec.data
         data = load(
             wanted.name,
@@ -62,11 +62,12 @@ class Run:
         cloud_files = [file_digest(spec.cloud.table), file_digest(spec.cloud.weights)]
         search_files = [file_digest(spec.search.arch), file_digest(spec.search.space)]
         cloud = digest("cloud", base, replace(spec.cloud, server=""), cloud_files, spec.train)
-        search = digest("search", base, spec.search, search_files, spec.router.hidden, self.device)
+        search = digest("search", base, spec.search, search_files, spec.look.kind, spec.look.nets, self.device)
         edge = digest("edge", cloud, search)
-        alternate = digest("alternate", edge, spec.router)
-        quantize = digest("quantize", alternate, spec.quantize)
-        router = digest("router", quantize, spec.router, device_engine())
+        alternate = digest("alternate", edge)
+        look = digest("look", alternate, spec.look.kind, spec.look.nets, spec.look.exit_after)
+        quantize = digest("quantize", look, spec.quantize)
+        router = digest("router", quantize, spec.look, spec.router, device_engine())
         folds = digest("folds", cloud, search, spec.router.folds)
         predict = digest("predict", router)
         sweep = digest("sweep", predict, spec.sweep, self.device, *self.links.values(), *self.servers.values())
@@ -76,6 +77,7 @@ class Run:
             "cloud": cloud,
             "edge": edge,
             "alternate": alternate,
+            "look": look,
             "quantize": quantize,
             "folds": folds,
             "router": router,
@@ -98,12 +100,12 @@ class Run:
 
     @cached_property
     def quantized(self) -> Quantized:
-        """The edge in int8 and the router that was fitted on its outputs, in one flatbuffer."""
+        """The device program: its nets in int8, and the routers that were fitted on their outputs."""
         return steps.router(self, steps.quantize(self))
 
     @cached_property
     def swept(self) -> Swept:
-        """What the device will answer on validation and test, every operating point, and the chosen one."""
+        """What the device will answer on calibration and test, every operating point, and the chosen one."""
         return steps.sweep_thresholds(self, *steps.predict(self))
 
     @cached_property

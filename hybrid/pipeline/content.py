@@ -8,11 +8,11 @@ from numpy.typing import NDArray
 
 from firmware_export.payload import payload_bytes
 from firmware_export.tflm import arena_bytes
-from hybrid import fitting, policy, sweep
+from hybrid import policy, sweep
 from hybrid.artifacts import Floats, OperatingPoint, Predictions
 from hybrid.configure import to_toml
-from hybrid.graft import score_threshold
 from hybrid.pipeline.export import tool_versions
+from hybrid.pipeline.floating import float_outputs
 from hybrid.pipeline.results import scenarios
 from hybrid.report import (
     BundleFile,
@@ -25,8 +25,11 @@ from hybrid.report import (
     PolicyCurve,
     QuantizeTrial,
     ReportContent,
+    RouterTrial,
     Segment,
+    StageCost,
 )
+from hybrid.routing import Routed
 
 if TYPE_CHECKING:
     from hybrid.pipeline import Run
@@ -42,6 +45,7 @@ def policy_scores(test: Predictions, seed: int) -> dict[str, NDArray[Any]]:
         "router": test.router_score,
         **{name: score(logits) for name, score in policy.BASELINES.items()},
         "random": policy.random(len(test.labels), np.random.default_rng(seed)),
+        "agree": policy.agree(test.edge_class, test.cloud_class, policy.max_softmax(logits)),
         "oracle": policy.oracle(test.edge_right, test.cloud_right),
     }
 
@@ -52,17 +56,16 @@ def naucs(scores: dict[str, NDArray[Any]], predictions: Predictions) -> dict[str
 
 
 def drift(run: "Run") -> Drift:
-    """What int8 changed on test: accuracy of the edge alone, and coverage at the chosen threshold.
+    """What int8 changed on test: accuracy of the device alone, and coverage at the chosen threshold.
 
-    The float coverage is that of the float edge net with the same router in float, at the same real-valued threshold.
+    The float side are the float nets under the same routers and thresholds.
     """
-    quantized, test, chosen = run.quantized, run.swept.test, run.swept.chosen
-    outputs = fitting.predict(run.trained.edge_net, run.data.test.x, label="float edge on test", narrator=run.narrator)
-    real_threshold = score_threshold(quantized.routed.flatbuffer, chosen.threshold)
+    test, chosen = run.swept.test, run.swept.chosen
+    said, right = float_outputs(run, run.data.test)
     return Drift(
-        float_accuracy=float((outputs.logits.argmax(axis=1) == test.labels).mean()),
+        float_accuracy=float(right.mean()),
         int8_accuracy=float(test.edge_right.mean()),
-        float_coverage=float((quantized.routed.router.score(outputs) >= real_threshold).mean()),
+        float_coverage=float(policy.kept(said.score, chosen.threshold).mean()),
         int8_coverage=run.swept.confirmed.coverage,
     )
 
@@ -92,16 +95,20 @@ def report_content(run: "Run", bundle: Path) -> ReportContent:
         footprint=quantized.footprint,
         drift=run.drift,
         quantize_trials=tuple(
-            QuantizeTrial(method=name, validation_accuracy=accuracy, winner=name == quantized.edge.method)
-            for name, accuracy in quantized.edge.validation_accuracy.items()
+            QuantizeTrial(stage=stage, method=name, validation_accuracy=accuracy, winner=name == edge.method)
+            for stage, edge in zip(quantized.routed.program.names, quantized.edges, strict=True)
+            for name, accuracy in edge.validation_accuracy.items()
         ),
         router_kind=quantized.routed.kind,
+        router_trials=_router_trials(quantized.routed),
+        stages=_stages(run),
+        guarantee=None if swept.certificate is None else swept.certificate.statement,
         chosen=swept.chosen,
         confirmed=swept.confirmed,
         edge_only=here[0],
         cloud_only=tuple(points[-1] for points in by_link.values()),
         points=tuple(p for p in swept.points if (p.link, p.cloud) == (swept.chosen.link, swept.chosen.cloud)),
-        points_split="validation",
+        points_split="calibration",
         pareto=tuple(point for points in by_link.values() for point in points),
         curves=_curves(test, run.spec.seed),
         edge_confusion=_confusion(test.labels, test.edge_class, data.num_classes),
@@ -112,6 +119,29 @@ def report_content(run: "Run", bundle: Path) -> ReportContent:
         sram=_sram(run),
         candidates=_candidates(run),
         bundle=_bundle_files(bundle),
+    )
+
+
+def _router_trials(routed: Routed) -> tuple[RouterTrial, ...]:
+    return tuple(
+        RouterTrial(stage=stage, kind=kind, nauc=nauc, winner=kind == winner)
+        for stage, winner, reached in zip(routed.program.names, routed.kinds, routed.nauc, strict=True)
+        for kind, nauc in reached.items()
+    )
+
+
+def _stages(run: "Run") -> tuple[StageCost, ...]:
+    """What each of the device's nets costs, and for what share of the test examples it runs."""
+    program, here, stage = run.quantized.routed.program, scenarios(run)[0], run.swept.test.stage
+    return tuple(
+        StageCost(
+            name=name,
+            share=float((stage >= index).mean()),
+            macs=sum(here.stage_macs[index].values()),
+            latency_ms=float(here.stage_ms[index]),
+            look_below=program.stages[index].look_below,
+        )
+        for index, name in enumerate(program.names)
     )
 
 
@@ -190,12 +220,12 @@ def _caption(run: "Run", row: int) -> Caption:
 
 
 def _flash(run: "Run") -> MemoryMap:
-    quantized, device = run.quantized, run.device
-    edge_bytes = len(quantized.edge.flatbuffer)
+    program, device, footprint = run.quantized.routed.program, run.device, run.quantized.footprint
+    nets = [len(stage.flatbuffer) for stage in program.stages]
     segments = (
         Segment(label="runtime and application", size_bytes=device.reserved_flash_bytes),
-        Segment(label="edge net", size_bytes=edge_bytes),
-        Segment(label="router", size_bytes=quantized.footprint.flash_bytes - edge_bytes),
+        *(Segment(label=f"net {name}", size_bytes=size) for name, size in zip(program.names, nets, strict=True)),
+        Segment(label="routers", size_bytes=footprint.flash_bytes - sum(nets)),
     )
     return MemoryMap(total_bytes=device.flash_bytes, segments=segments)
 

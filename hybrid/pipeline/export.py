@@ -7,12 +7,10 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from datasets.card import card, card_dict
 from firmware_export import bundle as bundles
 from firmware_export.cloud import CloudInputs, cloud_files
-from firmware_export.edge import BundleInputs, build_edge_bundle
+from firmware_export.edge import BundleInputs, build_edge_bundle, golden_rows
 from hybrid.artifacts import Predictions
 from hybrid.clouds import write_saved_model
 from hybrid.pipeline.results import CHOSEN
@@ -45,7 +43,7 @@ def bundle_of(run: "Run", swept: "Swept") -> bundles.Bundle:
     """Put the bundle together: model, firmware, golden vectors, manifest, cloud."""
     quantized, spec, data = run.quantized, run.spec, run.data
     inputs = BundleInputs(
-        models={"edge": quantized.routed.flatbuffer},
+        program=quantized.routed.program,
         device=run.device,
         operating_points=swept.named,
         chosen=CHOSEN,
@@ -65,10 +63,8 @@ def bundle_of(run: "Run", swept: "Swept") -> bundles.Bundle:
 
 
 def golden_pixels(run: "Run", test: Predictions) -> Any:
-    """Test examples spread evenly over the router's scores, so that both decisions occur among them."""
-    by_score = np.argsort(test.router_score, kind="stable")
-    wanted = min(run.spec.export.golden_examples, len(by_score))
-    return run.data.test.x[by_score[np.linspace(0, len(by_score) - 1, wanted).round().astype(int)]]
+    """Test examples spread evenly over the router's scores, so that both decisions occur, and some of every stage."""
+    return run.data.test.x[golden_rows(test.router_score, test.stage, run.spec.export.golden_examples)]
 
 
 def cloud_half(run: "Run") -> dict[str, bytes]:
@@ -83,7 +79,7 @@ def cloud_half(run: "Run") -> dict[str, bytes]:
         deadline_ms=spec.export.deadline_ms,
         payload=spec.sweep.payload,
         value_range=run.data.value_range,
-        edge_digest=bundles.sha256(run.quantized.routed.flatbuffer),
+        edge_digest=run.quantized.routed.program.digest,
     )
     return cloud_files(inputs)
 

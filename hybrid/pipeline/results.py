@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Any
 from hybrid import cost, sweep
 from hybrid.artifacts import Footprint, OperatingPoint, Predictions
 from hybrid.clouds import CloudAnswers
+from hybrid.guarantee import Certificate
 from hybrid.quantize import Int8Edge
-from hybrid.routing import RoutedEdge
+from hybrid.routing import Routed
 from hybrid.specs import ArchSpec
 from hybrid.train import Round
 
@@ -24,6 +25,8 @@ class Trained:
 
     arch: ArchSpec
     edge_net: Any
+    stage_nets: tuple[Any, ...]
+    """The device's nets; without a second look the edge net alone."""
     cloud_net: Any
     answers: CloudAnswers
     """The cloud's, on training, calibration and validation examples."""
@@ -32,29 +35,31 @@ class Trained:
 
 @dataclass(frozen=True, kw_only=True)
 class Quantized:
-    """The int8 edge net, the router that won, and what the flatbuffer with both takes."""
+    """The int8 nets of all stages, the device program with the routers that won, and what it takes."""
 
-    edge: Int8Edge
-    routed: RoutedEdge
+    edges: tuple[Int8Edge, ...]
+    routed: Routed
     footprint: Footprint
 
 
 @dataclass(frozen=True, kw_only=True)
 class Swept:
-    """Predictions on validation and test, the operating points of validation, the chosen one, and it on test."""
+    """Predictions on calibration and test, the operating points of calibration, the chosen one, and it on test."""
 
-    validation: Predictions
+    calibration: Predictions
     test: Predictions
     points: tuple[OperatingPoint, ...]
-    """Every threshold behind every link and cloud server, on validation; the run's own come first."""
+    """Every threshold behind every link and cloud server, on calibration; the run's own come first."""
     named: tuple[OperatingPoint, ...]
-    """The firmware's table, on validation; among them the chosen one."""
+    """The firmware's table, on calibration; among them the chosen one."""
+    certificate: Certificate | None
+    """What is guaranteed of the chosen threshold; None where no confidence was asked for."""
     confirmed: OperatingPoint
     """The chosen threshold, on test."""
 
     @property
     def chosen(self) -> OperatingPoint:
-        """The operating point that holds from the start, on validation."""
+        """The operating point that holds from the start, on calibration."""
         return next(point for point in self.named if point.name == CHOSEN)
 
 
@@ -63,9 +68,9 @@ def scenarios(run: "Run") -> list[sweep.Scenario]:
     measured_ms = run.trained.answers.measured_ms
     servers = {} if measured_ms is None else {"url": measured_ms}
     servers |= {server.name: server.latency_ms for server in run.servers.values()}
-    macs_by_kind = cost.flatbuffer_macs(run.quantized.routed.flatbuffer)
+    stage_macs = tuple(cost.stage_macs(stage) for stage in run.quantized.routed.program.stages)
     return [
-        sweep.Scenario(device=run.device, link=link, cloud_name=name, cloud_ms=latency_ms, macs_by_kind=macs_by_kind)
+        sweep.Scenario(device=run.device, link=link, cloud_name=name, cloud_ms=latency_ms, stage_macs=stage_macs)
         for name, latency_ms in servers.items()
         for link in run.links.values()
     ]

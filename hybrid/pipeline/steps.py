@@ -7,21 +7,24 @@ from typing import TYPE_CHECKING, Any
 
 from firmware_export import bundle as bundles
 from firmware_export.payload import payload_bytes
-from hybrid import clouds, cost, latency, sweep
+from hybrid import clouds, cost, guarantee, latency, sweep
 from hybrid.arena import footprint
-from hybrid.artifacts import Predictions
+from hybrid.artifacts import Floats, Predictions
+from hybrid.cascade import stage_names
 from hybrid.clouds import CloudAnswers
+from hybrid.guarantee import Certificate
+from hybrid.look import build_stages, staged
 from hybrid.pipeline import storage
 from hybrid.pipeline.content import report_content
 from hybrid.pipeline.export import bundle_of
 from hybrid.pipeline.results import CHOSEN, Quantized, Swept, Trained, scenarios
 from hybrid.predict import predictions
-from hybrid.quantize import Int8Edge, quantize_edge
+from hybrid.quantize import Int8Edge, quantize_stages
 from hybrid.report import render
-from hybrid.router import router_macs
-from hybrid.routing import choose_router
+from hybrid.routing import Rows, route
 from hybrid.runtimes import ENGINE_TITLES, STAND_IN, device_engine
-from hybrid.train import CHOOSING_SPLITS, Trainer
+from hybrid.specs import SweepSpec
+from hybrid.train import HELD_OUT_SPLITS, Trainer
 from nas import search as nas_search
 from nas.space import space_for
 
@@ -29,6 +32,10 @@ if TYPE_CHECKING:
     from hybrid.pipeline import Run
 
 EDGE_WEIGHTS, CLOUD_WEIGHTS = "edge_weights.npz", "cloud_weights.npz"
+LOOKS = {
+    "net": "further nets, trained like the edge from other first weights.",
+    "exit": "a head on the near part of the edge net, for what is easy.",
+}
 
 
 def search(run: "Run") -> nas_search.SearchResult:
@@ -43,7 +50,7 @@ def search(run: "Run") -> nas_search.SearchResult:
             device=run.device,
             spec=spec.search,
             seed=spec.seed,
-            estimate=lambda arch: cost.estimate(arch, head_macs=router_macs(arch, spec.router)),
+            estimate=lambda arch: staged(cost.estimate(arch), spec.look),
             fits=lambda estimate: cost.check_fits(estimate, run.device),
             latency_ms=lambda estimate: latency.edge_latency_ms(estimate.macs_by_kind, run.device),
             folder=run.folder.scratch("search", run.keys["search"]),
@@ -67,7 +74,7 @@ def cloud(run: "Run") -> tuple[Any, CloudAnswers]:
             run.narrator.say(f"Cloud: training a net of {net.count_params():,} parameters.")
             trainer(run).fit_cloud(net, data.train)
             storage.write_weights(folder / CLOUD_WEIGHTS, net)
-            splits = ("train", *CHOOSING_SPLITS)
+            splits = ("train", *HELD_OUT_SPLITS)
             answers = clouds.net_answers(net, data, splits=splits, narrator=run.narrator)
         storage.write_answers(folder, answers)
 
@@ -90,7 +97,7 @@ def edge(run: "Run", answers: CloudAnswers) -> Any:
 
 
 def alternate(run: "Run", edge_net: Any, cloud_net: Any, answers: CloudAnswers) -> Trained:
-    """Alternate router, edge and cloud."""
+    """Alternate router, edge and cloud; then train what looks again."""
 
     def make(folder: Path) -> None:
         run.narrator.say("Alternation: the router flags what to ask; edge and cloud each turn to their share.")
@@ -104,107 +111,144 @@ def alternate(run: "Run", edge_net: Any, cloud_net: Any, answers: CloudAnswers) 
     folder = run.folder.stage("alternate", run.keys["alternate"], make)
     _load(edge_net, folder / EDGE_WEIGHTS)
     _load(cloud_net, folder / CLOUD_WEIGHTS)
+    alternated = storage.read_answers(folder)
     return Trained(
         arch=run.searched.winner,
         edge_net=edge_net,
+        stage_nets=looks(run, edge_net, alternated),
         cloud_net=cloud_net,
-        answers=storage.read_answers(folder),
+        answers=alternated,
         rounds=storage.read_rounds(folder / "rounds.json"),
     )
 
 
-def quantize(run: "Run") -> Int8Edge:
-    """Quantise the edge net."""
+def looks(run: "Run", edge_net: Any, answers: CloudAnswers) -> tuple[Any, ...]:
+    """The nets of all stages of the device: the edge net, and what looks again where the spec asks for it."""
+    kind, arch = run.spec.look.kind, run.searched.winner
+    if kind == "none":
+        return (edge_net,)
+
+    def make(folder: Path) -> None:
+        run.narrator.say(f"Second look: {LOOKS[kind]}")
+        made = trainer(run).fit_looks(edge_net, arch, answers.probabilities.get("train"))
+        for name, net in zip(stage_names(len(made)), made, strict=True):
+            storage.write_weights(folder / f"{name}.npz", net)
+
+    folder = run.folder.stage("look", run.keys["look"], make)
+    nets = build_stages(arch, run.spec.look)
+    for name, net in zip(stage_names(len(nets)), nets, strict=True):
+        _load(net, folder / f"{name}.npz")
+    return nets
+
+
+def quantize(run: "Run") -> tuple[Int8Edge, ...]:
+    """Quantise the nets of all stages."""
     trained = run.trained
 
     def make(folder: Path) -> None:
         run.narrator.say(f"Quantisation: full int8 by {' and by '.join(run.spec.quantize.methods)}.")
         soft = trained.answers.probabilities.get("train")
-        made = quantize_edge(trained.arch, trained.edge_net, run.data, soft, run.spec, narrator=run.narrator)
-        storage.write_edge(folder, made)
+        made = quantize_stages(trained.arch, trained.stage_nets, run.data, soft, run.spec, narrator=run.narrator)
+        storage.write_edges(folder, made)
 
-    return storage.read_edge(run.folder.stage("quantize", run.keys["quantize"], make))
+    return storage.read_edges(run.folder.stage("quantize", run.keys["quantize"], make))
 
 
-def router(run: "Run", int8: Int8Edge) -> Quantized:
-    """Fit, graft and choose the router on the int8 edge's outputs."""
-    trained, narrator = run.trained, run.narrator
+def router(run: "Run", edges: tuple[Int8Edge, ...]) -> Quantized:
+    """Fit and choose the routers on the outputs of the int8 nets; put the device program together."""
+    trained, narrator, spec = run.trained, run.narrator, run.spec
 
     def make(folder: Path) -> None:
-        narrator.say("Router: fitted on what the int8 edge says of held-out examples, compared with the free rules.")
-        outputs = int8.outputs(run.data.calibration.x, label="int8 edge on calibration", narrator=narrator)
-        held_out = trainer(run).held_out_rows(outputs, trained.answers)
-        routed = choose_router(
-            int8, outputs, held_out, cross_fitted(run), trained.answers, run.data, run.spec, narrator=narrator
-        )
-        estimate = cost.estimate(trained.arch, head_macs=router_macs(trained.arch, run.spec.router))
-        takes = footprint(
-            routed.flatbuffer, router_macs=routed.router.macs, estimated_arena_bytes=estimate.peak_sram_bytes
-        )
+        narrator.say("Router: fitted on what the int8 nets say, compared with the free rules by cross-validation.")
+        held_out = trainer(run).held_out_rows(trained.answers)
+        routed = route(edges, held_out, seen_rows(run), spec, narrator=narrator)
+        estimate = cost.estimate(trained.arch)
+        takes = footprint(routed.program, estimated_arena_bytes=estimate.peak_sram_bytes)
         storage.write_routed(folder, routed, takes)
 
     if device_engine() != "tflite-micro":
         narrator.say(STAND_IN)
     routed, taken = storage.read_routed(run.folder.stage("router", run.keys["router"], make))
-    return Quantized(edge=int8, routed=routed, footprint=taken)
+    return Quantized(edges=edges, routed=routed, footprint=taken)
 
 
-def cross_fitted(run: "Run") -> Any:
-    """Router labels for the training split by nets of other folds; None unless the spec asks and the cloud is ours."""
-    if run.spec.router.supervision != "cross_fit" or run.trained.cloud_net is None:
+def seen_rows(run: "Run") -> Rows | None:
+    """The training examples that the router learns from as well; None where the spec or a black box has none."""
+    known = run.trained.answers.probabilities.get("train")
+    if run.spec.router.supervision == "held_out" or known is None:
         return None
+    crossed = run.spec.router.supervision == "cross_fit" and run.trained.cloud_net is not None
+    return trainer(run).seen_rows(cross_fitted(run) if crossed else known)
+
+
+def cross_fitted(run: "Run") -> Floats:
+    """What clouds of other folds say of the training split."""
 
     def make(folder: Path) -> None:
-        run.narrator.say(f"Cross-fitting: {run.spec.router.folds} pairs of nets label what they were not trained on.")
-        storage.write_rows(folder / "rows.npz", trainer(run).cross_fitted_rows(run.trained.arch))
+        run.narrator.say(f"Cross-fitting: {run.spec.router.folds} clouds label what they were not trained on.")
+        storage.write_arrays(folder / "rows.npz", {"cloud_probabilities": trainer(run).cross_fitted()})
 
-    return storage.read_rows(run.folder.stage("folds", run.keys["folds"], make) / "rows.npz", run.data.train.x)
+    folder = run.folder.stage("folds", run.keys["folds"], make)
+    probabilities: Floats = storage.read_arrays(folder / "rows.npz")["cloud_probabilities"]
+    return probabilities
 
 
 def predict(run: "Run") -> tuple[Predictions, Predictions]:
-    """What the device computes on validation and test, beside the cloud's answers."""
-    trained, flatbuffer = run.trained, run.quantized.routed.flatbuffer
+    """What the device computes on calibration and test, beside the cloud's answers."""
+    trained, program = run.trained, run.quantized.routed.program
 
     def make(folder: Path) -> None:
         run.narrator.say(
-            f"Predictions: validation and test, as the device answers, by {ENGINE_TITLES[device_engine()]}."
+            f"Predictions: calibration and test, as the device answers, by {ENGINE_TITLES[device_engine()]}."
         )
         probabilities = dict(trained.answers.probabilities)
         if trained.cloud_net is not None:
             tested = clouds.net_answers(trained.cloud_net, run.data, splits=("test",), narrator=run.narrator)
             probabilities |= tested.probabilities
-        for name in ("validation", "test"):
-            label, split = f"int8 edge on {name}", run.data.splits[name]
-            made = predictions(flatbuffer, split, probabilities[name], label=label, narrator=run.narrator)
+        for name in ("calibration", "test"):
+            label, split = f"device on {name}", run.data.splits[name]
+            made = predictions(program, split, probabilities[name], label=label, narrator=run.narrator)
             storage.write_predictions(folder / f"{name}.npz", made)
 
     folder = run.folder.stage("predict", run.keys["predict"], make)
-    return storage.read_predictions(folder / "validation.npz"), storage.read_predictions(folder / "test.npz")
+    return storage.read_predictions(folder / "calibration.npz"), storage.read_predictions(folder / "test.npz")
 
 
-def sweep_thresholds(run: "Run", validation: Predictions, test: Predictions) -> Swept:
-    """Every threshold on validation, behind every link and cloud; the chosen one, confirmed on test."""
-    everywhere, seed = scenarios(run), run.spec.seed
+def sweep_thresholds(run: "Run", calibration: Predictions, test: Predictions) -> Swept:
+    """Every threshold on calibration, behind every link and cloud; the chosen one, confirmed on test."""
+    everywhere, seed, asked = scenarios(run), run.spec.seed, run.spec.sweep
     here = everywhere[0]
-    payload = payload_bytes(run.data.input_shape, run.spec.sweep.payload)
+    payload = payload_bytes(run.data.input_shape, asked.payload)
 
     def make(folder: Path) -> None:
-        points = [sweep.operating_points(validation, s, payload_bytes=payload, seed=seed) for s in everywhere]
-        cloud_accuracy = float(validation.cloud_right.mean())
-        chosen = sweep.choose(points[0], cloud_accuracy, run.spec.sweep)
+        points = [sweep.operating_points(calibration, s, payload_bytes=payload, seed=seed) for s in everywhere]
+        cloud_accuracy = float(calibration.cloud_right.mean())
+        certificate = certified(calibration, asked)
+        chosen = sweep.choose(points[0], cloud_accuracy, asked, certificate)
         storage.write_points(folder / "points.json", tuple(itertools.chain(*points)))
         storage.write_points(folder / "named.json", sweep.named_points(points[0], chosen, cloud_accuracy))
+        storage.write_certificate(folder / "certificate.json", certificate)
         confirmed = sweep.confirm(replace(chosen, name=CHOSEN), test, here, payload_bytes=payload, seed=seed)
         storage.write_points(folder / "confirmed.json", (confirmed,))
 
     folder = run.folder.stage("sweep", run.keys["sweep"], make)
     return Swept(
-        validation=validation,
+        calibration=calibration,
         test=test,
         points=storage.read_points(folder / "points.json"),
         named=storage.read_points(folder / "named.json"),
+        certificate=storage.read_certificate(folder / "certificate.json"),
         confirmed=storage.read_points(folder / "confirmed.json")[0],
     )
+
+
+def certified(calibration: Predictions, asked: SweepSpec) -> Certificate | None:
+    """What can be guaranteed of what is asked; None where nothing is to be."""
+    wanted = guarantee.targets(asked)
+    if not wanted:
+        return None
+    right = (calibration.edge_right, calibration.cloud_right)
+    return guarantee.certify(calibration.router_score, *right, wanted, asked.confidence)
 
 
 def export(run: "Run") -> Path:

@@ -2,7 +2,7 @@
 
 import io
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any, TypeVar
@@ -11,14 +11,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hybrid.artifacts import Footprint, OperatingPoint, Predictions
+from hybrid.cascade import stage_names
 from hybrid.clouds import CloudAnswers
 from hybrid.configure import structure
+from hybrid.guarantee import Certificate
+from hybrid.program_json import program_from, program_values
 from hybrid.quantize import Int8Edge
-from hybrid.router import MaxSoftmax, Router, RouterNet
-from hybrid.routing import RoutedEdge
-from hybrid.train import Round, RouterRows
-
-MODEL = "edge.tflite"
+from hybrid.routing import Routed
+from hybrid.train import Round
 
 T = TypeVar("T")
 
@@ -69,54 +69,50 @@ def read_answers(folder: Path) -> CloudAnswers:
     )
 
 
-def write_rows(path: Path, rows: RouterRows) -> None:
-    """Write a router's labels; the examples themselves are the data set's."""
-    write_arrays(path, {"query": rows.query, "cloud_probabilities": rows.cloud_probabilities})
+def write_edges(folder: Path, edges: Sequence[Int8Edge]) -> None:
+    """Write the int8 nets of all stages, without their routers."""
+    for name, edge in zip(stage_names(len(edges)), edges, strict=True):
+        (folder / f"{name}.tflite").write_bytes(edge.flatbuffer)
+    described = [{"method": edge.method, "validation_accuracy": edge.validation_accuracy} for edge in edges]
+    write_json(folder / "edges.json", described)
 
 
-def read_rows(path: Path, x: NDArray[np.uint8]) -> RouterRows:
-    """Read what `write_rows` wrote, for the examples `x`."""
-    return RouterRows(x=x, **read_arrays(path))
+def read_edges(folder: Path) -> tuple[Int8Edge, ...]:
+    """Read what `write_edges` wrote."""
+    described = read_json(folder / "edges.json")
+    return tuple(
+        Int8Edge(flatbuffer=(folder / f"{name}.tflite").read_bytes(), **one)
+        for name, one in zip(stage_names(len(described)), described, strict=True)
+    )
 
 
-def write_router(path: Path, router: Router) -> None:
-    """Write a router's weights; the names of the arrays tell which kind it is."""
-    write_arrays(path, {f.name: np.asarray(getattr(router, f.name)) for f in fields(router)})
+def write_routed(folder: Path, routed: Routed, footprint: Footprint) -> None:
+    """Write the device program, how its routers were chosen, and what it all takes."""
+    for name, stage in zip(routed.program.names, routed.program.stages, strict=True):
+        (folder / f"{name}.tflite").write_bytes(stage.flatbuffer)
+    write_json(folder / "program.json", program_values(routed.program))
+    chosen = {"kinds": list(routed.kinds), "nauc": list(routed.nauc), "footprint": asdict(footprint)}
+    write_json(folder / "router.json", chosen)
 
 
-def read_router(path: Path) -> Router:
-    """Read what `write_router` wrote."""
-    stored = read_arrays(path)
-    if "beta" in stored:
-        return MaxSoftmax(beta=float(stored["beta"]))
-    betas, out_bias = tuple(map(float, stored.pop("betas"))), float(stored.pop("out_bias"))
-    return RouterNet(betas=betas, out_bias=out_bias, **stored)
-
-
-def write_edge(folder: Path, edge: Int8Edge) -> None:
-    """Write the int8 edge without a router."""
-    (folder / MODEL).write_bytes(edge.flatbuffer)
-    write_json(folder / "edge.json", {"method": edge.method, "validation_accuracy": edge.validation_accuracy})
-
-
-def read_edge(folder: Path) -> Int8Edge:
-    """Read what `write_edge` wrote."""
-    return Int8Edge(flatbuffer=(folder / MODEL).read_bytes(), **read_json(folder / "edge.json"))
-
-
-def write_routed(folder: Path, routed: RoutedEdge, footprint: Footprint) -> None:
-    """Write the flatbuffer with its router, the router itself, and what it all takes."""
-    (folder / MODEL).write_bytes(routed.flatbuffer)
-    write_router(folder / "router.npz", routed.router)
-    write_json(folder / "router.json", {"kind": routed.kind, "nauc": routed.nauc, "footprint": asdict(footprint)})
-
-
-def read_routed(folder: Path) -> tuple[RoutedEdge, Footprint]:
+def read_routed(folder: Path) -> tuple[Routed, Footprint]:
     """Read what `write_routed` wrote."""
-    stored = read_json(folder / "router.json")
-    footprint = Footprint(**stored.pop("footprint"))
-    router = read_router(folder / "router.npz")
-    return RoutedEdge(flatbuffer=(folder / MODEL).read_bytes(), router=router, **stored), footprint
+    stored, values = read_json(folder / "router.json"), read_json(folder / "program.json")
+    names = stage_names(len(values["stages"]))
+    program = program_from(values, [(folder / f"{name}.tflite").read_bytes() for name in names])
+    routed = Routed(program=program, kinds=tuple(stored["kinds"]), nauc=tuple(stored["nauc"]))
+    return routed, Footprint(**stored["footprint"])
+
+
+def write_certificate(path: Path, certificate: Certificate | None) -> None:
+    """Write what is guaranteed of the chosen threshold; null where nothing is."""
+    write_json(path, None if certificate is None else asdict(certificate))
+
+
+def read_certificate(path: Path) -> Certificate | None:
+    """Read what `write_certificate` wrote."""
+    stored = read_json(path)
+    return None if stored is None else structure(stored, Certificate, where=str(path))
 
 
 def write_predictions(path: Path, predictions: Predictions) -> None:
