@@ -27,6 +27,8 @@ def loss_p_value(lost: int, won: int, n: int, max_loss: float) -> float:
     score statistic (Tango 1998) orders the outcomes; its tail is summed exactly and maximised over the
     chance of a win within its Clopper-Pearson interval (Berger and Boos 1994).
     """
+    if max_loss >= 1:
+        return 0.0  # nobody can lose more than all
     observed = _score(np.array([lost]), np.array([won]), n, max_loss)[0]
     low, high = _interval(won, n)
     nuisance = np.linspace(np.sqrt(low), np.sqrt(high), _NUISANCE_POINTS) ** 2

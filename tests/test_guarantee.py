@@ -187,7 +187,7 @@ def test_targets_of_one_end_are_certified_together():
         ([Target("min_accuracy", 0.99)], r"the cloud alone reaches 0\.9\d+: min_accuracy = 0\.9\d* would do"),
         ([LOSS, Target("max_queries", 0.05)], r"the accuracy takes about \d\d% queries; loosen one"),
         ([], "no target"),
-        ([Target("max_loss", 1.0)], "max_loss: got 1.0"),
+        ([Target("max_loss", 1.5)], "max_loss: got 1.5"),
     ],
 )
 def test_says_what_would_do(asked, message):
@@ -277,3 +277,15 @@ def test_the_chosen_threshold_is_one_of_the_points_of_the_split():
     scores, edge, cloud = examples(4000)
     made = certify(scores, edge, cloud, [LOSS, Target("max_queries", 0.5)], 0.9)
     assert any(made.covers(threshold) for threshold in (sweep.KEEP_ALL, sweep.KEEP_NONE, *scores.tolist()))
+
+
+@pytest.mark.parametrize("value", [0.0, 1.0])
+def test_targets_at_the_ends_of_their_range(value):
+    columns = examples(500)
+    loss, queries = (certify(*columns, [Target(kind, value)], 0.9) for kind in ("max_loss", "max_queries"))
+    if value:  # anything goes
+        assert (loss.lowest, queries.highest) == (-128, 127)
+    else:  # only what needs no data
+        assert (loss.lowest, queries.highest) == (128, -128)
+    with pytest.raises(SpecError, match="would do"):
+        certify(*columns, [Target("min_accuracy", 1.0)], 0.9)

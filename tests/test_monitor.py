@@ -60,6 +60,14 @@ def test_bins_follow_lumps():
         drift_reference(lumps, 0, window=5000)
 
 
+@pytest.mark.parametrize(("threshold", "share"), [(-128, 1.0), (128, 0.0), (0, 0.5)])
+def test_promised_coverage(threshold, share):
+    reference = drift_reference(np.repeat(RANKS, 20), threshold, window=400)
+    assert reference.least_kept <= 400 * share <= reference.most_kept
+    # Half kept of 400: a standard deviation of 10, stretched by the noise of 5,120 examples to 10.4; 3.5 of them.
+    assert share != 0.5 or (reference.least_kept, reference.most_kept) == (164, 236)
+
+
 @pytest.mark.parametrize("n", [1000, 6000])
 def test_false_alarms_keep_their_rate_over_calibration_splits(n):
     """Not for one lucky calibration split, but on average over many, each with its own noise."""
