@@ -199,6 +199,7 @@ _ALLOWED = {
     "router.softness": (0, 1),
     "router.teachers": (0, _ANY),
     "router.teacher_epochs": (1, _ANY),
+    "router.students": (1, _ANY),
     "router.choice_folds": (2, _ANY),
     "router.folds": (2, _ANY),
     "router.coverage_target": (0, 1),

@@ -138,16 +138,18 @@ class RouterSpec:
     kind: RouterKind = "auto"
     """``auto``: what routes best in cross-validation, the free ``max_softmax`` on a tie. ``learned``: a net for the
     proxy label; ``gain``: for the signed gain of a query; the others are rules of a few constants."""
-    hidden: int = 16
+    hidden: int = 24
     """Most hidden units; `max_parameters` may leave fewer."""
     epochs: int = 20
     max_parameters: int = 1000
     """Most weights and biases on the device."""
-    softness: float = 0.5
+    softness: float = 1.0
     """Share of the cloud's own belief in the targets, in [0, 1]; the rest is the hard label."""
     teachers: int = 3
     """Nets whose mean the router is distilled from; 0 learns from the targets themselves."""
-    teacher_epochs: int = 8
+    teacher_epochs: int = 16
+    students: int = 3
+    """Starts of the router, of which the one nearest to its teacher is kept."""
     choice_folds: int = 3
     """Parts of the held-out examples, each of which judges the candidates fitted on the others."""
     supervision: Literal["held_out", "cross_fit"] = "held_out"
