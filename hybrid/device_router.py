@@ -20,6 +20,8 @@ LUT_BITS = 12
 CONFIDENCE_BITS = 12
 """A confidence is stored as a share of ``1 << CONFIDENCE_BITS``."""
 CUTS = 255
+ROWS_AT_ONCE = 1 << 14
+"""Examples that are scored together: so many stay in a processor's cache."""
 HIDDEN_BITS = 14
 """A hidden unit is stored in so many bits."""
 WEIGHT_MAX = (1 << 15) - 1
@@ -185,12 +187,18 @@ class IntegerRouter:
 
     def raw(self, outputs: StoredOutputs) -> NDArray[np.int64]:
         """The number that the cuts are held against, ``(n,)``."""
-        v = router_inputs(outputs, self.inputs)
-        total = v.astype(np.int64) @ self.weights.astype(np.int64) + self.bias
+        parts = range(0, len(outputs.logits), ROWS_AT_ONCE)
+        rows = [np.arange(start, min(start + ROWS_AT_ONCE, len(outputs.logits))) for start in parts]
+        return np.concatenate([*(self._raw(outputs.take(part)) for part in rows), np.zeros(0, np.int64)])
+
+    def _raw(self, outputs: StoredOutputs) -> NDArray[np.int64]:
+        """In doubles, which hold every sum exactly: they stay below 2^53."""
+        v = router_inputs(outputs, self.inputs).astype(np.float64)
+        total = v @ self.weights.astype(np.float64) + self.bias
         if self.out is None:
-            return total[:, 0]
-        hidden = np.minimum(np.maximum(total, 0) >> self.shift, (1 << HIDDEN_BITS) - 1)
-        return hidden @ self.out.astype(np.int64) + self.out_bias
+            return total[:, 0].astype(np.int64)
+        hidden = np.minimum(np.floor(np.maximum(total, 0.0) / (1 << self.shift)), (1 << HIDDEN_BITS) - 1)
+        return (hidden @ self.out.astype(np.float64)).astype(np.int64) + self.out_bias
 
     def score(self, outputs: StoredOutputs) -> NDArray[np.int8]:
         """The int8 score, ``(n,)``; higher: the edge can answer."""

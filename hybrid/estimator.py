@@ -71,12 +71,13 @@ class Router:
         self,
         kind: str = "auto",
         *,
-        hidden: int = 16,
+        hidden: int = 24,
         epochs: int = 20,
         max_parameters: int = 1000,
-        softness: float = 0.5,
+        softness: float = 1.0,
         teachers: int = 3,
-        teacher_epochs: int = 8,
+        teacher_epochs: int = 16,
+        students: int = 3,
         choice_folds: int = 3,
         random_state: int = 0,
     ) -> None:
@@ -87,6 +88,7 @@ class Router:
         self.softness = softness
         self.teachers = teachers
         self.teacher_epochs = teacher_epochs
+        self.students = students
         self.choice_folds = choice_folds
         self.random_state = random_state
 

@@ -27,7 +27,8 @@ LEARNED: dict[str, Literal["learned", "gain"]] = {"learned": "learned", "gain": 
 FREE = "max_softmax"
 TIE_NAUC = 0.005
 """Differences below half a point are ties; the free rule wins them."""
-TEACHER_WIDTHS = (128, 64, 64)
+TEACHER_WIDTHS = (128, 64)
+STUDENT_RATE = 1e-2
 STOPPING_SHARE = 0.2
 """Share of the held-out examples by which a teacher's best epoch is told."""
 EPOCH_STEPS, LEAST_BATCH, MOST_BATCH = 64, 32, 512
@@ -115,14 +116,18 @@ def fit_teacher(held_out: Evidence, extra: Evidence | None, spec: RouterSpec, *,
 def fit_student(stored: StoredOutputs, targets: Floats, spec: RouterSpec, *, seed: int) -> RouterNet:
     """Fit the router of at most `spec.max_parameters` to `targets` ``(n,)`` in [0, 1], the worth of a query.
 
-    Its raw score is minus the log-odds of the target.
+    Of `spec.students` starts the one that comes nearest is kept. Its raw score is minus the log-odds of the target.
     """
     inputs, hidden = student_inputs(stored, spec)
     v = router_inputs(stored, inputs).astype(np.float32)
     mean, inverse_spread = standardisation(v)
-    rng = np.random.default_rng(seed)
-    net = Perceptron(v.shape[1], (hidden,), rng=rng)
-    fit(net, (v - mean) * inverse_spread, targets, _recipe(spec.epochs, len(v)), rng=rng)
+    x = (v - mean) * inverse_spread
+    recipe = replace(_recipe(spec.epochs, len(v)), rate=STUDENT_RATE)
+    starts = []
+    for start in range(spec.students):
+        rng = np.random.default_rng([seed, start])
+        starts.append(fit(Perceptron(x.shape[1], (hidden,), rng=rng), x, targets, recipe, rng=rng))
+    net = min(starts, key=lambda net: _cross_entropy(net.logits(x), targets))
     (weights, bias), (out, out_bias) = net.folded()
     weights = weights * inverse_spread[:, None]
     return RouterNet(
@@ -176,7 +181,7 @@ def choose(
     """Fit what `spec.kind` admits, and keep what routes best on held-out examples that it was not fitted on.
 
     Each of `spec.choice_folds` parts of the held-out examples judges int8 routers fitted on the other parts and on all
-    `extra` evidence, with one teacher each; the winner is fitted on everything. Ties go to the free rule.
+    `extra` evidence, with one teacher and one start each; the winner is fitted on everything. Ties go to the free rule.
 
     Raises: SpecError where there are fewer held-out examples than folds.
     """
@@ -184,7 +189,7 @@ def choose(
     if len(held_out) < spec.choice_folds:
         raise SpecError(f"router: got {len(held_out)} held-out examples for {spec.choice_folds} folds; give it more")
     fold = np.random.default_rng(seed).permutation(len(held_out)) % spec.choice_folds
-    light = replace(spec, teachers=min(spec.teachers, 1))
+    light = replace(spec, teachers=min(spec.teachers, 1), students=1)
     found: dict[str, list[float]] = {kind: [] for kind in kinds}
     with narrator.track("router", len(kinds) * spec.choice_folds + 1) as done:
         for index in range(spec.choice_folds):
@@ -222,6 +227,10 @@ def standardisation(x: Floats) -> tuple[Floats, Floats]:
 
 def _recipe(epochs: int, rows: int) -> Recipe:
     return Recipe(epochs=epochs, batch=min(MOST_BATCH, max(LEAST_BATCH, rows // EPOCH_STEPS)))
+
+
+def _cross_entropy(logits: Floats, targets: Floats) -> float:
+    return float(np.mean(np.logaddexp(0.0, logits) - targets * logits))
 
 
 def _targets(evidence: Evidence, spec: RouterSpec) -> Floats:

@@ -153,7 +153,7 @@ class RouterSpec:
     kind: RouterKind = "auto"
     """``auto``: what routes best in cross-validation, the free ``max_softmax`` on a tie. ``learned``: a net for the
     proxy label; ``gain``: for the signed gain of a query; the others are rules of a few constants."""
-    hidden: int = 20
+    hidden: int = 24
     """Most hidden units; `max_parameters` may leave fewer."""
     epochs: int = 30
     max_parameters: int = 1000
@@ -162,7 +162,9 @@ class RouterSpec:
     """Share of the cloud's own belief in the targets, in [0, 1]; the rest is the hard label."""
     teachers: int = 3
     """Nets whose mean the router is distilled from; 0 learns from the targets themselves."""
-    teacher_epochs: int = 12
+    teacher_epochs: int = 16
+    students: int = 3
+    """Starts of the router, of which the one nearest to its teacher is kept."""
     choice_folds: int = 3
     """Parts of the held-out examples, each of which judges the candidates fitted on the others."""
     supervision: Literal["held_out", "in_sample", "cross_fit"] = "in_sample"
@@ -171,10 +173,6 @@ class RouterSpec:
     rows: int = 0
     """Most training examples that the router learns from; 0: all."""
     folds: int = 2
-    coverage_target: float = 0.5
-    """c of the paper's constraint coverage >= c; the shipped threshold is calibrated apart from it."""
-    coverage_weight: float = 1.0
-    """lambda of the paper's coverage hinge."""
 
 
 @dataclass(frozen=True, kw_only=True)

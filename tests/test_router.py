@@ -15,7 +15,7 @@ from hybrid.specs import RouterSpec
 from hybrid.supervision import Evidence
 from hybrid.sweep import nauc
 
-SPEC = RouterSpec(hidden=8, epochs=15, teachers=1, teacher_epochs=4)
+SPEC = RouterSpec(hidden=8, epochs=10, teachers=1, teacher_epochs=4, students=1)
 
 
 def evidence(n, seed, *, num_classes=4, hidden_in_feature=True, width=6):
