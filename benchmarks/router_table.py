@@ -1,0 +1,189 @@
+"""The router benchmark's figures and its Markdown table, from its results."""
+
+import statistics
+from collections.abc import Sequence
+from typing import Any
+
+TARGETS = {
+    "gap_closed_fm_small": 0.30,
+    "gap_closed_fm_medium": 0.28,
+    "gap_closed_cifar": 0.20,
+    "e2e_gain_cifar_90": 0.010,
+    "e2e_gain_cifar_80": 0.013,
+    "e2e_gain_cifar_70": 0.013,
+    "second_look_gain_cifar_90": 0.035,
+    "second_look_gain_cifar_80": 0.033,
+    "second_look_gain_cifar_70": 0.027,
+    "second_look_minus_larger_net_80": 0.0,
+    "coverage_half_point_fm_small": 0.64,
+    "coverage_half_point_fm_medium": 0.79,
+    "coverage_half_point_cifar": 0.41,
+    "guarantee_held_share": 0.90,
+    "latency_saving_fm": 0.50,
+    "latency_saving_cifar": 0.30,
+}
+"""Every figure, and what was asked of it before anything was built."""
+
+KINDS = ("fm_small", "fm_medium", "cifar")
+TRAININGS = {"distilled": "distilled from the cloud, as the product trains", "cross_entropy": "cross-entropy alone"}
+SHIPPED = "shipped (int8)"
+CAPTION = {
+    "fm_small": "Fashion-MNIST, about 2.4k parameters",
+    "fm_medium": "Fashion-MNIST, about 9k parameters",
+    "cifar": "CIFAR-10, about 16k parameters",
+}
+
+
+def figures(result: dict[str, Any]) -> dict[str, float]:
+    """Means over seeds, as shares."""
+    found = {name: statistics.mean(values) for name, values in by_seed(result).items()}
+    return {name: round(found[name], 4) for name in TARGETS}
+
+
+def by_seed(result: dict[str, Any]) -> dict[str, list[float]]:
+    """Each figure of each seed."""
+    found: dict[str, list[float]] = {}
+    for kind in KINDS:
+        shipped = [edge["policies"][SHIPPED] for edge in result["edges"][f"{kind}/distilled"]]
+        found[f"gap_closed_{kind}"] = [one["gap_closed"] for one in shipped]
+        found[f"coverage_half_point_{kind}"] = [one["coverage_half_point"] for one in shipped]
+    for percent in (90, 80, 70):
+        name = f"accuracy_{percent}"
+        runs = result["end_to_end"]
+        found[f"e2e_gain_cifar_{percent}"] = [run["ours"][name] - run["baseline"][name] for run in runs]
+        found[f"second_look_gain_cifar_{percent}"] = [run["second look"][name] - run["baseline"][name] for run in runs]
+    found["second_look_minus_larger_net_80"] = [
+        run["second look"]["accuracy_80"] - run["larger net"]["accuracy_80"] for run in result["end_to_end"]
+    ]
+    worst = min(result["guarantee"], key=lambda kind: mean(result["guarantee"][kind], "held_share"))
+    found["guarantee_held_share"] = [one["held_share"] for one in result["guarantee"][worst]]
+    found["latency_saving_fm"] = [one["saving"] for one in result["latency"]["fm_medium"]]
+    found["latency_saving_cifar"] = [one["saving"] for one in result["latency"]["cifar, second look"]]
+    return found
+
+
+def mean(rows: Sequence[dict[str, Any]], name: str) -> float:
+    """Mean of one entry over rows."""
+    return statistics.mean(float(row[name]) for row in rows)
+
+
+def markdown(result: dict[str, Any]) -> str:
+    """All of it for a person: what was asked and reached, then every policy on every edge."""
+    parts = [
+        "# What the router earns",
+        "",
+        f"Made by `{result['command']}`; means over seeds {result['seeds']}, with least and most. "
+        "All is counted on test examples that no choice has seen.",
+        "",
+        *_targets(result),
+    ]
+    for kind in KINDS:
+        for training, words in TRAININGS.items():
+            parts += ["", f"## {CAPTION[kind]}, {words}", "", *_policies(result["edges"][f"{kind}/{training}"])]
+    parts += ["", "## End to end on CIFAR-10", "", *_end_to_end(result)]
+    parts += ["", "## Time saved on an stm32f746 over LTE, threshold from calibration", "", *_latency(result)]
+    parts += ["", "## The guarantee: at most half a point below the cloud, confidence 90 %", "", *_guarantee(result)]
+    if "human" in result:
+        parts += ["", "## Does it ask about what people find hard?", "", *_human(result)]
+    return "\n".join(parts) + "\n"
+
+
+def _targets(result: dict[str, Any]) -> list[str]:
+    lines = ["| figure | asked | reached | least to most |", "|---|---|---|---|"]
+    seeds = by_seed(result)
+    for name, wanted in TARGETS.items():
+        values, reached = seeds[name], result["figures"][name]
+        verdict = "" if reached >= wanted else " (missed)"
+        lines.append(f"| {name} | {wanted:.3f} | {reached:.3f}{verdict} | {min(values):.3f} to {max(values):.3f} |")
+    return lines
+
+
+def _policies(edges: list[dict[str, Any]]) -> list[str]:
+    first = edges[0]
+    lines = [
+        f"Edge {100 * mean(edges, 'edge_accuracy'):.1f} %, cloud {100 * mean(edges, 'cloud_accuracy'):.1f} %, "
+        f"{first['macs']:,} MACs; the shipped router has {first['router_parameters']:,} parameters and "
+        f"{100 * first['router_macs_share']:.2f} % of the MACs.",
+        "",
+        "| policy | nAUC | gap closed, % | accuracy at 90 / 80 / 70 % | coverage at half a point, % |",
+        "|---|---|---|---|---|",
+    ]
+    ordered = sorted(first["policies"], key=lambda name: mean([edge["policies"][name] for edge in edges], "nauc"))
+    for name in ordered:
+        rows = [edge["policies"][name] for edge in edges]
+        spread = statistics.stdev([row["gap_closed"] for row in rows])
+        accuracies = " / ".join(f"{100 * mean(rows, f'accuracy_{percent}'):.2f}" for percent in (90, 80, 70))
+        bold = "**" if name == SHIPPED else ""
+        lines.append(
+            f"| {bold}{name}{bold} | {mean(rows, 'nauc'):.3f} | {100 * mean(rows, 'gap_closed'):.1f} ± "
+            f"{100 * spread:.1f} | {accuracies} | {100 * mean(rows, 'coverage_half_point'):.1f} |"
+        )
+    intervals = "; ".join(
+        f"{other} " + ", ".join(f"{low:+.3f} to {high:+.3f}" for low, high in (e["paired"][other] for e in edges))
+        for other in first["paired"]
+    )
+    seconds = ", ".join(f"{edge['choice_and_fit_seconds']:.0f}" for edge in edges)
+    speed = min(edge["scored_per_second"] for edge in edges)
+    return [
+        *lines,
+        "",
+        f"nAUC of the shipped router less that of another, 95 % paired bootstrap by seed: {intervals}. "
+        f"Cross-validation and fit took {seconds} s; scoring {speed / 1e6:.1f} million rows a second.",
+    ]
+
+
+def _end_to_end(result: dict[str, Any]) -> list[str]:
+    labels = {
+        "baseline": "cross-entropy, entropy rule",
+        "ours": "distilled, shipped router",
+        "second look": "the same with a second look",
+        "larger net": "one larger net, distilled, its own router",
+    }
+    lines = [
+        "| | accuracy at 90 / 80 / 70 % | device alone, % | mean MACs | flash, KiB |",
+        "|---|---|---|---|---|",
+    ]
+    for label, words in labels.items():
+        rows = [run[label] for run in result["end_to_end"]]
+        accuracies = " / ".join(f"{100 * mean(rows, f'accuracy_{percent}'):.2f}" for percent in (90, 80, 70))
+        device = macs = flash = ""
+        if "mean_macs" in rows[0]:
+            device = f"{100 * mean(rows, 'device_accuracy'):.2f}"
+            macs, flash = f"{mean(rows, 'mean_macs'):,.0f}", f"{mean(rows, 'flash_bytes') / 1024:.1f}"
+        lines.append(f"| {words} | {accuracies} | {device} | {macs} | {flash} |")
+    return lines
+
+
+def _latency(result: dict[str, Any]) -> list[str]:
+    lines = [
+        "| | time saved, % | mean, ms | cloud alone, ms | coverage, % | lost, points |",
+        "|---|---|---|---|---|---|",
+    ]
+    for label, rows in result["latency"].items():
+        lines.append(
+            f"| {label} | {100 * mean(rows, 'saving'):.1f} | {mean(rows, 'mean_ms'):.0f} | "
+            f"{mean(rows, 'cloud_only_ms'):.0f} | {100 * mean(rows, 'coverage'):.1f} | {100 * mean(rows, 'loss'):.2f} |"
+        )
+    return lines
+
+
+def _guarantee(result: dict[str, Any]) -> list[str]:
+    lines = ["| | held | coverage, % | unguarded: held | coverage, % |", "|---|---|---|---|---|"]
+    for kind, rows in result["guarantee"].items():
+        lines.append(
+            f"| {kind} | {mean(rows, 'held_share'):.3f} | {100 * mean(rows, 'coverage'):.1f} | "
+            f"{mean(rows, 'unguarded_held_share'):.3f} | {100 * mean(rows, 'unguarded_coverage'):.1f} |"
+        )
+    return lines
+
+
+def _human(result: dict[str, Any]) -> list[str]:
+    rows = result["human"]
+    lines = [
+        f"CIFAR-10H: fewer than 90 % of people agree with the label of {100 * rows[0]['hard_share']:.1f} % of the test "
+        "images. Area under the ROC of telling them apart:",
+        "",
+        "| score | area |",
+        "|---|---|",
+    ]
+    return lines + [f"| {name} | {mean(rows, name):.3f} |" for name in rows[0] if name != "hard_share"]
