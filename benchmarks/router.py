@@ -35,7 +35,8 @@ from hybrid.pipeline.export import tool_versions
 from hybrid.predict import device_outputs, real_logits
 from hybrid.progress import SILENT
 from hybrid.router import fit_kind, fit_teacher
-from hybrid.routing import Routed, route_outputs
+from hybrid.program_json import program_from, program_values
+from hybrid.routing import route_outputs
 from hybrid.specs import RouterSpec, RunSpec
 from hybrid.supervision import Evidence, proxy_labels, stacked
 
@@ -46,6 +47,7 @@ CONFIDENCE, CALIBRATION_ROWS, RESAMPLES = 0.9, 5000, 1000
 SEEDS = (0, 1, 2)
 KINDS = {"fm_small": "fm-s", "fm_medium": "fm-m", "cifar": "c16"}
 SHIPPED = "learned"
+FIT_ROWS = 50_000
 Scores = NDArray[Any]
 
 
@@ -54,8 +56,11 @@ def evidence(net: Net, split: str) -> Evidence:
     return Evidence(stored=net.said[split], labels=net.labels[split], cloud_probabilities=net.cloud[split])
 
 
-def policies(net: Net, spec: RouterSpec, seed: int) -> dict[str, Callable[[str], Scores]]:
-    """Every policy by name: split to scores. Fitted on validation, and on train where a name says so."""
+def policies(net: Net, spec: RouterSpec, seed: int, *, variants: bool) -> dict[str, Callable[[str], Scores]]:
+    """Every policy by name: split to scores; with `variants`, also what was tried for the router that ships.
+
+    Learners see validation and training examples, the constants of the rules are fitted on validation alone.
+    """
     held, seen = evidence(net, "validation"), evidence(net, "train")
 
     def logits(split: str) -> Scores:
@@ -76,18 +81,8 @@ def policies(net: Net, spec: RouterSpec, seed: int) -> dict[str, Callable[[str],
     made["class_offsets"] = lambda split: offsets(logits(split))
     paper = fit_paper_router(stacked(seen, held), PaperSpec(learning_rate=3e-3), logit_scale=net.logit_scale, seed=seed)
     made["paper"] = lambda split: paper.score(net.said[split])
-    teacher = fit_teacher(held, seen, spec, seed=seed)
-    made["teacher (float)"] = lambda split: teacher.score(net.said[split])
-    variants = {
-        "gain": ("gain", seen, spec),
-        "held-out rows alone": ("learned", None, spec),
-        "hard labels": ("learned", seen, replace(spec, softness=0.0)),
-        "half hard, half soft": ("learned", seen, replace(spec, softness=0.5)),
-        "no teacher": ("learned", seen, replace(spec, teachers=0)),
-    }
-    for name, (kind, extra, asked) in variants.items():
-        router = fit_kind(kind, held, extra, asked, seed=seed)
-        made[name] = lambda split, router=router: router.raw(net.said[split])
+    if variants:
+        made |= _variants(net, held, seen, spec, seed)
     made["agree bound"] = lambda split: policy.agree(
         net.said[split].logits.argmax(axis=1), net.cloud[split].argmax(axis=1), policy.max_softmax(logits(split))
     )
@@ -95,13 +90,35 @@ def policies(net: Net, spec: RouterSpec, seed: int) -> dict[str, Callable[[str],
     return made
 
 
-def ship(nets: list[Net], seed: int, **changes: Any) -> Routed:
-    """The device program that the product makes of these nets."""
-    spec = run_spec(assignments=(f"seed={seed}",))
-    look = replace(spec.look, kind="net" if len(nets) > 1 else "none", nets=max(1, len(nets) - 1))
-    asked: RunSpec = replace(spec, look=look, router=replace(spec.router, kind=SHIPPED, **changes))
+def _variants(
+    net: Net, held: Evidence, seen: Evidence, spec: RouterSpec, seed: int
+) -> dict[str, Callable[[str], Scores]]:
+    teacher = fit_teacher(held, seen, spec, seed=seed)
+    made: dict[str, Callable[[str], Scores]] = {"teacher (float)": lambda split: teacher.score(net.said[split])}
+    tried = {
+        "gain": ("gain", seen, spec),
+        "held-out rows alone": ("learned", None, spec),
+        "hard labels": ("learned", seen, replace(spec, softness=0.0)),
+        "half hard, half soft": ("learned", seen, replace(spec, softness=0.5)),
+        "no teacher": ("learned", seen, replace(spec, teachers=0)),
+    }
+    for name, (kind, extra, asked) in tried.items():
+        router = fit_kind(kind, held, extra, asked, seed=seed)
+        made[name] = lambda split, router=router: router.raw(net.said[split])
+    return made
+
+
+def ship(nets: list[Net], seed: int, work: Path) -> DeviceProgram:
+    """The device program that the product makes of these nets; made once."""
+    path = work / f"{'+'.join(net.name for net in nets)}-{seed}.program.json"
     flatbuffers = [net.flatbuffer for net in nets]
-    return route_outputs(flatbuffers, said(nets, "validation"), said(nets, "train"), asked, narrator=SILENT)
+    if not path.is_file():
+        spec = run_spec(assignments=(f"seed={seed}", f"router.kind={SHIPPED}"))
+        look = replace(spec.look, kind="net" if len(nets) > 1 else "none", nets=max(1, len(nets) - 1))
+        held_out, seen = said(nets, "validation"), said(nets, "train")
+        routed = route_outputs(flatbuffers, held_out, seen, replace(spec, look=look), narrator=SILENT)
+        path.write_text(json.dumps(program_values(routed.program)), encoding="utf-8")
+    return program_from(json.loads(path.read_text(encoding="utf-8")), flatbuffers)
 
 
 def predictions(program: DeviceProgram, nets: list[Net], split: str) -> Predictions:
@@ -144,12 +161,11 @@ def edge_result(name: str, seed: int, *, distilled: bool, work: Path) -> dict[st
     net = router_nets.edge_net(name, seed, distilled=distilled, work=work)
     spec = run_spec().router
     right, cloud_right = net.right("test"), net.cloud_right("test")
-    scores = {label: score("test") for label, score in policies(net, spec, seed).items()}
-    started = time.perf_counter()
-    routed = ship([net], seed)
-    fit_seconds = time.perf_counter() - started
-    router = routed.program.stages[0].router
-    shipped = predictions(routed.program, [net], "test")
+    made = policies(net, spec, seed, variants=distilled and seed == SEEDS[0])
+    scores = {label: score("test") for label, score in made.items()}
+    program = ship([net], seed, work)
+    router = program.stages[0].router
+    shipped = predictions(program, [net], "test")
     scores["shipped (int8)"] = shipped.router_score
     started = time.perf_counter()
     router.score(net.said["train"])
@@ -165,7 +181,6 @@ def edge_result(name: str, seed: int, *, distilled: bool, work: Path) -> dict[st
         "macs": macs,
         "router_parameters": router.parameters,
         "router_macs_share": router.macs / macs,
-        "choice_and_fit_seconds": round(fit_seconds, 1),
         "scored_per_second": round(per_second),
         "policies": readings,
         "paired": {
@@ -173,6 +188,15 @@ def edge_result(name: str, seed: int, *, distilled: bool, work: Path) -> dict[st
             for other in ("entropy", "max_softmax", "paper")
         },
     }
+
+
+def fit_result(net: Net, seed: int) -> dict[str, float]:
+    """Seconds that the fit takes on 50,000 rows."""
+    rows = np.random.default_rng(seed).permutation(len(net.labels["train"]))
+    seen, held = evidence(net, "train"), evidence(net, "validation")
+    started = time.perf_counter()
+    fit_kind(SHIPPED, held, seen.take(rows[: FIT_ROWS - len(held)]), run_spec().router, seed=seed)
+    return {"seconds": round(time.perf_counter() - started, 1)}
 
 
 def paired(ours: Scores, other: Scores, edge: Scores, cloud: Scores, draws: int = 200) -> list[float]:
@@ -193,7 +217,7 @@ def end_to_end_result(seed: int, work: Path) -> dict[str, Any]:
     programs = {"ours": [net], "second look": [net, second], "larger net": [larger]}
     found = {"baseline": reading(policy.negative_entropy(logits), plain.right("test"), plain.cloud_right("test"))}
     for label, nets in programs.items():
-        program = ship(nets, seed).program
+        program = ship(nets, seed, work)
         answers = predictions(program, nets, "test")
         stage_macs = np.cumsum([sum(cost.stage_macs(stage).values()) for stage in program.stages])
         found[label] = read_predictions(answers) | {
@@ -204,9 +228,9 @@ def end_to_end_result(seed: int, work: Path) -> dict[str, Any]:
     return found
 
 
-def latency_result(nets: list[Net], input_shape: tuple[int, int, int], seed: int) -> dict[str, float]:
+def latency_result(nets: list[Net], input_shape: tuple[int, int, int], seed: int, work: Path) -> dict[str, float]:
     """stm32f746 over LTE: the time saved at half a point of loss, threshold from calibration, counted on test."""
-    program = ship(nets, seed).program
+    program = ship(nets, seed, work)
     server = profiles.cloud("cpu")
     here = sweep.Scenario(
         device=profiles.device("stm32f746"),
@@ -231,9 +255,9 @@ def latency_result(nets: list[Net], input_shape: tuple[int, int, int], seed: int
     }
 
 
-def guarantee_result(nets: list[Net], seed: int) -> dict[str, float]:
+def guarantee_result(nets: list[Net], seed: int, work: Path) -> dict[str, float]:
     """How often the certified threshold holds half a point, over resampled calibration splits."""
-    program = ship(nets, seed).program
+    program = ship(nets, seed, work)
     parts = [predictions(program, nets, split) for split in ("calibration", "test")]
     scores, edge, cloud = (
         np.concatenate([getattr(part, name) for part in parts])
@@ -249,13 +273,13 @@ def guarantee_result(nets: list[Net], seed: int) -> dict[str, float]:
     }
 
 
-def human_result(net: Net, counts: NDArray[np.int64], seed: int) -> dict[str, float]:
+def human_result(net: Net, counts: NDArray[np.int64], seed: int, work: Path) -> dict[str, float]:
     """Does the router ask about what people find hard? Area under the ROC of "fewer than 90 % of people agree"."""
     shares = counts / counts.sum(axis=1, keepdims=True)
     hard = shares[np.arange(len(shares)), net.labels["test"]] < 0.9
     logits = net.said["test"].logits * net.logit_scale
     scores = {
-        "router": predictions(ship([net], seed).program, [net], "test").router_score,
+        "router": predictions(ship([net], seed, work), [net], "test").router_score,
         "max_softmax": policy.max_softmax(logits),
         "entropy": policy.negative_entropy(logits),
         "cloud's own max_softmax": net.cloud["test"].max(axis=1),
@@ -288,21 +312,24 @@ def full(work: Path, human_labels: Path | None) -> dict[str, Any]:
         "tools": tool_versions(),
         "seeds": list(SEEDS),
         "edges": edges,
+        "fit": {kind: fit_result(distilled[name][0], SEEDS[0]) for kind, name in KINDS.items()},
         "end_to_end": [end_to_end_result(seed, work) for seed in SEEDS],
         "latency": {
             "fm_medium": [
-                latency_result([net], (28, 28, 1), s) for s, net in zip(SEEDS, distilled["fm-m"], strict=True)
+                latency_result([net], (28, 28, 1), s, work) for s, net in zip(SEEDS, distilled["fm-m"], strict=True)
             ],
-            "cifar, second look": [latency_result(pair, (32, 32, 3), s) for s, pair in zip(SEEDS, pairs, strict=True)],
+            "cifar, second look": [
+                latency_result(pair, (32, 32, 3), s, work) for s, pair in zip(SEEDS, pairs, strict=True)
+            ],
         },
         "guarantee": {
-            kind: [guarantee_result([net], s) for s, net in zip(SEEDS, distilled[name], strict=True)]
+            kind: [guarantee_result([net], s, work) for s, net in zip(SEEDS, distilled[name], strict=True)]
             for kind, name in KINDS.items()
         },
     }
     if human_labels is not None:
         counts = np.load(human_labels)
-        result["human"] = [human_result(net, counts, s) for s, net in zip(SEEDS, distilled["c16"], strict=True)]
+        result["human"] = [human_result(net, counts, s, work) for s, net in zip(SEEDS, distilled["c16"], strict=True)]
     result["figures"] = router_table.figures(result)
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / "router.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
@@ -317,7 +344,7 @@ def keep_one_seed(work: Path) -> None:
     chosen = {kind: [name] for kind, name in KINDS.items()} | {"cifar, second look": ["c16", "c16"]}
     for kind, names in chosen.items():
         nets = [router_nets.edge_net(name, SEEDS[i], distilled=True, work=work) for i, name in enumerate(names)]
-        program = ship(nets, SEEDS[0]).program
+        program = ship(nets, SEEDS[0], work)
         answers = predictions(program, nets, "test")
         dataset = router_nets.TASKS[router_nets.EDGES[names[0]][0]].dataset
         kept[kind] = (dataset, program, answers.cloud_class, read_predictions(answers)["nauc"])

@@ -64,6 +64,7 @@ EDGES = {
 class Net:
     """An int8 net and what it says; `said` and `labels` by split, `cloud` probabilities ``(n, num_classes)``."""
 
+    name: str
     flatbuffer: bytes
     logit_scale: float
     said: dict[str, StoredOutputs]
@@ -130,6 +131,7 @@ def edge_net(name: str, seed: int, *, distilled: bool, work: Path) -> Net:
         _make(name, task, seed, cloud_logits(task, work), distilled, stem)
     with np.load(stem.with_suffix(".npz")) as stored:
         return Net(
+            name=stem.name,
             flatbuffer=stem.with_suffix(".tflite").read_bytes(),
             logit_scale=float(stored["scale"]),
             said={
