@@ -9,7 +9,7 @@ import numpy as np
 from firmware_export.flatbuffer import Graph, StageSignature, read_graph, stage_signature
 from firmware_export.tflm_ops import ADD_METHODS
 from hybrid.cascade import DeviceProgram, Mix, Stage
-from hybrid.device_router import CONFIDENCE_BITS, CUTS, HIDDEN_BITS, LUT_BITS, SUM_MAX, exponentials
+from hybrid.device_router import CONFIDENCE_BITS, CUTS, HIDDEN_MAX, LUT_BITS, SUM_MAX, exponentials
 from hybrid.errors import BundleError, SpecError, UnsupportedOpError
 
 THRESHOLDS = (-128, 128)
@@ -79,13 +79,13 @@ def router_values(models: Sequence[StageModel]) -> dict[str, Any]:
         "cuts": CUTS,
         "lut_one": 1 << LUT_BITS,
         "confidence_one": 1 << (LUT_BITS + CONFIDENCE_BITS),
-        "hidden_max": (1 << HIDDEN_BITS) - 1,
+        "hidden_max": HIDDEN_MAX,
         "num_features": sum(model.num_features for model in models),
         "most_sums": max(router.bias.size for router in routers),
         "hidden": any(router.out is not None for router in routers),
-        "wide": any(router.wide for router in routers),
         "reads": {
             "features": any(part.features for part in inputs),
+            "logits": any(part.gaps or part.top or part.betas or part.classes for part in inputs),
             "gaps": any(part.gaps for part in inputs),
             "top": max(part.top for part in inputs),
             "betas": any(part.betas for part in inputs),

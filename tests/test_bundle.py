@@ -57,11 +57,11 @@ def test_manifest():
                 "kind": "learned",
                 "parameters": 5 + 1,  # four features, one confidence; a bias
                 "macs": 5,
-                "flash_bytes": 2 * 5 + 4 + 2 * 256 + 4 * 255,  # weights, bias, exponentials, cuts
+                "flash_bytes": 4 * 5 + 4 + 2 * 256 + 4 * 255,  # weights, bias, exponentials, cuts
             },
         }
     }
-    assert manifest["memory"]["flash_bytes"] == len(flatbuffer) + 2 * 5 + 4 + 2 * 256 + 4 * 255
+    assert manifest["memory"]["flash_bytes"] == len(flatbuffer) + 4 * 5 + 4 + 2 * 256 + 4 * 255
     assert manifest["input"]["shape"] == [1, 8, 8, 1]
     assert manifest["input"]["zero_point"] == 0
     assert manifest["spec"] == {"seed": 3, "train": {"epochs": 2}}
