@@ -80,6 +80,7 @@ def router_values(models: Sequence[StageModel]) -> dict[str, Any]:
         "lut_one": 1 << LUT_BITS,
         "confidence_one": 1 << (LUT_BITS + CONFIDENCE_BITS),
         "hidden_max": HIDDEN_MAX,
+        "router_bytes": sum(router.table_bytes for router in routers),
         "num_features": sum(model.num_features for model in models),
         "most_sums": max(router.bias.size for router in routers),
         "hidden": any(router.out is not None for router in routers),
