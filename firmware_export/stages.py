@@ -82,7 +82,7 @@ def router_values(models: Sequence[StageModel]) -> dict[str, Any]:
         "hidden_max": HIDDEN_MAX,
         "router_bytes": sum(router.table_bytes for router in routers),
         "num_features": sum(model.num_features for model in models),
-        "most_sums": max(router.bias.size for router in routers),
+        "most_inputs": max(len(router.weights) for router in routers),
         "hidden": any(router.out is not None for router in routers),
         "reads": {
             "features": any(part.features for part in inputs),
