@@ -62,6 +62,8 @@ def test_one_stage_keeps_its_logits():
     mix = mix_of(AFFINES[:1], (1.0,))
     np.testing.assert_array_equal(mix.logits([logits]), logits)
     assert mix.affine == AFFINES[0]
+    with pytest.raises(SpecError, match="got no logits of 2 stages"):
+        mix_of(AFFINES[:2], (0.5, 0.5))
 
 
 def test_what_the_router_of_a_stage_reads():
