@@ -77,7 +77,7 @@ def _router(values: Mapping[str, Any]) -> IntegerRouter:
 def _stored(values: Any, kind: type) -> NDArray[Any]:
     """Integers that `kind` can hold; numpy alone would let others wrap around."""
     wide = np.array(values, np.int64)
-    stored = wide.astype(kind)
+    stored: NDArray[Any] = wide.astype(kind)
     if (stored != wide).any():
         raise ValueError(f"a number does not fit {np.dtype(kind).name}")
     return stored

@@ -13,6 +13,7 @@ from firmware_export.tflm_ops import ADD_METHODS
 from hybrid.arena import arena_needs, least_arena_bytes, recorded_arena_bytes
 from hybrid.cascade import DeviceProgram, Mix
 from hybrid.cost import program_flash_bytes
+from hybrid.device_router import SUM_MAX
 from hybrid.errors import BundleError, SpecError, UnsupportedOpError
 from hybrid.runtimes import device_engine
 from hybrid.schema import schema as flatbuffer_schema
@@ -120,6 +121,15 @@ def test_routers_that_do_not_fit():
         stage_models(with_stage(program(), 0, router=replace(router, weights=router.weights[:4])), INPUT_SHAPE, 3)
     with pytest.raises(SpecError, match="ascending"):
         stage_models(with_stage(program(), 0, router=replace(router, cuts=router.cuts[::-1])), INPUT_SHAPE, 3)
+    for change in (
+        {"weights": np.full_like(router.weights, 1 << 21)},  # four features of 255 and a confidence of 4096
+        {"bias": np.array([SUM_MAX], np.int32)},
+        {"out": np.array([1], np.int16), "out_bias": SUM_MAX},
+        {"cuts": router.cuts + (1 << 32)},
+        {"inputs": replace(router.inputs, betas=(-0.1,))},
+    ):
+        with pytest.raises(SpecError, match="edge: a sum of the router could leave 32 bits"):
+            stage_models(with_stage(program(), 0, router=replace(router, **change)), INPUT_SHAPE, 3)
     wide = replace(router, inputs=replace(router.inputs, top=3))
     with pytest.raises(SpecError, match="router reads top 3, allowed below 3 classes"):
         stage_models(with_stage(program(), 0, router=wide), INPUT_SHAPE, 3)
