@@ -25,6 +25,8 @@ HIDDEN_BITS = 14
 HIDDEN_MAX = (1 << HIDDEN_BITS) - 1
 OUT_MAX = (1 << 15) - 1
 SUM_MAX = (1 << 31) - 1
+BLOCK_ROWS = 1 << 14
+"""So many examples are scored at a time, because more leave the processor's cache."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +39,7 @@ class StoredOutputs:
     logits: NDArray[np.int8]
     features: NDArray[np.int8]
 
-    def take(self, rows: NDArray[np.intp]) -> "StoredOutputs":
+    def take(self, rows: NDArray[np.intp] | slice) -> "StoredOutputs":
         """Some of the examples."""
         return StoredOutputs(logits=self.logits[rows], features=self.features[rows])
 
@@ -172,6 +174,10 @@ class IntegerRouter:
 
     def raw(self, outputs: StoredOutputs) -> NDArray[np.int64]:
         """The number that the cuts are held against, ``(n,)``."""
+        starts = range(0, max(len(outputs.logits), 1), BLOCK_ROWS)
+        return np.concatenate([self._raw(outputs.take(np.s_[start : start + BLOCK_ROWS])) for start in starts])
+
+    def _raw(self, outputs: StoredOutputs) -> NDArray[np.int64]:
         v = router_inputs(outputs, self.inputs)
         total = (v.astype(np.float64) @ self.weights.astype(np.float64)).astype(np.int64) + self.bias  # exact to 2^53
         if self.out is None:
