@@ -33,11 +33,11 @@ from hybrid.configure import run_spec
 from hybrid.paper_router import PaperSpec, fit_paper_router
 from hybrid.pipeline.export import tool_versions
 from hybrid.predict import device_outputs, real_logits
+from hybrid.program_json import program_from, program_values
 from hybrid.progress import SILENT
 from hybrid.router import fit_kind, fit_teacher
-from hybrid.program_json import program_from, program_values
 from hybrid.routing import route_outputs
-from hybrid.specs import RouterSpec, RunSpec
+from hybrid.specs import RouterSpec
 from hybrid.supervision import Evidence, proxy_labels, stacked
 
 RESULTS = Path(__file__).parent / "results"

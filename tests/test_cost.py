@@ -4,8 +4,10 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from tiny_edge import cascade, program
 
 from hybrid import cost, profiles
+from hybrid.arena import footprint
 from hybrid.errors import BudgetError
 from hybrid.specs import ArchSpec, BlockSpec
 
@@ -154,3 +156,27 @@ def test_peak_sram_agrees_with_the_recording_interpreter(converted, capfd):
     assert measured["head"] <= cost._planned_peak_bytes(arch) == max(orders)
     overhead = measured["total"] - measured["head"]
     assert overhead <= cost.estimate(arch).peak_sram_bytes - max(orders) <= 1.1 * overhead
+
+
+def test_a_stage_counts_its_router_among_the_dense_layers():
+    (stage,) = program().stages
+    assert cost.flatbuffer_macs(stage.flatbuffer) == {
+        "conv": 3 * 3 * 4 * 9,
+        "pointwise": 0,
+        "depthwise": 0,
+        "dense": 4 * 3,
+    }
+    assert cost.stage_macs(stage)["dense"] == 4 * 3 + 5  # the router reads four features and a confidence
+
+
+def test_footprint_of_a_program():
+    found = footprint(cascade(), estimated_arena_bytes=12_345)
+    macs = [sum(cost.flatbuffer_macs(stage.flatbuffer).values()) for stage in cascade().stages]
+    assert found.macs == sum(macs)
+    assert found.router_macs == 5 + 10 + 12  # features of all stages so far, and a confidence
+    tables = [4 * count + 4 + 2 * 256 + 4 * 255 for count in (5, 10, 12)]
+    assert found.flash_bytes == sum(len(stage.flatbuffer) for stage in cascade().stages) + sum(tables)
+    if found.arena_source == "estimated":
+        assert found.least_arena_bytes == found.measured_arena_bytes == 12_345
+    else:
+        assert found.measured_arena_bytes <= found.least_arena_bytes < 12_345

@@ -133,6 +133,7 @@ def predictions(scores=SCORES, edge=EDGE, cloud=CLOUD):
         edge_logits=as_logits[1 - np.array(edge, dtype=int)],
         router_score=np.array(scores, dtype=np.int32),
         cloud_scores=as_logits[1 - np.array(cloud, dtype=int)],
+        stage=np.zeros(len(scores), dtype=np.int32),
     )
 
 

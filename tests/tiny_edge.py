@@ -167,7 +167,7 @@ def inputs(**changes) -> BundleInputs:
         "data_card": {"name": "noise", "digest": "ab" * 32, "value_range": (0.0, 255.0)},
         "spec": {"seed": 3, "train": {"epochs": 2}},
         "tools": {"tensorflow": "2.21.0"},
-        "footprint": measured(given),
+        "footprint": changes.get("footprint") or measured(given),
         "arena_margin": 0.1,
         "payload_encoding": "cbor",
         "router_kind": "learned",
