@@ -217,6 +217,10 @@ class ExportSpec:
     url: str = "http://127.0.0.1:8080/v2/models/cloud"
     """Where the cloud will answer; goes into endpoint.toml."""
     deadline_ms: float = 5000.0
+    drift_window: int = 512
+    """Examples after which the device says anew whether its scores are still those of the calibration split."""
+    query_cost: float = 0.1
+    """Errors that a query is worth to the online control on the device, up to 0.5."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 import numpy as np
-from tiny_edge import DEVICE, INPUT_SHAPE, POINTS, pixels, program
+from tiny_edge import DEVICE, INPUT_SHAPE, POINTS, WATCH, pixels, program
 
 from firmware_export.flatbuffer import StageSignature, read_graph, stage_signature
 from firmware_export.host import compile_decision
@@ -82,5 +82,6 @@ def _spec() -> FirmwareSpec:
         payload_encoding="cbor",
         golden=Golden(inputs=pixels(1).astype(np.int8), outputs=said, engine="tflite-micro"),
         project_version="0",
+        watch=WATCH,
         spec_digest="0",
     )

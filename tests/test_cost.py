@@ -64,14 +64,6 @@ def test_kinds_of_layers_by_hand():
     }
 
 
-def test_a_router_takes_its_share():
-    bare, headed = cost.estimate(MIXED), cost.estimate(MIXED, head_macs=600)
-    assert headed.macs == bare.macs + 600
-    assert headed.macs_by_kind["dense"] == bare.macs_by_kind["dense"] + 600
-    assert headed.flash_bytes > bare.flash_bytes + 600
-    assert headed.peak_sram_bytes > bare.peak_sram_bytes
-
-
 def test_what_does_not_fit_is_refused_with_figures():
     device = replace(profiles.device("stm32f746"), flash_bytes=110_000, reserved_flash_bytes=100_000)
     wide = replace(BASE, blocks=(BlockSpec(kind="conv", width=64, stride=2, depth=2),))
