@@ -295,42 +295,60 @@ def auroc(score: Scores, positive: NDArray[np.bool_]) -> float:
     return float((ranks[positive].sum() - count * (count + 1) / 2) / (count * (len(score) - count)))
 
 
+def kept(path: Path, make: Callable[[], Any]) -> Any:
+    """A part of the results; made once, so that a run that was stopped goes on where it was."""
+    if not path.is_file():
+        path.write_text(json.dumps(make()), encoding="utf-8")
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def parts(work: Path, human_labels: Path | None) -> dict[str, Callable[[], Any]]:
+    """Every part of the results by name; a name with a slash is one of a list by seed."""
+
+    def edge(name: str, seed: int) -> Net:
+        return router_nets.edge_net(name, seed, distilled=True, work=work)
+
+    made: dict[str, Callable[[], Any]] = {}
+    for seed in SEEDS:
+        pair = (seed, (seed + 1) % len(SEEDS))
+        for kind, name in KINDS.items():
+            for training in ("distilled", "cross_entropy"):
+                made[f"edges {kind} {training}/{seed}"] = lambda n=name, s=seed, d=training == "distilled": edge_result(
+                    n, s, distilled=d, work=work
+                )
+        made[f"end_to_end/{seed}"] = lambda s=seed: end_to_end_result(s, work)
+        made[f"latency fm_medium/{seed}"] = lambda s=seed: latency_result([edge("fm-m", s)], (28, 28, 1), s, work)
+        made[f"latency cifar second look/{seed}"] = lambda s=seed, p=pair: latency_result(
+            [edge("c16", one) for one in p], (32, 32, 3), s, work
+        )
+        if human_labels is not None:
+            made[f"human/{seed}"] = lambda s=seed: human_result(edge("c16", s), np.load(human_labels), s, work)
+    for kind, name in KINDS.items():
+        made[f"guarantee {kind}"] = lambda n=name: guarantee_result([edge(n, SEEDS[0])], SEEDS[0], work)
+        made[f"fit {kind}"] = lambda n=name: fit_result(edge(n, SEEDS[0]), SEEDS[0])
+    return made
+
+
 def full(work: Path, human_labels: Path | None) -> dict[str, Any]:
     """Train what is missing, measure everything, keep it."""
     work.mkdir(parents=True, exist_ok=True)
-    edges: dict[str, list[dict[str, Any]]] = {}
-    for kind, name in KINDS.items():
-        for training, distilled in (("distilled", True), ("cross_entropy", False)):
-            print(f"{kind}, {training}", file=sys.stderr)
-            edges[f"{kind}/{training}"] = [edge_result(name, s, distilled=distilled, work=work) for s in SEEDS]
-    distilled = {
-        name: [router_nets.edge_net(name, seed, distilled=True, work=work) for seed in SEEDS] for name in KINDS.values()
-    }
-    pairs = [[nets[s], nets[(s + 1) % len(SEEDS)]] for nets in [distilled["c16"]] for s in SEEDS]
+    found: dict[str, Any] = {}
+    for name, make in parts(work, human_labels).items():
+        print(name, file=sys.stderr, flush=True)
+        value = kept(work / f"{name.replace('/', ' ')}.json", make)
+        group, by_seed, _ = name.partition("/")
+        if by_seed:
+            found.setdefault(group, []).append(value)
+        else:
+            found[group] = value
     result: dict[str, Any] = {
         "command": "python benchmarks/router.py " + " ".join(sys.argv[1:]),
         "tools": tool_versions(),
         "seeds": list(SEEDS),
-        "edges": edges,
-        "fit": {kind: fit_result(distilled[name][0], SEEDS[0]) for kind, name in KINDS.items()},
-        "end_to_end": [end_to_end_result(seed, work) for seed in SEEDS],
-        "latency": {
-            "fm_medium": [
-                latency_result([net], (28, 28, 1), s, work) for s, net in zip(SEEDS, distilled["fm-m"], strict=True)
-            ],
-            "cifar, second look": [
-                latency_result(pair, (32, 32, 3), s, work) for s, pair in zip(SEEDS, pairs, strict=True)
-            ],
-        },
-        "guarantee": {
-            kind: [guarantee_result([net], s, work) for s, net in zip(SEEDS, distilled[name], strict=True)]
-            for kind, name in KINDS.items()
-        },
+        "parts": found,
+        "figures": router_table.figures(found),
+        "by_seed": router_table.by_seed(found),
     }
-    if human_labels is not None:
-        counts = np.load(human_labels)
-        result["human"] = [human_result(net, counts, s, work) for s, net in zip(SEEDS, distilled["c16"], strict=True)]
-    result["figures"] = router_table.figures(result)
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / "router.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     (RESULTS / "router.md").write_text(router_table.markdown(result), encoding="utf-8")

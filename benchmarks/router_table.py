@@ -34,31 +34,30 @@ CAPTION = {
 }
 
 
-def figures(result: dict[str, Any]) -> dict[str, float]:
+def figures(parts: dict[str, Any]) -> dict[str, float]:
     """Means over seeds, as shares."""
-    found = {name: statistics.mean(values) for name, values in by_seed(result).items()}
+    found = {name: statistics.mean(values) for name, values in by_seed(parts).items()}
     return {name: round(found[name], 4) for name in TARGETS}
 
 
-def by_seed(result: dict[str, Any]) -> dict[str, list[float]]:
+def by_seed(parts: dict[str, Any]) -> dict[str, list[float]]:
     """Each figure of each seed."""
     found: dict[str, list[float]] = {}
     for kind in KINDS:
-        shipped = [edge["policies"][SHIPPED] for edge in result["edges"][f"{kind}/distilled"]]
+        shipped = [edge["policies"][SHIPPED] for edge in parts[f"edges {kind} distilled"]]
         found[f"gap_closed_{kind}"] = [one["gap_closed"] for one in shipped]
         found[f"coverage_half_point_{kind}"] = [one["coverage_half_point"] for one in shipped]
+    runs = parts["end_to_end"]
     for percent in (90, 80, 70):
         name = f"accuracy_{percent}"
-        runs = result["end_to_end"]
         found[f"e2e_gain_cifar_{percent}"] = [run["ours"][name] - run["baseline"][name] for run in runs]
         found[f"second_look_gain_cifar_{percent}"] = [run["second look"][name] - run["baseline"][name] for run in runs]
     found["second_look_minus_larger_net_80"] = [
-        run["second look"]["accuracy_80"] - run["larger net"]["accuracy_80"] for run in result["end_to_end"]
+        run["second look"]["accuracy_80"] - run["larger net"]["accuracy_80"] for run in runs
     ]
-    worst = min(result["guarantee"], key=lambda kind: mean(result["guarantee"][kind], "held_share"))
-    found["guarantee_held_share"] = [one["held_share"] for one in result["guarantee"][worst]]
-    found["latency_saving_fm"] = [one["saving"] for one in result["latency"]["fm_medium"]]
-    found["latency_saving_cifar"] = [one["saving"] for one in result["latency"]["cifar, second look"]]
+    found["guarantee_held_share"] = [min(parts[f"guarantee {kind}"]["held_share"] for kind in KINDS)]
+    found["latency_saving_fm"] = [one["saving"] for one in parts["latency fm_medium"]]
+    found["latency_saving_cifar"] = [one["saving"] for one in parts["latency cifar second look"]]
     return found
 
 
@@ -69,7 +68,8 @@ def mean(rows: Sequence[dict[str, Any]], name: str) -> float:
 
 def markdown(result: dict[str, Any]) -> str:
     """All of it for a person: what was asked and reached, then every policy on every edge."""
-    parts = [
+    parts = result["parts"]
+    lines = [
         "# What the router earns",
         "",
         f"Made by `{result['command']}`; means over seeds {result['seeds']}, with least and most. "
@@ -79,22 +79,21 @@ def markdown(result: dict[str, Any]) -> str:
     ]
     for kind in KINDS:
         for training, words in TRAININGS.items():
-            parts += ["", f"## {CAPTION[kind]}, {words}", "", *_policies(result["edges"][f"{kind}/{training}"])]
-    seconds = ", ".join(f"{kind} {one['seconds']} s" for kind, one in result["fit"].items())
-    parts += ["", f"Fit of the shipped router on 50,000 rows: {seconds}."]
-    parts += ["", "## End to end on CIFAR-10", "", *_end_to_end(result)]
-    parts += ["", "## Time saved on an stm32f746 over LTE, threshold from calibration", "", *_latency(result)]
-    parts += ["", "## The guarantee: at most half a point below the cloud, confidence 90 %", "", *_guarantee(result)]
-    if "human" in result:
-        parts += ["", "## Does it ask about what people find hard?", "", *_human(result)]
-    return "\n".join(parts) + "\n"
+            lines += ["", f"## {CAPTION[kind]}, {words}", "", *_policies(parts[f"edges {kind} {training}"])]
+    seconds = ", ".join(f"{kind} {parts[f'fit {kind}']['seconds']} s" for kind in KINDS)
+    lines += ["", f"Fit of the shipped router on 50,000 rows: {seconds}."]
+    lines += ["", "## End to end on CIFAR-10", "", *_end_to_end(parts["end_to_end"])]
+    lines += ["", "## Time saved on an stm32f746 over LTE, threshold from calibration", "", *_latency(parts)]
+    lines += ["", "## The guarantee: at most half a point below the cloud, confidence 90 %", "", *_guarantee(parts)]
+    if "human" in parts:
+        lines += ["", "## Does it ask about what people find hard?", "", *_human(parts["human"])]
+    return "\n".join(lines) + "\n"
 
 
 def _targets(result: dict[str, Any]) -> list[str]:
     lines = ["| figure | asked | reached | least to most |", "|---|---|---|---|"]
-    seeds = by_seed(result)
     for name, wanted in TARGETS.items():
-        values, reached = seeds[name], result["figures"][name]
+        values, reached = result["by_seed"][name], result["figures"][name]
         verdict = "" if reached >= wanted else " (missed)"
         lines.append(f"| {name} | {wanted:.3f} | {reached:.3f}{verdict} | {min(values):.3f} to {max(values):.3f} |")
     return lines
@@ -139,7 +138,7 @@ def _of(edges: list[dict[str, Any]], policy: str) -> list[dict[str, float]]:
     return [edge["policies"][policy] for edge in edges if policy in edge["policies"]]
 
 
-def _end_to_end(result: dict[str, Any]) -> list[str]:
+def _end_to_end(runs: list[dict[str, Any]]) -> list[str]:
     labels = {
         "baseline": "cross-entropy, entropy rule",
         "ours": "distilled, shipped router",
@@ -151,7 +150,7 @@ def _end_to_end(result: dict[str, Any]) -> list[str]:
         "|---|---|---|---|---|",
     ]
     for label, words in labels.items():
-        rows = [run[label] for run in result["end_to_end"]]
+        rows = [run[label] for run in runs]
         accuracies = " / ".join(f"{100 * mean(rows, f'accuracy_{percent}'):.2f}" for percent in (90, 80, 70))
         device = macs = flash = ""
         if "mean_macs" in rows[0]:
@@ -161,12 +160,13 @@ def _end_to_end(result: dict[str, Any]) -> list[str]:
     return lines
 
 
-def _latency(result: dict[str, Any]) -> list[str]:
+def _latency(parts: dict[str, Any]) -> list[str]:
     lines = [
         "| | time saved, % | mean, ms | cloud alone, ms | coverage, % | lost, points |",
         "|---|---|---|---|---|---|",
     ]
-    for label, rows in result["latency"].items():
+    for label in ("fm_medium", "cifar second look"):
+        rows = parts[f"latency {label}"]
         lines.append(
             f"| {label} | {100 * mean(rows, 'saving'):.1f} | {mean(rows, 'mean_ms'):.0f} | "
             f"{mean(rows, 'cloud_only_ms'):.0f} | {100 * mean(rows, 'coverage'):.1f} | {100 * mean(rows, 'loss'):.2f} |"
@@ -174,18 +174,18 @@ def _latency(result: dict[str, Any]) -> list[str]:
     return lines
 
 
-def _guarantee(result: dict[str, Any]) -> list[str]:
+def _guarantee(parts: dict[str, Any]) -> list[str]:
     lines = ["| | held | coverage, % | unguarded: held | coverage, % |", "|---|---|---|---|---|"]
-    for kind, rows in result["guarantee"].items():
+    for kind in KINDS:
+        one = parts[f"guarantee {kind}"]
         lines.append(
-            f"| {kind} | {mean(rows, 'held_share'):.3f} | {100 * mean(rows, 'coverage'):.1f} | "
-            f"{mean(rows, 'unguarded_held_share'):.3f} | {100 * mean(rows, 'unguarded_coverage'):.1f} |"
+            f"| {kind} | {one['held_share']:.3f} | {100 * one['coverage']:.1f} | "
+            f"{one['unguarded_held_share']:.3f} | {100 * one['unguarded_coverage']:.1f} |"
         )
     return lines
 
 
-def _human(result: dict[str, Any]) -> list[str]:
-    rows = result["human"]
+def _human(rows: list[dict[str, float]]) -> list[str]:
     lines = [
         f"CIFAR-10H: fewer than 90 % of people agree with the label of {100 * rows[0]['hard_share']:.1f} % of the test "
         "images. Area under the ROC of telling them apart:",
