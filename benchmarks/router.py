@@ -14,7 +14,7 @@ import json
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from router_nets import Net, said
 
 from firmware_export.payload import payload_bytes
-from hybrid import cost, guarantee, policy, profiles, sweep
+from hybrid import cost, guarantee, monitor, online, policy, profiles, sweep
 from hybrid.artifacts import Predictions
 from hybrid.cascade import DeviceProgram
 from hybrid.configure import run_spec
@@ -44,6 +44,8 @@ RESULTS = Path(__file__).parent / "results"
 COVERAGES = (0.9, 0.8, 0.7)
 LOSS = 0.005
 CONFIDENCE, CALIBRATION_ROWS, RESAMPLES = 0.9, 5000, 1000
+HALF_POINT = (guarantee.Target("max_loss", LOSS),)
+QUERY_COST = 0.1
 SEEDS = (0, 1, 2)
 KINDS = {"fm_small": "fm-s", "fm_medium": "fm-m", "cifar": "c16"}
 SHIPPED = "learned"
@@ -263,14 +265,47 @@ def guarantee_result(nets: list[Net], seed: int, work: Path) -> dict[str, float]
         np.concatenate([getattr(part, name) for part in parts])
         for name in ("router_score", "edge_right", "cloud_right")
     )
-    wanted = (guarantee.Target("max_loss", LOSS),)
-    made = guarantee.resample(scores, edge, cloud, wanted, CONFIDENCE, n=CALIBRATION_ROWS, repeats=RESAMPLES, seed=seed)
+    made = guarantee.resample(
+        scores, edge, cloud, HALF_POINT, CONFIDENCE, n=CALIBRATION_ROWS, repeats=RESAMPLES, seed=seed
+    )
     return {
         "held_share": made.held_share,
         "coverage": made.coverage,
         "unguarded_held_share": made.unguarded_held_share,
         "unguarded_coverage": made.unguarded_coverage,
     }
+
+
+def monitor_result(net: Net, seed: int, work: Path) -> dict[str, Any]:
+    """Drift alarms on test examples as they are and with more hard ones; what online control costs, and a threshold."""
+    program = ship([net], seed, work)
+    calibration, test = (predictions(program, [net], split) for split in ("calibration", "test"))
+    threshold = guarantee.certify(
+        calibration.router_score, calibration.edge_right, calibration.cloud_right, HALF_POINT, CONFIDENCE
+    ).threshold
+    reference = monitor.drift_reference(calibration.router_score, threshold)
+    alarms = {"test as it is": test.router_score}
+    for times in (2, 3):
+        alarms[f"wrong examples {times} times"] = np.repeat(test.router_score, np.where(test.edge_right, 1, times))
+    agreed = test.edge_class == test.cloud_class
+    chance = np.interp(np.arange(256), *_agreement(test.router_score + 128, agreed))
+    rule = online.warm(
+        online.online_rule(QUERY_COST), calibration.router_score, calibration.edge_class == calibration.cloud_class
+    )
+    trials = online.simulate(rule, QUERY_COST, [chance, chance * 0.85], length=20_000, seed=seed)
+    return {
+        "window": reference.window,
+        "alarm_share": {
+            name: monitor.alarm_shares(reference, scores, threshold)["any"] for name, scores in alarms.items()
+        },
+        "online": [asdict(trial) for trial in trials],
+    }
+
+
+def _agreement(levels: Scores, agreed: Scores) -> tuple[Scores, Scores]:
+    """Middle level and share of agreement of 32 groups of neighbouring levels."""
+    groups = np.array_split(np.argsort(levels, kind="stable"), 32)
+    return np.array([levels[rows].mean() for rows in groups]), np.array([agreed[rows].mean() for rows in groups])
 
 
 def human_result(net: Net, counts: NDArray[np.int64], seed: int, work: Path) -> dict[str, float]:
@@ -325,6 +360,7 @@ def parts(work: Path, human_labels: Path | None) -> dict[str, Callable[[], Any]]
             made[f"human/{seed}"] = lambda s=seed: human_result(edge("c16", s), np.load(human_labels), s, work)
     for kind, name in KINDS.items():
         made[f"guarantee {kind}"] = lambda n=name: guarantee_result([edge(n, SEEDS[0])], SEEDS[0], work)
+        made[f"monitor {kind}"] = lambda n=name: monitor_result(edge(n, SEEDS[0]), SEEDS[0], work)
         made[f"fit {kind}"] = lambda n=name: fit_result(edge(n, SEEDS[0]), SEEDS[0])
     return made
 

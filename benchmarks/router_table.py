@@ -85,6 +85,7 @@ def markdown(result: dict[str, Any]) -> str:
     lines += ["", "## End to end on CIFAR-10", "", *_end_to_end(parts["end_to_end"])]
     lines += ["", "## Time saved on an stm32f746 over LTE, threshold from calibration", "", *_latency(parts)]
     lines += ["", "## The guarantee: at most half a point below the cloud, confidence 90 %", "", *_guarantee(parts)]
+    lines += ["", "## On the device: drift alarms and online control, one seed", "", *_monitor(parts)]
     if "human" in parts:
         lines += ["", "## Does it ask about what people find hard?", "", *_human(parts["human"])]
     return "\n".join(lines) + "\n"
@@ -182,6 +183,24 @@ def _guarantee(parts: dict[str, Any]) -> list[str]:
             f"| {kind} | {one['held_share']:.3f} | {100 * one['coverage']:.1f} | "
             f"{one['unguarded_held_share']:.3f} | {100 * one['unguarded_coverage']:.1f} |"
         )
+    return lines
+
+
+def _monitor(parts: dict[str, Any]) -> list[str]:
+    first = parts[f"monitor {KINDS[0]}"]
+    lines = [
+        f"Share of windows of {first['window']} examples that raise an alarm, 0.001 or less wanted without drift; and "
+        "the cost of an example in errors where a query costs 0.1, first as calibrated, then with the edge right 15 % "
+        "less often: online control, the threshold that was best before, the best decision at each moment.",
+        "",
+        f"| | {' | '.join(first['alarm_share'])} | online, threshold, best | after the change |",
+        "|---|" + "---|" * (len(first["alarm_share"]) + 2),
+    ]
+    for kind in KINDS:
+        one = parts[f"monitor {kind}"]
+        costs = [f"{trial['online']:.3f}, {trial['fixed']:.3f}, {trial['best']:.3f}" for trial in one["online"]]
+        shares = [f"{share:.4f}" for share in one["alarm_share"].values()]
+        lines.append(f"| {kind} | {' | '.join(shares + costs)} |")
     return lines
 
 
