@@ -24,21 +24,19 @@ import router_nets
 import router_table
 from numpy.typing import NDArray
 from router_nets import Net, said
+from router_policies import Scores, evidence, policies
 
 from firmware_export.payload import payload_bytes
 from hybrid import cost, guarantee, monitor, online, policy, profiles, sweep
 from hybrid.artifacts import Predictions
 from hybrid.cascade import DeviceProgram
 from hybrid.configure import run_spec
-from hybrid.paper_router import PaperSpec, fit_paper_router
 from hybrid.pipeline.export import tool_versions
 from hybrid.predict import device_outputs, real_logits
 from hybrid.program_json import program_from, program_values
 from hybrid.progress import SILENT
-from hybrid.router import fit_kind, fit_teacher
+from hybrid.router import fit_kind
 from hybrid.routing import route_outputs
-from hybrid.specs import RouterSpec
-from hybrid.supervision import Evidence, proxy_labels, stacked
 
 RESULTS = Path(__file__).parent / "results"
 COVERAGES = (0.9, 0.8, 0.7)
@@ -50,64 +48,6 @@ SEEDS = (0, 1, 2)
 KINDS = {"fm_small": "fm-s", "fm_medium": "fm-m", "cifar": "c16"}
 SHIPPED = "learned"
 FIT_ROWS = 50_000
-Scores = NDArray[Any]
-
-
-def evidence(net: Net, split: str) -> Evidence:
-    """What a router learns of one split."""
-    return Evidence(stored=net.said[split], labels=net.labels[split], cloud_probabilities=net.cloud[split])
-
-
-def policies(net: Net, spec: RouterSpec, seed: int, *, variants: bool) -> dict[str, Callable[[str], Scores]]:
-    """Every policy by name: split to scores; with `variants`, also what was tried for the router that ships.
-
-    Learners see validation and training examples, the constants of the rules are fitted on validation alone.
-    """
-    held, seen = evidence(net, "validation"), evidence(net, "train")
-
-    def logits(split: str) -> Scores:
-        return net.said[split].logits.astype(np.float64) * net.logit_scale
-
-    def judge(scores: Scores) -> float:
-        return sweep.nauc(scores, held.edge_right, held.cloud_right)
-
-    query = proxy_labels(held.edge_right, held.cloud_right)
-    p_norm = policy.fit_p_norm(logits("validation"), judge)
-    two = policy.fit_two_scores(logits("validation"), query)
-    offsets = policy.fit_class_offsets(logits("validation"), query)
-    made: dict[str, Callable[[str], Scores]] = {
-        name: lambda split, rule=rule: rule(logits(split)) for name, rule in policy.BASELINES.items()
-    }
-    made["p_norm"] = lambda split: p_norm(logits(split))
-    made["two_scores"] = lambda split: two(logits(split))
-    made["class_offsets"] = lambda split: offsets(logits(split))
-    paper = fit_paper_router(stacked(seen, held), PaperSpec(learning_rate=3e-3), logit_scale=net.logit_scale, seed=seed)
-    made["paper"] = lambda split: paper.score(net.said[split])
-    if variants:
-        made |= _variants(net, held, seen, spec, seed)
-    made["agree bound"] = lambda split: policy.agree(
-        net.said[split].logits.argmax(axis=1), net.cloud[split].argmax(axis=1), policy.max_softmax(logits(split))
-    )
-    made["oracle"] = lambda split: policy.oracle(net.right(split), net.cloud_right(split))
-    return made
-
-
-def _variants(
-    net: Net, held: Evidence, seen: Evidence, spec: RouterSpec, seed: int
-) -> dict[str, Callable[[str], Scores]]:
-    teacher = fit_teacher(held, seen, spec, seed=seed)
-    made: dict[str, Callable[[str], Scores]] = {"teacher (float)": lambda split: teacher.score(net.said[split])}
-    tried = {
-        "gain": ("gain", seen, spec),
-        "held-out rows alone": ("learned", None, spec),
-        "hard labels": ("learned", seen, replace(spec, softness=0.0)),
-        "half hard, half soft": ("learned", seen, replace(spec, softness=0.5)),
-        "no teacher": ("learned", seen, replace(spec, teachers=0)),
-    }
-    for name, (kind, extra, asked) in tried.items():
-        router = fit_kind(kind, held, extra, asked, seed=seed)
-        made[name] = lambda split, router=router: router.raw(net.said[split])
-    return made
 
 
 def ship(nets: list[Net], seed: int, work: Path) -> DeviceProgram:

@@ -73,7 +73,8 @@ def markdown(result: dict[str, Any]) -> str:
         "# What the router earns",
         "",
         f"Made by `{result['command']}`; means over seeds {result['seeds']}, with least and most. "
-        "All is counted on test examples that no choice has seen.",
+        "All is counted on test examples that no choice has seen. The learner's constants (inputs, softness, epochs) "
+        "were set while looking at the calibration examples of three of these edges.",
         "",
         *_targets(result),
     ]
