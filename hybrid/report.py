@@ -217,9 +217,11 @@ class ReportContent:
 
     @property
     def router_table(self) -> dict[str, list[RouterTrial | None]]:
-        """The router trials by kind, one for each stage; None where a stage did not try it."""
+        """The router trials by kind, best at the last stage first: one for each stage, None where it was not tried."""
         tried = {(trial.kind, trial.stage): trial for trial in self.router_trials}
-        return {kind: [tried.get((kind, stage.name)) for stage in self.stages] for kind, _ in tried}
+        best_last = sorted(self.router_trials, key=lambda trial: (trial.stage == self.stages[-1].name, trial.nauc))
+        kinds = dict.fromkeys(trial.kind for trial in reversed(best_last))
+        return {kind: [tried.get((kind, stage.name)) for stage in self.stages] for kind in kinds}
 
     @property
     def cloud(self) -> OperatingPoint:
