@@ -12,19 +12,17 @@ from pathlib import Path
 import flatbuffers
 import numpy as np
 import pytest
-from tiny_edge import good_bundle, pixels, tiny_edge
+from tiny_edge import good_bundle, pixels, tiny_continuation, tiny_edge
 
 from firmware_export.bundle import Bundle, file_entries, read, write
 from firmware_export.edge import canonical_json
 from firmware_export.flatbuffer import read_graph
 from firmware_export.verify import verify
 from hybrid import runtimes
-from hybrid.artifacts import NetOutputs
+from hybrid.artifacts import Affine
 from hybrid.errors import BundleError
-from hybrid.graft import graft, two_outputs
+from hybrid.flatbuffers import Graph
 from hybrid.progress import SILENT
-from hybrid.quantize import convert
-from hybrid.router import RouterNet
 from hybrid.schema import schema
 
 pytestmark = pytest.mark.skipif(runtimes.device_engine() != "tflite-micro", reason="tflite-micro is missing")
@@ -77,20 +75,22 @@ print(device_engine(), schema().__name__, "tensorflow" in sys.modules, "tflite_m
 
 @pytest.mark.parametrize("engine", ["tflm", "host"])
 def test_litert_answers_nearly_as_the_device_does(elsewhere, tmp_path, engine):
-    """3 logits and a score of 250 examples, by two workers; with XNNPACK a fifth of them would differ."""
+    """Logits, features and trunk of 250 examples, by two workers."""
     code = """
 import sys
 import numpy as np
 from pathlib import Path
 from tiny_edge import pixels
 from hybrid import runtimes
-np.savez(sys.argv[1], *runtimes.run(Path("tiny.tflite").read_bytes(), pixels(250), engine=sys.argv[2]))
+outputs = runtimes.run(Path("tiny.tflite").read_bytes(), pixels(250), engine=sys.argv[2])
+np.savez(sys.argv[1], *(output.reshape(250, -1) for output in outputs))
 """
     elsewhere("-c", code, tmp_path / "answers.npz", engine)
     with np.load(tmp_path / "answers.npz") as answers:
         litert = np.hstack([answers[name] for name in answers.files]).astype(int)
-    device = np.hstack(runtimes.run(tiny_edge(), pixels(250), engine="tflm"))
-    assert litert.shape == (250, 4)
+    outputs = runtimes.run(tiny_edge(), pixels(250), engine="tflm")
+    device = np.hstack([output.reshape(250, -1) for output in outputs])
+    assert litert.shape == (250, 3 + 4 + 36)
     assert np.abs(litert - device).max() <= 1
     assert np.mean(litert != device) < 0.02
 
@@ -105,52 +105,35 @@ def test_a_model_that_the_stand_in_refuses(elsewhere, tmp_path):
 import sys
 import numpy as np
 from pathlib import Path
-from firmware_export.host import run_tflm
+from firmware_export.host import run_device
+from hybrid.cascade import DeviceProgram, Stage
 from hybrid.errors import UnsupportedOpError
 try:
-    run_tflm(Path(sys.argv[1]).read_bytes(), np.zeros((1, 8, 8, 1), np.int8))
+    stage = Stage(flatbuffer=Path(sys.argv[1]).read_bytes(), router=None)
+    run_device(DeviceProgram(stages=(stage,)), np.zeros((1, 8, 8, 1), np.int8))
 except UnsupportedOpError as exc:
     print(exc)
 """
     said = elsewhere("-c", code, tmp_path / "future.tflite").stdout
-    assert said.startswith("edge model: refused by LiteRT's reference kernels: ")
+    assert said.startswith("model: refused by LiteRT's reference kernels: ")
     assert "version '99'" in said
 
 
-@pytest.fixture(scope="module")
-def edge(tmp_path_factory):
-    """An int8 edge with outputs logits (1, 3) and features (1, 4)."""
-    import tf_keras
-
-    tf_keras.backend.clear_session()
-    tf_keras.utils.set_random_seed(2)
-    source = tf_keras.Input((8, 8, 1))
-    features = tf_keras.layers.GlobalAveragePooling2D(name="features")(tf_keras.layers.Conv2D(4, 3)(source))
-    logits = tf_keras.layers.Dense(3, name="logits")(features)
-    return two_outputs(convert(tf_keras.Model(source, [logits, features]), pixels(20)))
-
-
-def grafted(flatbuffer: bytes) -> bytes:
-    rng = np.random.default_rng(0)
-    logits, features, weights, more, out = (
-        rng.normal(size=shape).astype(np.float32) for shape in ((9, 3), (9, 4), (4, 5), (3, 5), 5)
-    )
-    router = RouterNet(
-        betas=(0.5, 1.0, 2.0), feature_weights=weights, confidence_weights=more, hidden_bias=out, out=out, out_bias=0.0
-    )
-    return graft(flatbuffer, router, NetOutputs(logits=logits, features=features))
-
-
-def test_a_router_is_grafted_the_same(elsewhere, edge, tmp_path):
-    (tmp_path / "edge.tflite").write_bytes(edge)
+def test_a_continuation_is_bridged_the_same(elsewhere, tmp_path):
+    (tmp_path / "second.tflite").write_bytes(tiny_continuation())
     code = """
 import sys
 from pathlib import Path
-from test_without_tflm import grafted
-Path(sys.argv[2]).write_bytes(grafted(Path(sys.argv[1]).read_bytes()))
+from hybrid.flatbuffers import Graph, continuing
+from hybrid.artifacts import Affine
+graph = Graph(Path(sys.argv[1]).read_bytes())
+graph.quantize_input(Affine(scale=0.5, zero_point=3))
+Path(sys.argv[2]).write_bytes(graph.finish())
 """
-    elsewhere("-c", code, tmp_path / "edge.tflite", tmp_path / "routed.tflite")
-    assert read_graph((tmp_path / "routed.tflite").read_bytes()) == read_graph(grafted(edge))
+    elsewhere("-c", code, tmp_path / "second.tflite", tmp_path / "bridged.tflite")
+    here = Graph(tiny_continuation())
+    here.quantize_input(Affine(scale=0.5, zero_point=3))
+    assert read_graph((tmp_path / "bridged.tflite").read_bytes()) == read_graph(here.finish())
 
 
 @pytest.fixture(scope="module")
@@ -171,11 +154,11 @@ write(tiny_edge.good_bundle(), Path(sys.argv[1]))
 
 def test_a_bundle_from_elsewhere_says_so_in_every_file_that_claims_exactness(foreign):
     bundle = read(foreign)
-    manifest, edge = bundle.manifest, bundle.manifest["models"]["edge"]
+    manifest, memory = bundle.manifest, bundle.manifest["memory"]
     assert manifest["golden"] == {"engine": "litert-reference"}
-    assert edge["arena_source"] == "estimated"
-    assert edge["measured_arena_bytes"] == edge["least_arena_bytes"] == 4096
-    assert edge["arena_bytes"] == 4512  # 4,096 and a tenth is 4,505.6, up to a multiple of 16
+    assert memory["arena_source"] == "estimated"
+    assert memory["measured_arena_bytes"] == memory["least_arena_bytes"] == 4096
+    assert memory["arena_bytes"] == 4512  # 4,096 and a tenth is 4,505.6, up to a multiple of 16
     text = {path: content.decode() for path, content in bundle.files.items() if path.startswith("firmware/")}
     assert "4096 bytes are estimated, not measured" in text["firmware/hybrid_classify.h"]
     assert "answers of LiteRT's reference kernels" in text["firmware/hybrid_golden.h"]
@@ -186,7 +169,7 @@ def test_a_bundle_from_elsewhere_says_so_in_every_file_that_claims_exactness(for
 def test_a_bundle_from_here_claims_what_was_measured():
     manifest = good_bundle().manifest
     assert manifest["golden"] == {"engine": "tflite-micro"}
-    assert manifest["models"]["edge"]["arena_source"] == "measured"
+    assert manifest["memory"]["arena_source"] == "measured"
     text = b"".join(content for path, content in good_bundle().files.items() if path.startswith("firmware/")).decode()
     assert "estimated" not in text
     assert "LiteRT" not in text
@@ -212,9 +195,9 @@ def resealed(bundle, folder, golden=None, arena_bytes=None):
     if golden is not None:
         files["golden/golden.json"] = canonical_json(golden)
     if arena_bytes is not None:
-        edge, header = manifest["models"]["edge"], "firmware/hybrid_classify.h"
-        before, after = (b"#define HYBRID_ARENA_BYTES %d\n" % size for size in (edge["arena_bytes"], arena_bytes))
-        files[header], edge["arena_bytes"] = files[header].replace(before, after), arena_bytes
+        memory, header = manifest["memory"], "firmware/hybrid_classify.h"
+        before, after = (b"#define HYBRID_ARENA_BYTES %d\n" % size for size in (memory["arena_bytes"], arena_bytes))
+        files[header], memory["arena_bytes"] = files[header].replace(before, after), arena_bytes
     del files["manifest.json"]
     write(Bundle({**files, "manifest.json": canonical_json({**manifest, "files": file_entries(files)})}), folder)
 
