@@ -51,7 +51,7 @@ class CloudInputs:
     payload: Encoding = "cbor"
     value_range: tuple[float, float]
     edge_digest: str
-    """SHA-256 of the edge flatbuffer, 64 hex digits."""
+    """`DeviceProgram.digest`, 64 hex digits."""
     max_batch: int = 32
 
 

@@ -13,11 +13,12 @@ from firmware_export.host import run_device
 from firmware_export.manifest import FORMAT_VERSION, check_manifest
 from firmware_export.payload import Encoding, payload_bytes
 from firmware_export.stages import StageModel, stage_models
-from firmware_export.tflm import FirmwareSpec, Golden, arena_bytes, firmware_sources
+from firmware_export.tflm import FirmwareSpec, Golden, Watch, arena_bytes, firmware_sources
 from hybrid.artifacts import Device, Footprint, Ints, OperatingPoint
 from hybrid.cascade import DeviceProgram
 from hybrid.cost import flatbuffer_macs, program_flash_bytes
 from hybrid.errors import BudgetError, BundleError, SpecError
+from hybrid.guarantee import Certificate
 from hybrid.program_json import program_values
 from hybrid.runtimes import device_engine, to_int8
 from hybrid.version import PROJECT, project_version
@@ -55,7 +56,9 @@ class BundleInputs:
     footprint: Footprint
     arena_margin: float
     payload_encoding: Encoding
-    router_kind: str
+    router_kinds: tuple[str, ...]
+    """Of each stage."""
+    watch: Watch
     extra: Mapping[str, bytes]
 
 
@@ -154,7 +157,8 @@ def _firmware_spec(inputs: BundleInputs, golden: Golden) -> FirmwareSpec:
         chosen=inputs.chosen,
         class_names=inputs.class_names,
         input_shape=inputs.input_shape,
-        router_kind=inputs.router_kind,
+        router_kind=inputs.router_kinds[-1],
+        watch=inputs.watch,
         least_arena_bytes=inputs.footprint.least_arena_bytes,
         arena_source=inputs.footprint.arena_source,
         arena_margin=inputs.arena_margin,
@@ -177,10 +181,13 @@ def _manifest(
         "tools": inputs.tools,
         "device": asdict(inputs.device),
         "program": {"file": PROGRAM, "digest": inputs.program.digest},
-        "models": {model.name: _model_entry(model, inputs.router_kind) for model in models},
+        "models": {
+            model.name: _model_entry(model, kind) for model, kind in zip(models, inputs.router_kinds, strict=True)
+        },
         "memory": _memory_entry(inputs, spec),
         "operating_points": [asdict(point) for point in inputs.operating_points],
         "chosen": {"operating_point": inputs.chosen, "threshold": points[inputs.chosen].threshold},
+        "guarantee": _guarantee_entry(inputs.watch.certificate),
         "golden": {"engine": spec.golden.engine},
         "input": _input_entry(inputs, models[0]),
         "class_names": inputs.class_names,
@@ -209,6 +216,19 @@ def _model_entry(model: StageModel, router_kind: str) -> dict[str, Any]:
             "macs": router.macs,
             "flash_bytes": router.table_bytes,
         },
+    }
+
+
+def _guarantee_entry(certificate: Certificate | None) -> dict[str, Any] | None:
+    if certificate is None:
+        return None
+    return {
+        "statement": certificate.statement,
+        "targets": [{"kind": target.kind, "value": target.value} for target in certificate.targets],
+        "confidence": certificate.confidence,
+        "n": certificate.n,
+        "lowest_threshold": certificate.lowest,
+        "highest_threshold": certificate.highest,
     }
 
 

@@ -1,7 +1,7 @@
 """What a device sends when it asks the cloud: the Python twin of ``hybrid_payload.c``.
 
 ``cbor`` is a map in the core deterministic encoding of RFC 8949 section 4.2 (shortest heads, keys in byte order):
-``{"c": edge class, "m": first 8 bytes of the model's SHA-256, "s": router score, "v": 1, "x": pixels}``.
+``{"c": edge class, "m": first 8 bytes of `DeviceProgram.digest`, "s": router score, "v": 1, "x": pixels}``.
 ``raw`` is the pixels alone. Pixels are uint8, row by row, channels last.
 """
 
@@ -36,7 +36,7 @@ class Query:
     edge_class: int | None
     score: int | None
     model: bytes | None
-    """First 8 bytes of the SHA-256 of the device's edge model."""
+    """First 8 bytes of `DeviceProgram.digest`."""
 
 
 def encode_payload(query: Query, encoding: Encoding = "cbor") -> bytes:

@@ -5,11 +5,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from firmware_export.flatbuffer import Graph, StageSignature, read_graph, stage_signature
 from firmware_export.tflm_ops import ADD_METHODS
 from hybrid.cascade import DeviceProgram, Mix, Stage
-from hybrid.device_router import CONFIDENCE_BITS, CUTS, HIDDEN_BITS, LUT_BITS, SUM_MAX, exponentials
+from hybrid.device_router import CONFIDENCE_BITS, CUTS, HIDDEN_MAX, LUT_BITS, SUM_MAX, IntegerRouter, exponentials
 from hybrid.errors import BundleError, SpecError, UnsupportedOpError
 
 THRESHOLDS = (-128, 128)
@@ -79,13 +80,14 @@ def router_values(models: Sequence[StageModel]) -> dict[str, Any]:
         "cuts": CUTS,
         "lut_one": 1 << LUT_BITS,
         "confidence_one": 1 << (LUT_BITS + CONFIDENCE_BITS),
-        "hidden_max": (1 << HIDDEN_BITS) - 1,
+        "hidden_max": HIDDEN_MAX,
+        "router_bytes": sum(router.table_bytes for router in routers),
         "num_features": sum(model.num_features for model in models),
-        "most_sums": max(router.bias.size for router in routers),
+        "most_inputs": max(len(router.weights) for router in routers),
         "hidden": any(router.out is not None for router in routers),
-        "wide": any(router.wide for router in routers),
         "reads": {
             "features": any(part.features for part in inputs),
+            "logits": any(part.gaps or part.top or part.betas or part.classes for part in inputs),
             "gaps": any(part.gaps for part in inputs),
             "top": max(part.top for part in inputs),
             "betas": any(part.betas for part in inputs),
@@ -120,16 +122,25 @@ def _check_router(model: StageModel, stages: int, num_classes: int) -> None:
         )
     if router.inputs.top >= num_classes:
         raise SpecError(f"{model.name}: router reads top {router.inputs.top}, allowed below {num_classes} classes")
-    width = len(router.inputs.highest(model.features_before + model.num_features, num_classes))
-    if len(router.weights) != width or len(router.cuts) != CUTS or (np.diff(router.cuts) < 0).any():
+    highest = router.inputs.highest(model.features_before + model.num_features, num_classes)
+    if len(router.weights) != len(highest) or len(router.cuts) != CUTS or (np.diff(router.cuts) < 0).any():
         raise SpecError(
             f"{model.name}: router has {len(router.weights)} weights a unit and {len(router.cuts)} cuts, "
-            f"expected {width} and {CUTS} ascending"
+            f"expected {len(highest)} and {CUTS} ascending"
         )
+    if _largest_sum(router, highest) > SUM_MAX or min(router.inputs.betas, default=0.0) < 0.0:
+        raise SpecError(f"{model.name}: a sum of the router could leave 32 bits; make it with program_routers()")
     low, high = THRESHOLDS
     if not low <= model.stage.look_below <= high:
         raise SpecError(f"{model.name}: look_below {model.stage.look_below}, allowed {low} to {high}")
     _check_mix(model.name, model.stage.mix, stages)
+
+
+def _largest_sum(router: IntegerRouter, highest: NDArray[np.int64]) -> int:
+    """Bound every sum of the router, whatever its inputs up to `highest`."""
+    first = highest @ np.abs(router.weights.astype(np.int64)) + np.abs(router.bias.astype(np.int64))
+    out = 0 if router.out is None else int(np.abs(router.out.astype(np.int64)).sum())
+    return max(int(first.max()), out * HIDDEN_MAX + abs(router.out_bias), int(np.abs(router.cuts).max()))
 
 
 def _check_mix(name: str, mix: Mix, stages: int) -> None:

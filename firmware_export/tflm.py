@@ -20,6 +20,9 @@ from hybrid.artifacts import ArenaSource, Device, OperatingPoint
 from hybrid.cascade import DeviceOutputs, DeviceProgram
 from hybrid.configure import did_you_mean
 from hybrid.errors import BudgetError, SpecError
+from hybrid.guarantee import Certificate
+from hybrid.monitor import DriftReference, monitor_values
+from hybrid.online import OnlineRule
 from hybrid.runtimes import ENGINE_TITLES, DeviceEngine
 
 ARENA_ALIGNMENT_BYTES = 16
@@ -48,6 +51,8 @@ SOURCES = (
     "hybrid_golden.h",
     "hybrid_model_data.cc",
     "hybrid_model_data.h",
+    "hybrid_monitor.c",
+    "hybrid_monitor.h",
     "hybrid_payload.c",
     "hybrid_payload.h",
     "hybrid_router.c",
@@ -95,6 +100,16 @@ class Golden:
         return self.outputs.logits.argmax(axis=1).astype(np.int32)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Watch:
+    """What the firmware knows of the calibration split: the guarantee, the drift monitor, the online control."""
+
+    certificate: Certificate | None
+    """Of the chosen threshold; None where nothing was certified."""
+    drift: DriftReference
+    online: OnlineRule
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class FirmwareSpec:
     """Everything that the generated sources depend on."""
@@ -111,6 +126,7 @@ class FirmwareSpec:
     arena_margin: float
     payload_encoding: Encoding
     golden: Golden
+    watch: Watch
     project_version: str
     spec_digest: str
 
@@ -154,6 +170,8 @@ def template_values(spec: FirmwareSpec) -> dict[str, Any]:
         "payload_max_class": MAX_CLASS,
         "payload_max_bytes": payload_bytes(spec.input_shape, spec.payload_encoding),
         "golden": spec.golden,
+        "guarantee": None if spec.watch.certificate is None else spec.watch.certificate.statement,
+        **monitor_values(spec.watch.drift, spec.watch.online),
         "golden_engine": ENGINE_TITLES[spec.golden.engine],
         **router_values(models),
     }

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from hybrid.artifacts import Affine
 from hybrid.device_router import IntegerRouter, StoredOutputs
+from hybrid.errors import SpecError
 
 Reads = Literal["image", "trunk"]
 NEVER = -128
@@ -57,11 +58,12 @@ def mix_of(
 
     `affines` are those of the stages' stored logits. The result's scale is such that the mixed `logits` of examples,
     stored ``(n, num_classes)`` of each stage, fill int8: none saturates at the top, `LOWEST_SHARE` at the bottom. One
-    stage alone needs no examples and stays as it is, whatever its weight.
+    stage alone needs no examples and stays as it is, whatever its weight. Raises: SpecError without examples else.
     """
-    if logits is None or len(affines) == 1:
-        (affine,) = affines
-        return Mix(affine=affine)
+    if len(affines) == 1:
+        return Mix(affine=affines[0])
+    if logits is None:
+        raise SpecError(f"mix_of: got no logits of {len(affines)} stages; give some examples' to set the scale")
     real = sum(
         weight * affine.scale * (stored.astype(np.float64) - affine.zero_point)
         for weight, affine, stored in zip(weights, affines, logits, strict=True)

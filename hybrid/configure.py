@@ -218,6 +218,8 @@ _ALLOWED = {
     "export.arena_margin": (0, _ANY),
     "export.golden_examples": (1, _ANY),
     "export.deadline_ms": (1, 86_400_000),
+    "export.drift_window": (64, 4096),
+    "export.query_cost": (0.001, 0.5),
 }
 """Least and greatest value of every figure of a `RunSpec`; its shares of the data are checked together."""
 

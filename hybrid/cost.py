@@ -28,8 +28,6 @@ _CHANNEL_SRAM_BYTES = 8
 """TFLite Micro prepares an int32 multiplier and an int32 shift per output channel."""
 _WEIGHTED_OP_FLASH_BYTES, _NAME_FLASH_BYTES, _OTHER_OP_FLASH_BYTES, _FIXED_FLASH_BYTES = 612, 6, 60, 1050
 _WEIGHTED_OP_SRAM_BYTES, _OTHER_OP_SRAM_BYTES, _FIXED_SRAM_BYTES = 252, 176, 930
-_HEAD_FLASH_BYTES, _HEAD_SRAM_BYTES = 3600, 1800
-"""Three dense layers of up to 32 units, a softmax and the additions between them, beside their weights."""
 _ALIGNMENT_BYTES = 16
 
 
@@ -128,19 +126,15 @@ def _res_layer(walk: _Walk, x: int, block: BlockSpec, stride: int) -> int:
 _LAYERS = {"conv": _conv_layer, "ds": _ds_layer, "ib": _ib_layer, "res": _res_layer}
 
 
-def estimate(arch: ArchSpec, *, head_macs: int = 0) -> Estimate:
-    """Estimate what `arch` costs as an int8 flatbuffer under TFLite Micro.
-
-    `head_macs` reserves room for a router of dense layers with that many MACs (and as many weights); 0 reserves none.
-    """
+def estimate(arch: ArchSpec) -> Estimate:
+    """Estimate what `arch` costs as an int8 flatbuffer under TFLite Micro."""
     walk = _Walk(arch)
     by_kind = dict.fromkeys(MAC_KINDS, 0)
     for op in walk.ops:
         if op.macs:
             by_kind[op.kind] += op.macs
-    by_kind["dense"] += head_macs
     weighted = [op for op in walk.ops if op.weights]
-    weights = sum(op.weights for op in weighted) + head_macs
+    weights = sum(op.weights for op in weighted)
     channels = sum(op.shape[2] for op in weighted)
     others = len(walk.ops) - len(weighted)
     return Estimate(
@@ -151,14 +145,12 @@ def estimate(arch: ArchSpec, *, head_macs: int = 0) -> Estimate:
         + _CHANNEL_FLASH_BYTES * channels
         + (_WEIGHTED_OP_FLASH_BYTES + _NAME_FLASH_BYTES * len(arch.name)) * len(weighted)
         + _OTHER_OP_FLASH_BYTES * others
-        + _FIXED_FLASH_BYTES
-        + (_HEAD_FLASH_BYTES if head_macs else 0),
+        + _FIXED_FLASH_BYTES,
         peak_sram_bytes=_planned_peak_bytes(arch)
         + _CHANNEL_SRAM_BYTES * channels
         + _WEIGHTED_OP_SRAM_BYTES * len(weighted)
         + _OTHER_OP_SRAM_BYTES * others
-        + _FIXED_SRAM_BYTES
-        + (_HEAD_SRAM_BYTES if head_macs else 0),
+        + _FIXED_SRAM_BYTES,
     )
 
 

@@ -6,15 +6,16 @@ the same examples. It follows scikit-learn's conventions and needs no scikit-lea
 
 import inspect
 from dataclasses import dataclass, replace
-from typing import Any, cast
+from typing import Any, cast, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from hybrid import policy, sweep
+from hybrid import guarantee, policy, sweep
 from hybrid.artifacts import Bools, Floats, Ints
 from hybrid.device_router import IntegerRouter, StoredOutputs, integer_router
 from hybrid.errors import SpecError
+from hybrid.guarantee import Certificate, Kind, Target
 from hybrid.progress import SILENT
 from hybrid.router import Chosen, choose
 from hybrid.specs import RouterKind, RouterSpec
@@ -72,12 +73,12 @@ class Router:
         kind: str = "auto",
         *,
         hidden: int = 24,
-        epochs: int = 20,
+        epochs: int = 40,
         max_parameters: int = 1000,
         softness: float = 1.0,
         teachers: int = 3,
-        teacher_epochs: int = 16,
-        students: int = 3,
+        teacher_epochs: int = 12,
+        students: int = 2,
         choice_folds: int = 3,
         random_state: int = 0,
     ) -> None:
@@ -178,8 +179,8 @@ class Router:
         """The threshold in [-128, 128] that gives what is asked on these examples, which `fit` should not have seen.
 
         Either the highest that keeps at least `coverage`, or with `labels` and `cloud` the lowest (most coverage) at
-        which the hybrid loses at most `max_loss` of the cloud's accuracy. It is what these examples say, without
-        guarantee for others: chance alone makes it some tenths of a point off.
+        which the hybrid loses at most `max_loss` of the cloud's accuracy. It is what these examples say; for others
+        chance alone makes it some tenths of a point off, which `certify` allows for.
 
         Raises: SpecError unless exactly one of the two is asked, and within [0, 1].
         """
@@ -197,6 +198,29 @@ class Router:
         gain = np.concatenate([[0], np.cumsum((cloud_right.astype(int) - edge_right)[np.argsort(scores)])])
         loss = (cloud_right.sum() - edge_right.sum() - gain[queried]) / len(scores)
         return int(steps[np.flatnonzero(loss <= max_loss + 1e-9)[0]])
+
+    def certify(
+        self,
+        logits: ArrayLike,
+        labels: ArrayLike,
+        cloud: ArrayLike,
+        features: ArrayLike | None = None,
+        *,
+        confidence: float = 0.9,
+        **targets: float,
+    ) -> Certificate:
+        """A threshold that holds all `targets` on new examples like these, with this confidence.
+
+        `targets` are among ``max_loss``, ``min_accuracy`` and ``max_queries`` (see `hybrid.guarantee.Target`). Neither
+        `fit` nor any choice may have seen these examples.
+
+        Raises: SpecError for an unknown target, and where nothing can be certified.
+        """
+        if unknown := sorted(targets.keys() - set(get_args(Kind))):
+            raise SpecError(f"Router.certify: no target {', '.join(unknown)}; there are {', '.join(get_args(Kind))}")
+        wanted = [Target(cast(Kind, kind), value) for kind, value in targets.items()]
+        right = _Arrays.read(logits, labels, cloud, features).right()
+        return guarantee.certify(self.score(logits, features), *right, wanted, confidence)
 
     def nauc(self, logits: ArrayLike, labels: ArrayLike, cloud: ArrayLike, features: ArrayLike | None = None) -> float:
         """Area of the accuracy-coverage curve on these examples: 0 is routing by lot, 1 the oracle."""

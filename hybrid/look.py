@@ -15,6 +15,8 @@ from hybrid.errors import SpecError
 from hybrid.nets import build_exit, build_net
 from hybrid.specs import ArchSpec, LookSpec
 
+ROUTER_FLASH_BYTES = 6400
+"""Tables of a router of 1,000 parameters, at most."""
 SEED_STEP = 1000
 """Between the seeds of one stage and the next."""
 
@@ -56,10 +58,10 @@ def reads(spec: LookSpec, stage: int) -> Reads:
 
 
 def staged(edge: Estimate, spec: LookSpec) -> Estimate:
-    """What all stages take beside what `edge`, one net, is estimated at: its flash again for each further net."""
-    if spec.kind != "net":
-        return edge
-    return replace(edge, flash_bytes=edge.flash_bytes * (1 + spec.nets))
+    """What all stages take where `edge`, one net, is estimated at this: further nets of its kind, and the routers."""
+    nets = 1 + (spec.nets if spec.kind == "net" else 0)
+    routers = nets + (spec.kind == "exit")
+    return replace(edge, flash_bytes=nets * edge.flash_bytes + routers * ROUTER_FLASH_BYTES)
 
 
 def cut(edge: Any, arch: ArchSpec, spec: LookSpec) -> tuple[Any, Any]:

@@ -5,10 +5,11 @@ from dataclasses import asdict
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from hybrid.artifacts import Affine
 from hybrid.cascade import DeviceProgram, Mix, Stage
-from hybrid.device_router import CUTS, IntegerRouter, RouterInputs
+from hybrid.device_router import CUTS, SUM_MAX, IntegerRouter, RouterInputs
 from hybrid.errors import SpecError
 
 
@@ -59,15 +60,24 @@ def _stage(values: Mapping[str, Any], flatbuffer: bytes) -> Stage:
 
 def _router(values: Mapping[str, Any]) -> IntegerRouter:
     inputs, out = values["inputs"], values["out"]
-    cuts = np.array(values["cuts"], np.int64)
-    if cuts.shape != (CUTS,) or (np.diff(cuts) < 0).any():
-        raise ValueError(f"cuts: expected {CUTS} ascending integers")
+    cuts = _stored(values["cuts"], np.int64)
+    if cuts.shape != (CUTS,) or (np.diff(cuts) < 0).any() or (np.abs(cuts) > SUM_MAX).any():
+        raise ValueError(f"cuts: expected {CUTS} ascending integers of 32 bits")
     return IntegerRouter(
         inputs=RouterInputs(**{**inputs, "betas": tuple(inputs["betas"])}),
-        weights=np.array(values["weights"], np.int16),
-        bias=np.array(values["bias"], np.int32),
+        weights=_stored(values["weights"], np.int32),
+        bias=_stored(values["bias"], np.int32),
         shift=int(values["shift"]),
-        out=None if out is None else np.array(out, np.int16),
+        out=None if out is None else _stored(out, np.int16),
         out_bias=int(values["out_bias"]),
         cuts=cuts,
     )
+
+
+def _stored(values: Any, kind: type) -> NDArray[Any]:
+    """Integers that `kind` can hold; numpy alone would let others wrap around."""
+    wide = np.array(values, np.int64)
+    stored: NDArray[Any] = wide.astype(kind)
+    if (stored != wide).any():
+        raise ValueError(f"a number does not fit {np.dtype(kind).name}")
+    return stored

@@ -28,7 +28,7 @@ FREE = "max_softmax"
 TIE_NAUC = 0.005
 """Differences below half a point are ties; the free rule wins them."""
 TEACHER_WIDTHS = (128, 64)
-STUDENT_RATE = 1e-2
+RATE = 1e-2
 STOPPING_SHARE = 0.2
 """Share of the held-out examples by which a teacher's best epoch is told."""
 EPOCH_STEPS, LEAST_BATCH, MOST_BATCH = 64, 32, 512
@@ -122,7 +122,7 @@ def fit_student(stored: StoredOutputs, targets: Floats, spec: RouterSpec, *, see
     v = router_inputs(stored, inputs).astype(np.float32)
     mean, inverse_spread = standardisation(v)
     x = (v - mean) * inverse_spread
-    recipe = replace(_recipe(spec.epochs, len(v)), rate=STUDENT_RATE)
+    recipe = _recipe(spec.epochs, len(v))
     starts = []
     for start in range(spec.students):
         rng = np.random.default_rng([seed, start])
@@ -178,14 +178,16 @@ def choose(
     seed: int,
     narrator: Narrator = SILENT,
 ) -> Chosen:
-    """Fit what `spec.kind` admits, and keep what routes best on held-out examples that it was not fitted on.
+    """Fit the kind of router that `spec` names; with ``auto``, what routes best on held-out examples in their turn.
 
     Each of `spec.choice_folds` parts of the held-out examples judges int8 routers fitted on the other parts and on all
     `extra` evidence, with one teacher and one start each; the winner is fitted on everything. Ties go to the free rule.
 
     Raises: SpecError where there are fewer held-out examples than folds.
     """
-    kinds = (*RULES, "learned") if spec.kind == "auto" else (spec.kind,)
+    if spec.kind != "auto":
+        return Chosen(kind=spec.kind, net=fit_kind(spec.kind, held_out, extra, spec, seed=seed), reached={})
+    kinds = (*RULES, "learned")
     if len(held_out) < spec.choice_folds:
         raise SpecError(f"router: got {len(held_out)} held-out examples for {spec.choice_folds} folds; give it more")
     fold = np.random.default_rng(seed).permutation(len(held_out)) % spec.choice_folds
@@ -226,7 +228,7 @@ def standardisation(x: Floats) -> tuple[Floats, Floats]:
 
 
 def _recipe(epochs: int, rows: int) -> Recipe:
-    return Recipe(epochs=epochs, batch=min(MOST_BATCH, max(LEAST_BATCH, rows // EPOCH_STEPS)))
+    return Recipe(epochs=epochs, rate=RATE, batch=min(MOST_BATCH, max(LEAST_BATCH, rows // EPOCH_STEPS)))
 
 
 def _cross_entropy(logits: Floats, targets: Floats) -> float:

@@ -39,6 +39,22 @@ class Rows:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Said:
+    """What the net of every stage says of every row, whether it would run there or not."""
+
+    rows: Rows
+    nets: Sequence[StageOutputs]
+
+    def stored(self, mix: Mix, stage: int) -> StoredOutputs:
+        """What the router of `stage` reads."""
+        return combined(mix, [outputs.own for outputs in self.nets[: stage + 1]])
+
+    def evidence(self, mix: Mix, stage: int) -> Evidence:
+        """What the router of `stage` learns from."""
+        return Evidence(stored=self.stored(mix, stage), labels=self.rows.split.y, cloud_probabilities=self.rows.cloud)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Routed:
     """The device program; of each stage's router its kind and what every candidate reached in cross-validation."""
 
@@ -53,32 +69,42 @@ class Routed:
 
 
 def route(nets: Sequence[Int8Edge], held_out: Rows, extra: Rows | None, spec: RunSpec, *, narrator: Narrator) -> Routed:
-    """Fit, choose and quantise a router for each of `nets`, and set where the next stage looks again."""
-    held = _outputs(nets, held_out, spec, "held out", narrator)
-    mixes = _mixes(nets, held, spec)
-    further = None if extra is None else _outputs(nets, extra, spec, "further examples", narrator)
-    chosen = []
-    for stage in range(len(nets)):
-        learned = None if extra is None or further is None else _evidence(extra, further, mixes, stage)
-        evidence = _evidence(held_out, held, mixes, stage)
-        small = _affordable(spec.router, nets[stage])
-        chosen.append(choose(evidence, learned, small, seed=spec.seed + stage, narrator=narrator))
-    program = _program(nets, mixes, chosen, held, spec)
+    """Run `nets` on all rows, then `route_outputs`."""
+    said = _outputs(nets, held_out, spec, "held out", narrator)
+    further = None if extra is None else Said(rows=extra, nets=_outputs(nets, extra, spec, "further", narrator))
+    flatbuffers = [net.flatbuffer for net in nets]
+    return route_outputs(flatbuffers, Said(rows=held_out, nets=said), further, spec, narrator=narrator)
+
+
+def route_outputs(
+    flatbuffers: Sequence[bytes], held_out: Said, extra: Said | None, spec: RunSpec, *, narrator: Narrator
+) -> Routed:
+    """Fit, choose and quantise a router for each stage, and set where the next one looks again."""
+    mixes = _mixes(flatbuffers, held_out, spec)
+    chosen = [
+        choose(
+            held_out.evidence(mixes[stage], stage),
+            None if extra is None else extra.evidence(mixes[stage], stage),
+            _affordable(spec.router, flatbuffer),
+            seed=spec.seed + stage,
+            narrator=narrator,
+        )
+        for stage, flatbuffer in enumerate(flatbuffers)
+    ]
     return Routed(
-        program=program,
+        program=_program(flatbuffers, mixes, chosen, held_out, spec),
         kinds=tuple(one.kind for one in chosen),
         nauc=tuple({kind: reached.mean for kind, reached in one.reached.items()} for one in chosen),
     )
 
 
-def _affordable(spec: RouterSpec, net: Int8Edge) -> RouterSpec:
+def _affordable(spec: RouterSpec, flatbuffer: bytes) -> RouterSpec:
     """Bound the router by `MACS_SHARE` of its net as well; a parameter is about one multiply-accumulate."""
-    macs = sum(flatbuffer_macs(net.flatbuffer).values())
+    macs = sum(flatbuffer_macs(flatbuffer).values())
     return replace(spec, max_parameters=max(LEAST_PARAMETERS, min(spec.max_parameters, int(MACS_SHARE * macs))))
 
 
 def _outputs(nets: Sequence[Int8Edge], rows: Rows, spec: RunSpec, label: str, narrator: Narrator) -> list[StageOutputs]:
-    """What every net says of every row, whether it would run there or not."""
     said: list[StageOutputs] = []
     for index, net in enumerate(nets):
         x = rows.split.x if reads(spec.look, index) == "image" else trunk_of(said[-1])
@@ -86,49 +112,39 @@ def _outputs(nets: Sequence[Int8Edge], rows: Rows, spec: RunSpec, label: str, na
     return said
 
 
-def _mixes(nets: Sequence[Int8Edge], held: Sequence[StageOutputs], spec: RunSpec) -> list[Mix]:
-    affines = [Graph(net.flatbuffer).edge_outputs().logits_affine for net in nets]
-    logits = [outputs.own.logits for outputs in held]
+def _mixes(flatbuffers: Sequence[bytes], held_out: Said, spec: RunSpec) -> list[Mix]:
+    affines = [Graph(flatbuffer).edge_outputs().logits_affine for flatbuffer in flatbuffers]
+    logits = [outputs.own.logits for outputs in held_out.nets]
     return [
-        mix_of(affines[: stage + 1], mix_weights(spec.look, stage), logits[: stage + 1]) for stage in range(len(nets))
+        mix_of(affines[: stage + 1], mix_weights(spec.look, stage), logits[: stage + 1])
+        for stage in range(len(flatbuffers))
     ]
 
 
-def _stored(said: Sequence[StageOutputs], mixes: Sequence[Mix], stage: int) -> StoredOutputs:
-    return combined(mixes[stage], [outputs.own for outputs in said[: stage + 1]])
-
-
-def _evidence(rows: Rows, said: Sequence[StageOutputs], mixes: Sequence[Mix], stage: int) -> Evidence:
-    return Evidence(stored=_stored(said, mixes, stage), labels=rows.split.y, cloud_probabilities=rows.cloud)
-
-
 def _program(
-    nets: Sequence[Int8Edge],
-    mixes: Sequence[Mix],
-    chosen: Sequence[Chosen],
-    held: Sequence[StageOutputs],
-    spec: RunSpec,
+    flatbuffers: Sequence[bytes], mixes: Sequence[Mix], chosen: Sequence[Chosen], held_out: Said, spec: RunSpec
 ) -> DeviceProgram:
-    stored = [_stored(held, mixes, stage) for stage in range(len(nets))]
+    stored = [held_out.stored(mix, stage) for stage, mix in enumerate(mixes)]
     reached = _reached([one.net.raw(outputs) for one, outputs in zip(chosen, stored, strict=True)], spec.look.share)
     nobody: NDArray[np.intp] = np.zeros(0, np.intp)
     last = [np.setdiff1d(here, there) for here, there in zip(reached, [*reached[1:], nobody], strict=True)]
     answered = [outputs.take(rows) for outputs, rows in zip(stored, last, strict=True)]
     routers = program_routers([one.net for one in chosen], answered)
-    stages = []
-    for index, net in enumerate(nets):
-        scores = routers[index].score(stored[index].take(reached[index]))
-        final = index + 1 == len(nets)
-        stages.append(
+    final = len(flatbuffers) - 1
+    return DeviceProgram(
+        stages=tuple(
             Stage(
-                flatbuffer=net.flatbuffer,
+                flatbuffer=flatbuffer,
                 router=routers[index],
                 reads=reads(spec.look, index),
                 mix=mixes[index],
-                look_below=NEVER if final else threshold_of(scores, spec.look.share),
+                look_below=NEVER
+                if index == final
+                else threshold_of(routers[index].score(stored[index].take(reached[index])), spec.look.share),
             )
+            for index, flatbuffer in enumerate(flatbuffers)
         )
-    return DeviceProgram(stages=tuple(stages))
+    )
 
 
 def _reached(raw: Sequence[Floats], share: float) -> list[NDArray[np.intp]]:

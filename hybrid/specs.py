@@ -155,15 +155,15 @@ class RouterSpec:
     proxy label; ``gain``: for the signed gain of a query; the others are rules of a few constants."""
     hidden: int = 24
     """Most hidden units; `max_parameters` may leave fewer."""
-    epochs: int = 30
+    epochs: int = 40
     max_parameters: int = 1000
     """Most weights and biases of one router on the device; it also stays within 2 % of its net's MACs."""
     softness: float = 1.0
     """Share of the cloud's own belief in the targets, in [0, 1]; the rest is the hard label."""
     teachers: int = 3
     """Nets whose mean the router is distilled from; 0 learns from the targets themselves."""
-    teacher_epochs: int = 16
-    students: int = 3
+    teacher_epochs: int = 12
+    students: int = 2
     """Starts of the router, of which the one nearest to its teacher is kept."""
     choice_folds: int = 3
     """Parts of the held-out examples, each of which judges the candidates fitted on the others."""
@@ -217,6 +217,10 @@ class ExportSpec:
     url: str = "http://127.0.0.1:8080/v2/models/cloud"
     """Where the cloud will answer; goes into endpoint.toml."""
     deadline_ms: float = 5000.0
+    drift_window: int = 512
+    """Examples after which the device says anew whether its scores are still those of the calibration split."""
+    query_cost: float = 0.1
+    """Errors that a query is worth to the online control on the device, up to 0.5."""
 
 
 @dataclass(frozen=True, kw_only=True)

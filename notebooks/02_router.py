@@ -2,6 +2,11 @@
 # jupyter:
 #   jupytext:
 #     formats: py:percent,ipynb
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#       format_version: '1.3'
+#       jupytext_version: 1.19.6
 #   kernelspec:
 #     display_name: Python 3
 #     language: python
@@ -132,20 +137,22 @@ axes.legend()
 # %% [markdown]
 # ## A threshold
 #
-# Take it from examples that `fit` has not seen. Then it says what it says: on other examples chance alone moves it a
-# few tenths of a point, more on fewer examples.
+# Take it from examples that `fit` has not seen. `certify` picks the most useful threshold that holds what you ask on
+# new examples like these, with the confidence that you ask: it allows for the chance in the calibration examples.
+# `router.threshold` gives the one that just holds on these examples; on new ones it will often miss.
 
 # %%
-threshold = router.threshold(
+certificate = router.certify(
     calibrate_on["logits"],
+    calibrate_on["labels"],
+    calibrate_on["cloud"],
     calibrate_on["features"],
     max_loss=0.01,
-    labels=calibrate_on["labels"],
-    cloud=calibrate_on["cloud"],
+    confidence=0.9,
 )
-kept = router.kept(test["logits"], test["features"], threshold=threshold)
+kept = router.kept(test["logits"], test["features"], threshold=certificate.threshold)
 hybrid_right = np.where(kept, edge_right, cloud_right)
-print(f"asked: at most 1 point below the cloud; threshold {threshold}")
+print(f"threshold {certificate.threshold}: {certificate.statement}")
 print(
     f"test: {kept.mean():.1%} answered on the edge, {100 * (cloud_right.mean() - hybrid_right.mean()):.2f} points below"
 )
@@ -153,7 +160,7 @@ print(
 # %% [markdown]
 # ## On the device
 #
-# The score is made of integers alone, 16-bit weights on 8-bit inputs, and is the same on any machine. `router.stored`
+# The score is made of integers alone, with sums that fit 32 bits, and is the same on any machine. `router.stored`
 # says how float arrays become int8; a quantised edge net gives `int8` logits and features itself: pass those to `fit`
 # and the router reads them as they are.
 

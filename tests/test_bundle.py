@@ -6,13 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tiny_edge import good_bundle, inputs, pixels, tiny_edge
+from tiny_edge import cascade, cascade_bundle, good_bundle, inputs, pixels, program
 
 from firmware_export.bundle import Bundle, read, sha256, write
-from firmware_export.edge import build_edge_bundle
-from firmware_export.host import run_tflm
+from firmware_export.edge import build_edge_bundle, golden_rows
+from firmware_export.host import run_device
 from firmware_export.tflm import SOURCES
-from hybrid.errors import BundleError
+from hybrid.errors import BundleError, SpecError
 
 
 def content(folder: Path) -> dict[str, bytes]:
@@ -31,16 +31,37 @@ def test_what_is_in_it():
         "golden/inputs.bin",
         "manifest.json",
         "edge.tflite",
+        "program.json",
     }
+    assert set(cascade_bundle().files) - set(good_bundle().files) == {"look_1.tflite", "look_2.tflite"}
 
 
 def test_manifest():
     manifest = good_bundle().manifest
-    assert manifest["bundle_format_version"] == 1
+    assert manifest["bundle_format_version"] == 2
     assert manifest["chosen"] == {"operating_point": "balanced", "threshold": 7}
     assert [point["threshold"] for point in manifest["operating_points"]] == [-128, 7, 128]
-    assert manifest["models"]["edge"]["sha256"] == sha256(tiny_edge())
-    assert manifest["models"]["edge"]["ops"] == ["CONV_2D", "FULLY_CONNECTED", "MEAN"]
+    flatbuffer = program().stages[0].flatbuffer
+    assert manifest["program"] == {"file": "program.json", "digest": sha256(flatbuffer)}
+    assert manifest["models"] == {
+        "edge": {
+            "file": "edge.tflite",
+            "sha256": sha256(flatbuffer),
+            "flash_bytes": len(flatbuffer),
+            "weight_bytes": 36 + 16 + 12 + 12 + 8,  # two layers' int8 weights and int32 biases, axes of the mean
+            "macs": 3 * 3 * 4 * 9 + 4 * 3,
+            "ops": ["CONV_2D", "FULLY_CONNECTED", "MEAN"],
+            "reads": "image",
+            "look_below": -128,
+            "router": {
+                "kind": "learned",
+                "parameters": 5 + 1,  # four features, one confidence; a bias
+                "macs": 5,
+                "flash_bytes": 4 * 5 + 4 + 2 * 256 + 4 * 255,  # weights, bias, exponentials, cuts
+            },
+        }
+    }
+    assert manifest["memory"]["flash_bytes"] == len(flatbuffer) + 4 * 5 + 4 + 2 * 256 + 4 * 255
     assert manifest["input"]["shape"] == [1, 8, 8, 1]
     assert manifest["input"]["zero_point"] == 0
     assert manifest["spec"] == {"seed": 3, "train": {"epochs": 2}}
@@ -60,10 +81,38 @@ def test_golden_vectors_are_tflite_micros():
     stored = np.frombuffer(good_bundle().files["golden/inputs.bin"], np.int8).reshape(golden["inputs"]["shape"])
     assert np.array_equal(stored.astype(int), pixels(5).astype(int) - 128)
     assert stored[0, 0, :2, 0].tolist() == [-128, 127]  # the darkest and the brightest pixel
-    answers = run_tflm(tiny_edge(), stored)
-    assert answers["logits"].tolist() == golden["logits"]
-    assert answers["router_score"].tolist() == golden["router_score"]
-    assert answers["logits"].argmax(1).tolist() == golden["edge_class"]
+    answers = run_device(program(), stored)
+    assert answers.logits.tolist() == golden["logits"]
+    assert answers.score.tolist() == golden["router_score"]
+    assert answers.logits.argmax(1).tolist() == golden["edge_class"]
+    assert golden["stage"] == [0] * 5
+
+
+def test_manifest_of_a_cascade():
+    manifest = cascade_bundle().manifest
+    models = [manifest["models"][name] for name in ("edge", "look_1", "look_2")]
+    assert [(model["reads"], model["look_below"]) for model in models] == [
+        ("image", 20),
+        ("trunk", -20),
+        ("image", -128),
+    ]
+    assert [model["router"]["parameters"] for model in models] == [4 + 2, 9 + 2, 11 + 2]  # all features so far
+    assert manifest["program"]["digest"] == sha256(b"".join(stage.flatbuffer for stage in cascade().stages))
+    assert set(json.loads(cascade_bundle().files["golden/golden.json"])["stage"]) == {0, 1, 2}
+
+
+def test_golden_examples_must_reach_every_stage():
+    easy = pixels(20)[np.array(json.loads(cascade_bundle().files["golden/golden.json"])["stage"]) == 0]
+    with pytest.raises(SpecError, match=rf"look_1 is the last stage of none of {len(easy)} examples"):
+        build_edge_bundle(inputs(program=cascade(), golden_pixels=easy))
+
+
+def test_golden_rows_cover_scores_and_stages():
+    score, stage = np.arange(100)[::-1], np.repeat([0, 1, 2], [98, 1, 1])
+    rows = golden_rows(score, stage, 3)
+    assert score[rows[:3]].tolist() == [0, 50, 99]  # the lowest, the middle and the highest
+    assert rows[3:].tolist() == [98]  # stage 2 has the lowest score already; stage 1 is added
+    assert golden_rows(score[:2], stage[:2], 5).tolist() == [1, 0]
 
 
 def test_round_trip(tmp_path):
@@ -93,7 +142,7 @@ FULL_DISK = """
 import resource, sys
 from pathlib import Path
 from firmware_export.bundle import Bundle, write
-from hybrid.errors import BundleError
+from hybrid.errors import BundleError, SpecError
 resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
 try:
     write(Bundle({"manifest.json": b"{}", "a/b.txt": b"new", "big": bytes(10_000)}), Path(sys.argv[1]))

@@ -1,11 +1,11 @@
 import json
 
 import pytest
-from tiny_edge import good_bundle, inputs, tiny_edge
+from tiny_edge import cascade, cascade_bundle, good_bundle, inputs, program
 
 from firmware_export.bundle import Bundle, file_entries, sha256, write
 from firmware_export.edge import canonical_json
-from firmware_export.verify import verify
+from firmware_export.verify import ROUTER_EXAMPLES, verify
 from hybrid.arena import least_arena_bytes
 from hybrid.errors import BundleError
 from hybrid.progress import SILENT, Silent
@@ -47,9 +47,28 @@ def test_a_good_bundle(folder):
     assert found.golden_examples == 5
     assert found.ops == ("CONV_2D", "FULLY_CONNECTED", "MEAN")
     assert found.engine == device_engine()
+    assert found.router_examples == ROUTER_EXAMPLES
     if device_engine() == "tflite-micro":
-        assert found.least_arena_bytes == least_arena_bytes(tiny_edge()) <= found.arena_bytes
-    assert len(listener.heard) == 4
+        assert found.least_arena_bytes == least_arena_bytes(program()) <= found.arena_bytes
+    assert len(listener.heard) == 5
+
+
+def test_a_good_bundle_of_three_stages(tmp_path):
+    write(cascade_bundle(), tmp_path / "bundle")
+    listener = Listener()
+    found = verify(tmp_path / "bundle", listener)
+    assert found.golden_examples == 20
+    assert "the firmware registers exactly the 4 operators that the 3 nets use" in listener.heard
+    if device_engine() == "tflite-micro":
+        assert found.least_arena_bytes == least_arena_bytes(cascade()) <= found.arena_bytes
+
+
+def test_without_a_compiler_the_router_is_not_compared_and_that_is_said(folder, monkeypatch):
+    monkeypatch.setenv("PATH", "/nowhere")
+    monkeypatch.delenv("CC", raising=False)
+    listener = Listener()
+    assert verify(folder, listener).router_examples == 0
+    assert "no C compiler here: the router's C was not run" in listener.heard
 
 
 @pytest.mark.parametrize(
@@ -100,15 +119,22 @@ def test_no_manifest(folder):
 
 
 def test_a_newer_version_is_refused_politely(folder):
-    resealed(folder, {}, bundle_format_version=2, surprise="unknown to this reader")
-    refused(folder, "bundle_format_version: expected 1, got 2; a newer hybrid wrote this bundle, read it with that one")
+    resealed(folder, {}, bundle_format_version=3, surprise="unknown to this reader")
+    refused(folder, "bundle_format_version: expected 2, got 3; a newer hybrid wrote this bundle, read it with that one")
+
+
+def test_an_older_version_is_refused_with_what_to_do(folder):
+    resealed(folder, {}, bundle_format_version=1)
+    refused(
+        folder, "expected 2, got 1; an older hybrid wrote this bundle: export its run again with this one, or read it"
+    )
 
 
 @pytest.mark.parametrize(
     ("changes", "where"),
     [
         ({"bundle_format_version": 0}, "bundle_format_version"),
-        ({"bundle_format_version": "1"}, "bundle_format_version"),
+        ({"bundle_format_version": "2"}, "bundle_format_version"),
         ({"surprise": 1}, "top level: .*surprise"),
         ({"class_names": "abc"}, "class_names"),
         ({"chosen": {"operating_point": "x", "threshold": 129}}, "chosen.threshold"),
@@ -143,6 +169,7 @@ def test_a_golden_vector_that_the_model_does_not_give(folder):
         ({"edge_class": [0]}, "answers to 5 examples"),
         ({"inputs": {"shape": [5, 8, 8, 2]}}, "golden vectors for golden/inputs.bin, got ValueError"),
         ({"inputs": 5}, "golden vectors"),
+        ({"stage": [0, 0, 0, 0, 1]}, "stage of example 4"),
         ({"logits": None}, "golden vectors"),
         ({"logits": [[1], [2], [3], [4], [5]]}, "logits of example 0"),
     ],
@@ -170,6 +197,47 @@ def test_operators_that_the_manifest_invents(folder):
     refused(folder, r"manifest.json: expected models.edge.ops .*'MEAN'.*, got \['CONV_2D'\]")
 
 
+@pytest.mark.parametrize(("key", "other"), [("look_below", 3), ("reads", "trunk"), ("sha256", "0" * 64)])
+def test_a_manifest_that_differs_from_the_program(folder, key, other):
+    models = {"edge": {**good_bundle().manifest["models"]["edge"], key: other}}
+    resealed(folder, {}, models=models)
+    refused(folder, rf"manifest.json: expected models.edge.{key} .*, got {other}")
+
+
+def test_a_router_that_differs_by_one_weight(folder):
+    values = json.loads(good_bundle().files["program.json"])
+    weights = values["stages"][0]["router"]["weights"]
+    weights[4][0] = -weights[4][0]
+    resealed(folder, {"program.json": canonical_json(values)})
+    refused(folder, r"hybrid_router.c: expected edge scores -?\d+ as program.json does, got -?\d+")
+
+
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        ({"stages": []}, "ValueError"),
+        ({"stages": [{}]}, "KeyError: 'mix'"),
+        ({}, "KeyError: 'stages'"),
+    ],
+)
+def test_a_program_of_another_form(folder, change, complaint):
+    resealed(folder, {"program.json": canonical_json(change)})
+    refused(folder, f"program.json: expected routers and mixes of the nets beside it, got .*{complaint}")
+
+
+def test_models_with_a_gap(folder):
+    models = good_bundle().manifest["models"]
+    resealed(folder, {}, models={**models, "look_2": models["edge"]})
+    refused(folder, r"manifest.json: expected models \['edge', 'look_1'\], got \['edge', 'look_2'\]")
+    resealed(folder, {}, models={**models, "look_1": models["edge"]})
+    refused(folder, "look_1.tflite: expected a stage's flatbuffer, got no such file")
+
+
+def test_a_digest_of_another_program(folder):
+    resealed(folder, {}, program={"file": "program.json", "digest": "0" * 64})
+    refused(folder, f"manifest.json: expected program.digest {program().digest}, got {'0' * 64}")
+
+
 def test_an_array_of_another_model(folder):
     resealed(folder, edited("firmware/hybrid_model_data.cc", b"0x54, 0x46, 0x4c, 0x33", b"0x54, 0x46, 0x4c, 0x34"))
     refused(folder, "hybrid_model_data.cc: expected the bytes of edge.tflite")
@@ -177,12 +245,12 @@ def test_an_array_of_another_model(folder):
 
 @pytest.mark.skipif(device_engine() != "tflite-micro", reason="tflite-micro is missing")
 def test_an_arena_below_the_least_that_works(folder):
-    least, entry = least_arena_bytes(tiny_edge()), good_bundle().manifest["models"]["edge"]
+    least, entry = least_arena_bytes(program()), good_bundle().manifest["memory"]
     line = b"HYBRID_ARENA_BYTES %d\n"
     small = edited("firmware/hybrid_classify.h", line % entry["arena_bytes"], line % (least - 1))
     resealed(folder, small)
     refused(folder, f"hybrid_classify.h: expected HYBRID_ARENA_BYTES {entry['arena_bytes']}, got {least - 1}")
-    resealed(folder, small, models={"edge": {**entry, "arena_bytes": least - 1}})
+    resealed(folder, small, memory={**entry, "arena_bytes": least - 1})
     refused(folder, f"expected HYBRID_ARENA_BYTES of at least {least}, got {least - 1}")
 
 

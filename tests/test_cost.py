@@ -4,8 +4,10 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from tiny_edge import cascade, program
 
 from hybrid import cost, profiles
+from hybrid.arena import footprint
 from hybrid.errors import BudgetError
 from hybrid.specs import ArchSpec, BlockSpec
 
@@ -60,14 +62,6 @@ def test_kinds_of_layers_by_hand():
         "depthwise": 64 * 9 * 8,
         "dense": 4 * 10,
     }
-
-
-def test_a_router_takes_its_share():
-    bare, headed = cost.estimate(MIXED), cost.estimate(MIXED, head_macs=600)
-    assert headed.macs == bare.macs + 600
-    assert headed.macs_by_kind["dense"] == bare.macs_by_kind["dense"] + 600
-    assert headed.flash_bytes > bare.flash_bytes + 600
-    assert headed.peak_sram_bytes > bare.peak_sram_bytes
 
 
 def test_what_does_not_fit_is_refused_with_figures():
@@ -154,3 +148,27 @@ def test_peak_sram_agrees_with_the_recording_interpreter(converted, capfd):
     assert measured["head"] <= cost._planned_peak_bytes(arch) == max(orders)
     overhead = measured["total"] - measured["head"]
     assert overhead <= cost.estimate(arch).peak_sram_bytes - max(orders) <= 1.1 * overhead
+
+
+def test_a_stage_counts_its_router_among_the_dense_layers():
+    (stage,) = program().stages
+    assert cost.flatbuffer_macs(stage.flatbuffer) == {
+        "conv": 3 * 3 * 4 * 9,
+        "pointwise": 0,
+        "depthwise": 0,
+        "dense": 4 * 3,
+    }
+    assert cost.stage_macs(stage)["dense"] == 4 * 3 + 5  # the router reads four features and a confidence
+
+
+def test_footprint_of_a_program():
+    found = footprint(cascade(), estimated_arena_bytes=12_345)
+    macs = [sum(cost.flatbuffer_macs(stage.flatbuffer).values()) for stage in cascade().stages]
+    assert found.macs == sum(macs)
+    assert found.router_macs == 5 + 10 + 12  # features of all stages so far, and a confidence
+    tables = [4 * count + 4 + 2 * 256 + 4 * 255 for count in (5, 10, 12)]
+    assert found.flash_bytes == sum(len(stage.flatbuffer) for stage in cascade().stages) + sum(tables)
+    if found.arena_source == "estimated":
+        assert found.least_arena_bytes == found.measured_arena_bytes == 12_345
+    else:
+        assert found.measured_arena_bytes <= found.least_arena_bytes < 12_345

@@ -215,3 +215,16 @@ def test_it_is_there_without_tensorflow():
     assert hybrid.Router is Router
     with pytest.raises(AttributeError, match="no attribute 'Rooter'"):
         hybrid.Rooter  # noqa: B018
+
+
+def test_a_certified_threshold_keeps_less_than_the_one_that_just_holds(fitted):
+    logits, labels, cloud, features = arrays(2000, 5)
+    certificate = fitted.certify(logits, labels, cloud, features, max_loss=0.05)
+    just = fitted.threshold(logits, features, max_loss=0.05, labels=labels, cloud=cloud)
+    assert certificate.threshold >= just
+    assert certificate.statement.startswith("accuracy at most 5 points below the cloud's, with confidence 90 %")
+
+
+def test_certify_refuses_an_unknown_target(fitted):
+    with pytest.raises(SpecError, match=r"no target min_luck; there are max_loss, min_accuracy, max_queries"):
+        fitted.certify(np.zeros((4, 3)), np.zeros(4, int), np.zeros(4, int), min_luck=0.5)

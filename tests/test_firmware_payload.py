@@ -3,9 +3,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny_edge import sources, tiny_edge
+from tiny_edge import program, sources
 
-from firmware_export.bundle import sha256
 from firmware_export.host import compile_decision
 from firmware_export.payload import PayloadError, Query, decode_payload, encode_payload, payload_bytes
 from hybrid.errors import HybridError, SpecError
@@ -81,7 +80,7 @@ def c():
 
 def on_device(edge_class, score, seed=0) -> Query:
     pixels = np.random.default_rng(seed).integers(0, 256, 64, dtype=np.uint8)
-    return Query(pixels=pixels, edge_class=edge_class, score=score, model=bytes.fromhex(sha256(tiny_edge()))[:8])
+    return Query(pixels=pixels, edge_class=edge_class, score=score, model=bytes.fromhex(program().digest)[:8])
 
 
 @settings(max_examples=200, deadline=None)

@@ -7,13 +7,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tiny_edge import CLASS_NAMES, DEVICE, POINTS, firmware, inputs, point, sources, tiny_edge
+from tiny_edge import CLASS_NAMES, DEVICE, POINTS, cascade, cascade_bundle, firmware, inputs, point, program, sources
 
 from firmware_export import tflm
 from firmware_export.edge import build_edge_bundle
 from firmware_export.host import C_FLAGS, CXX_FLAGS, c_compiler
 from firmware_export.tflm import STATUSES, arena_bytes, check_spare, render
 from hybrid.artifacts import Footprint
+from hybrid.cost import program_flash_bytes
 from hybrid.errors import BudgetError, BundleError, SpecError
 
 TFLM_API = Path(__file__).parent / "tflm_api"
@@ -26,9 +27,10 @@ def folders_of(tflm_tree: Path) -> list[Path]:
     return [tflm_tree, *filter(Path.is_dir, thirds)]
 
 
-@pytest.fixture
-def folder(tmp_path):
-    for name, text in sources().items():
+@pytest.fixture(params=["one stage", "three stages"])
+def folder(tmp_path, request):
+    bundle = cascade_bundle() if request.param == "three stages" else None
+    for name, text in sources(bundle).items():
         (tmp_path / name).write_bytes(text)
     return tmp_path
 
@@ -42,8 +44,19 @@ def compiled(folder, compiler, *arguments):
 
 
 def test_plain_c_compiles_without_a_warning(folder):
-    units = ("hybrid_decide.c", "hybrid_payload.c", "hybrid_selftest.c")
-    compiled(folder, c_compiler(), *C_FLAGS, "-pedantic", "-fsyntax-only", *units)
+    compiled(folder, c_compiler(), *C_FLAGS, "-pedantic", "-fsyntax-only", *tflm.PLAIN_UNITS, "hybrid_selftest.c")
+
+
+@pytest.mark.parametrize("core", ["cortex-m0plus", "cortex-m7"])
+def test_plain_c_compiles_for_a_microcontroller(folder, core):
+    flags = (*C_FLAGS, "-pedantic", f"-mcpu={core}", "-mthumb", "-Os", "-fsyntax-only")
+    compiled(folder, "arm-none-eabi-gcc", *flags, *tflm.PLAIN_UNITS, "hybrid_selftest.c")
+
+
+def test_the_router_has_no_floating_point_and_takes_no_memory(folder):
+    text = (folder / "hybrid_router.c").read_text()
+    code = re.sub(r"/\*.*?\*/", "", text, flags=re.DOTALL)
+    assert not re.search(r"\b(float|double|malloc|free|printf)\b|\d\.\d", code)
 
 
 @pytest.mark.parametrize("header", [name for name in tflm.SOURCES if name.endswith(".h") and "golden" not in name])
@@ -139,7 +152,16 @@ def test_spare_value():
 
 def test_model_array_is_the_model():
     array = re.findall(r"0x([0-9a-f]{2})", firmware("hybrid_model_data.cc"))
-    assert bytes.fromhex("".join(array)) == tiny_edge()
+    assert bytes.fromhex("".join(array)) == program().stages[0].flatbuffer
+    array = re.findall(r"0x([0-9a-f]{2})", firmware("hybrid_model_data.cc", cascade_bundle()))
+    assert bytes.fromhex("".join(array)) == b"".join(stage.flatbuffer for stage in cascade().stages)
+
+
+def test_firmware_of_one_stage_knows_no_others():
+    for name in ("hybrid_router.c", "hybrid_router.h", "hybrid_classify.cc"):
+        alone, three = firmware(name), firmware(name, cascade_bundle())
+        assert not re.search("mix|trunk|LOOK_AGAIN|stage_logits", alone)
+        assert re.search("mix|trunk|stage_logits", three)
 
 
 def test_chosen_point_is_the_default():
@@ -166,7 +188,6 @@ def refused(**changes):
         ({"golden_pixels": np.zeros((0, 8, 8, 1), np.uint8)}, r"got uint8 \(0, 8, 8, 1\)"),
         ({"golden_pixels": np.zeros((1, 8, 8, 1), np.int8)}, "got int8"),
         ({"golden_pixels": np.zeros((1, 8, 9, 1), np.uint8)}, r"\(1 or more, 8, 8, 1\)"),
-        ({"models": {}}, "models: got \\[\\], expected edge"),
         ({"data_card": {"digest": "ab" * 32}}, "lacks value_range"),
         ({"spec": {"seed": {1, 2}}}, "not plain data"),
         (
@@ -182,15 +203,15 @@ def test_bad_values_are_refused_in_words(changes, complaint):
 
 
 def test_shapes_must_be_the_models():
-    with pytest.raises(BundleError, match="3 logits, expected one for each of 2 class names"):
+    with pytest.raises(BundleError, match="edge: 3 logits, expected one for each of 2 class names"):
         refused(class_names=CLASS_NAMES[:2])
-    with pytest.raises(BundleError, match=r"input \(8, 8, 1\), expected input_shape \(4, 16, 1\)"):
+    with pytest.raises(BundleError, match=r"edge: input \(8, 8, 1\), expected input_shape \(4, 16, 1\)"):
         refused(input_shape=(4, 16, 1), golden_pixels=np.zeros((1, 4, 16, 1), np.uint8))
 
 
 def test_budgets():
     with pytest.raises(BudgetError, match="flash_bytes: needs"):
-        refused(device=replace(DEVICE, flash_bytes=DEVICE.reserved_flash_bytes + len(tiny_edge()) - 1))
+        refused(device=replace(DEVICE, flash_bytes=DEVICE.reserved_flash_bytes + program_flash_bytes(program()) - 1))
     fits = arena_bytes(inputs().footprint.least_arena_bytes, 0.1)
     refused(device=replace(DEVICE, sram_bytes=DEVICE.reserved_sram_bytes + fits))
     with pytest.raises(BudgetError, match=f"arena_bytes: needs {fits:,}, device board has {fits - 1:,}"):

@@ -6,10 +6,10 @@ import sys
 import numpy as np
 import pytest
 from learner_helpers import Listener
-from tiny_edge import pixels, tiny_edge
+from tiny_edge import pixels, program, tiny_continuation, tiny_edge
 
 from hybrid import runtimes
-from hybrid.arena import least_arena_bytes, recorded_arena_bytes
+from hybrid.arena import ArenaNeeds, arena_needs, least_arena_bytes, recorded_arena_bytes, shared_arena_bytes
 from hybrid.errors import HybridError, UnsupportedOpError
 
 ENGINES = ("tflm", "host")
@@ -22,7 +22,8 @@ def broken(name):
 
 def test_the_engines_agree_to_a_rounding():
     device, host = (runtimes.run(tiny_edge(), pixels(60), engine=engine) for engine in ENGINES)
-    assert [output.shape for output in device] == [output.shape for output in host] == [(60, 3), (60, 1)]
+    assert [output.shape for output in device] == [output.shape for output in host]
+    assert [output.shape for output in device] == [(60, 3), (60, 4), (60, 3, 3, 4)]
     for ours, theirs in zip(device, host, strict=True):
         assert ours.dtype == theirs.dtype == np.int8
         assert np.abs(ours.astype(int) - theirs).max() <= 1
@@ -56,6 +57,18 @@ def test_the_input_is_x_minus_128():
     assert runtimes.to_int8(np.arange(256, dtype=np.uint8)).tolist() == list(range(-128, 128))
 
 
+@pytest.mark.parametrize("engine", ENGINES)
+def test_int8_examples_are_taken_as_they_are(engine):
+    x = pixels(20)
+    as_stored = runtimes.run(tiny_edge(), (x.astype(int) - 128).astype(np.int8), engine=engine)
+    for one, other in zip(runtimes.run(tiny_edge(), x, engine=engine), as_stored, strict=True):
+        np.testing.assert_array_equal(one, other)
+    trunks = as_stored[2]
+    logits, features = runtimes.run(tiny_continuation(), trunks, engine=engine)
+    assert (logits.shape, features.shape) == ((20, 3), (20, 5))
+    assert len(np.unique(logits, axis=0)) > 5
+
+
 @pytest.mark.parametrize("name", CUT)
 @pytest.mark.parametrize("engine", ENGINES)
 def test_a_broken_model_is_one_clear_line(engine, name):
@@ -82,18 +95,28 @@ def works(flatbuffer, arena_bytes):
 
 
 def test_the_least_arena_works_and_less_does_not():
-    least = least_arena_bytes(tiny_edge())
+    least = least_arena_bytes(program())
     assert least % 16 == 0
-    assert works(tiny_edge(), least)
-    assert not works(tiny_edge(), least - 16)
+    assert works(program().stages[0].flatbuffer, least)
+    assert not works(program().stages[0].flatbuffer, least - 16)
 
 
 def test_what_is_recorded_fits_in_the_least_arena(int8_edge):
     for flatbuffer in (tiny_edge(), int8_edge.flatbuffer):
-        assert 1000 < recorded_arena_bytes(flatbuffer) <= least_arena_bytes(flatbuffer)
+        needs = arena_needs(flatbuffer)
+        assert 1000 < recorded_arena_bytes([needs]) <= needs.least_bytes
+
+
+def test_a_shared_arena_by_pencil():
+    small = ArenaNeeds(head_bytes=100, tail_bytes=1000, least_bytes=1300)
+    large = ArenaNeeds(head_bytes=5000, tail_bytes=2000, least_bytes=7008)
+    assert shared_arena_bytes([small]) == 1300  # as measured
+    assert shared_arena_bytes([small, large]) == 8016  # 1000 + 7008 while the second is prepared, up to 16
+    assert shared_arena_bytes([large, small]) == 8000  # both tails and the larger head: 2000 + 1000 + 5000
+    assert shared_arena_bytes([small, small]) == 2304  # 1000 + 1300
 
 
 def test_arena_of_a_broken_model():
     with pytest.raises(UnsupportedOpError, match="TFLite Micro refuses the model") as caught:
-        recorded_arena_bytes(b"not a model at all")
+        arena_needs(b"not a model at all")
     assert "\n" not in str(caught.value)

@@ -6,12 +6,16 @@ from typing import Any
 import numpy as np
 
 from firmware_export.edge import BundleInputs, build_edge_bundle
+from firmware_export.tflm import Watch
 from hybrid import runtimes
 from hybrid.arena import footprint
 from hybrid.artifacts import Device, Footprint, OperatingPoint
 from hybrid.cascade import DeviceProgram, Stage, combined, mix_of
 from hybrid.device_router import RouterInputs, RouterNet, program_routers
 from hybrid.flatbuffers import Graph, continuing, dequantise, named_outputs
+from hybrid.guarantee import Certificate, Target
+from hybrid.monitor import drift_reference
+from hybrid.online import online_rule
 from hybrid.predict import stage_outputs
 
 INPUT_SHAPE = (8, 8, 1)
@@ -31,6 +35,15 @@ DEVICE = Device(
     overhead_ms=0.1,
     latency_band=0.3,
     source="made up",
+)
+
+
+WATCH = Watch(
+    certificate=Certificate(
+        targets=(Target("max_loss", 0.005),), confidence=0.9, n=2000, threshold=-8, lowest=-8, highest=128
+    ),
+    drift=drift_reference(np.arange(2000) % 256 - 128, -8),
+    online=online_rule(0.1),
 )
 
 
@@ -167,10 +180,11 @@ def inputs(**changes) -> BundleInputs:
         "data_card": {"name": "noise", "digest": "ab" * 32, "value_range": (0.0, 255.0)},
         "spec": {"seed": 3, "train": {"epochs": 2}},
         "tools": {"tensorflow": "2.21.0"},
-        "footprint": measured(given),
+        "footprint": changes.get("footprint") or measured(given),
         "arena_margin": 0.1,
         "payload_encoding": "cbor",
-        "router_kind": "learned",
+        "watch": WATCH,
+        "router_kinds": ("learned",) * len(given.stages),
         "extra": {"cloud/endpoint.toml": b'url = "http://localhost"\n'},
     }
     return BundleInputs(**{**values, **changes})

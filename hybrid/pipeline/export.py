@@ -11,8 +11,11 @@ from datasets.card import card, card_dict
 from firmware_export import bundle as bundles
 from firmware_export.cloud import CloudInputs, cloud_files
 from firmware_export.edge import BundleInputs, build_edge_bundle, golden_rows
+from firmware_export.tflm import Watch
 from hybrid.artifacts import Predictions
 from hybrid.clouds import write_saved_model
+from hybrid.monitor import drift_reference
+from hybrid.online import online_rule, warm
 from hybrid.pipeline.results import CHOSEN
 
 if TYPE_CHECKING:
@@ -56,10 +59,22 @@ def bundle_of(run: "Run", swept: "Swept") -> bundles.Bundle:
         footprint=quantized.footprint,
         arena_margin=spec.export.arena_margin,
         payload_encoding=spec.sweep.payload,
-        router_kind=quantized.routed.kind,
+        router_kinds=quantized.routed.kinds,
+        watch=watch(run, swept),
         extra=cloud_half(run),
     )
     return build_edge_bundle(inputs)
+
+
+def watch(run: "Run", swept: "Swept") -> Watch:
+    """What the firmware knows of the calibration split."""
+    said, asked = swept.calibration, run.spec.export
+    agreed = said.edge_class == said.cloud_class
+    return Watch(
+        certificate=swept.certificate,
+        drift=drift_reference(said.router_score, swept.chosen.threshold, window=asked.drift_window),
+        online=warm(online_rule(asked.query_cost), said.router_score, agreed),
+    )
 
 
 def golden_pixels(run: "Run", test: Predictions) -> Any:

@@ -22,13 +22,13 @@ struct TfLiteTensor {
 namespace tflite {
 
 class Model;
+class MicroAllocator;
 
 class MicroOpResolver {};
 
 class MicroInterpreter {
  public:
-  MicroInterpreter(const Model *model, const MicroOpResolver &op_resolver, uint8_t *tensor_arena,
-                   size_t tensor_arena_size);
+  MicroInterpreter(const Model *model, const MicroOpResolver &op_resolver, MicroAllocator *allocator);
   ~MicroInterpreter();
   TfLiteStatus AllocateTensors();
   TfLiteStatus Invoke();

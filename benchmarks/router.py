@@ -1,0 +1,392 @@
+"""What the router earns: policies side by side, a second look, the guarantee, and the time that all of it saves.
+
+    python benchmarks/router.py --work runs/router-benchmark
+    python benchmarks/router.py --quick
+
+The first trains clouds and edges (hours on two cores; what the work folder has is used), fits every policy, and writes
+benchmarks/results/router.json and router.md. Everything is chosen on training, validation and calibration examples;
+test examples are only counted. The second takes a minute or two: it runs the device program of one seed of each kind,
+kept beside the results, over the test images again, and prints the stored figures where it gives what was recorded.
+"""
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import router_check
+import router_nets
+import router_table
+from numpy.typing import NDArray
+from router_nets import Net, said
+
+from firmware_export.payload import payload_bytes
+from hybrid import cost, guarantee, policy, profiles, sweep
+from hybrid.artifacts import Predictions
+from hybrid.cascade import DeviceProgram
+from hybrid.configure import run_spec
+from hybrid.paper_router import PaperSpec, fit_paper_router
+from hybrid.pipeline.export import tool_versions
+from hybrid.predict import device_outputs, real_logits
+from hybrid.program_json import program_from, program_values
+from hybrid.progress import SILENT
+from hybrid.router import fit_kind, fit_teacher
+from hybrid.routing import route_outputs
+from hybrid.specs import RouterSpec
+from hybrid.supervision import Evidence, proxy_labels, stacked
+
+RESULTS = Path(__file__).parent / "results"
+COVERAGES = (0.9, 0.8, 0.7)
+LOSS = 0.005
+CONFIDENCE, CALIBRATION_ROWS, RESAMPLES = 0.9, 5000, 1000
+SEEDS = (0, 1, 2)
+KINDS = {"fm_small": "fm-s", "fm_medium": "fm-m", "cifar": "c16"}
+SHIPPED = "learned"
+FIT_ROWS = 50_000
+Scores = NDArray[Any]
+
+
+def evidence(net: Net, split: str) -> Evidence:
+    """What a router learns of one split."""
+    return Evidence(stored=net.said[split], labels=net.labels[split], cloud_probabilities=net.cloud[split])
+
+
+def policies(net: Net, spec: RouterSpec, seed: int, *, variants: bool) -> dict[str, Callable[[str], Scores]]:
+    """Every policy by name: split to scores; with `variants`, also what was tried for the router that ships.
+
+    Learners see validation and training examples, the constants of the rules are fitted on validation alone.
+    """
+    held, seen = evidence(net, "validation"), evidence(net, "train")
+
+    def logits(split: str) -> Scores:
+        return net.said[split].logits.astype(np.float64) * net.logit_scale
+
+    def judge(scores: Scores) -> float:
+        return sweep.nauc(scores, held.edge_right, held.cloud_right)
+
+    query = proxy_labels(held.edge_right, held.cloud_right)
+    p_norm = policy.fit_p_norm(logits("validation"), judge)
+    two = policy.fit_two_scores(logits("validation"), query)
+    offsets = policy.fit_class_offsets(logits("validation"), query)
+    made: dict[str, Callable[[str], Scores]] = {
+        name: lambda split, rule=rule: rule(logits(split)) for name, rule in policy.BASELINES.items()
+    }
+    made["p_norm"] = lambda split: p_norm(logits(split))
+    made["two_scores"] = lambda split: two(logits(split))
+    made["class_offsets"] = lambda split: offsets(logits(split))
+    paper = fit_paper_router(stacked(seen, held), PaperSpec(learning_rate=3e-3), logit_scale=net.logit_scale, seed=seed)
+    made["paper"] = lambda split: paper.score(net.said[split])
+    if variants:
+        made |= _variants(net, held, seen, spec, seed)
+    made["agree bound"] = lambda split: policy.agree(
+        net.said[split].logits.argmax(axis=1), net.cloud[split].argmax(axis=1), policy.max_softmax(logits(split))
+    )
+    made["oracle"] = lambda split: policy.oracle(net.right(split), net.cloud_right(split))
+    return made
+
+
+def _variants(
+    net: Net, held: Evidence, seen: Evidence, spec: RouterSpec, seed: int
+) -> dict[str, Callable[[str], Scores]]:
+    teacher = fit_teacher(held, seen, spec, seed=seed)
+    made: dict[str, Callable[[str], Scores]] = {"teacher (float)": lambda split: teacher.score(net.said[split])}
+    tried = {
+        "gain": ("gain", seen, spec),
+        "held-out rows alone": ("learned", None, spec),
+        "hard labels": ("learned", seen, replace(spec, softness=0.0)),
+        "half hard, half soft": ("learned", seen, replace(spec, softness=0.5)),
+        "no teacher": ("learned", seen, replace(spec, teachers=0)),
+    }
+    for name, (kind, extra, asked) in tried.items():
+        router = fit_kind(kind, held, extra, asked, seed=seed)
+        made[name] = lambda split, router=router: router.raw(net.said[split])
+    return made
+
+
+def ship(nets: list[Net], seed: int, work: Path) -> DeviceProgram:
+    """The device program that the product makes of these nets; made once."""
+    path = work / f"{'+'.join(net.name for net in nets)}-{seed}.program.json"
+    flatbuffers = [net.flatbuffer for net in nets]
+    if not path.is_file():
+        spec = run_spec(assignments=(f"seed={seed}", f"router.kind={SHIPPED}"))
+        look = replace(spec.look, kind="net" if len(nets) > 1 else "none", nets=max(1, len(nets) - 1))
+        held_out, seen = said(nets, "validation"), said(nets, "train")
+        routed = route_outputs(flatbuffers, held_out, seen, replace(spec, look=look), narrator=SILENT)
+        path.write_text(json.dumps(program_values(routed.program)), encoding="utf-8")
+    return program_from(json.loads(path.read_text(encoding="utf-8")), flatbuffers)
+
+
+def predictions(program: DeviceProgram, nets: list[Net], split: str) -> Predictions:
+    """What `program` says of a split, from what its nets say."""
+    by_flatbuffer = {net.flatbuffer: net.said[split] for net in nets}
+
+    def run(flatbuffer: bytes, rows: Any) -> list[NDArray[np.int8]]:
+        outputs = by_flatbuffer[flatbuffer].take(rows)
+        return [outputs.logits, outputs.features]
+
+    answers = device_outputs(program, np.arange(len(nets[0].labels[split])), run)  # type: ignore[arg-type]
+    return Predictions(
+        labels=nets[0].labels[split],
+        edge_logits=real_logits(program, answers),
+        router_score=answers.score.astype(np.int32),
+        cloud_scores=nets[0].cloud[split],
+        stage=answers.stage,
+    )
+
+
+def reading(scores: Scores, edge_right: Scores, cloud_right: Scores) -> dict[str, float]:
+    """nAUC, accuracy at the coverages, and the most coverage at half a point of loss."""
+    found = sweep.curve(scores, edge_right, cloud_right)
+    accuracy = np.interp(COVERAGES, found.coverage[::-1], found.accuracy[::-1])
+    good = found.accuracy >= cloud_right.mean() - LOSS - 1e-9
+    return {
+        "nauc": sweep.nauc(scores, edge_right, cloud_right),
+        **{f"accuracy_{100 * c:.0f}": float(a) for c, a in zip(COVERAGES, accuracy, strict=True)},
+        "coverage_half_point": float(found.coverage[good].max()),
+    }
+
+
+def read_predictions(said: Predictions) -> dict[str, float]:
+    """The same for the device's own int8 scores."""
+    return reading(said.router_score, said.edge_right, said.cloud_right)
+
+
+def edge_result(name: str, seed: int, *, distilled: bool, work: Path) -> dict[str, Any]:
+    """Every policy on one edge, on test."""
+    net = router_nets.edge_net(name, seed, distilled=distilled, work=work)
+    spec = run_spec().router
+    right, cloud_right = net.right("test"), net.cloud_right("test")
+    made = policies(net, spec, seed, variants=distilled and seed == SEEDS[0])
+    scores = {label: score("test") for label, score in made.items()}
+    program = ship([net], seed, work)
+    router = program.stages[0].router
+    shipped = predictions(program, [net], "test")
+    scores["shipped (int8)"] = shipped.router_score
+    started = time.perf_counter()
+    router.score(net.said["train"])
+    per_second = len(net.labels["train"]) / (time.perf_counter() - started)
+    readings = {label: reading(score, right, cloud_right) for label, score in scores.items()}
+    low, room = readings["entropy"]["nauc"], readings["agree bound"]["nauc"] - readings["entropy"]["nauc"]
+    for one in readings.values():
+        one["gap_closed"] = (one["nauc"] - low) / room
+    macs = sum(cost.flatbuffer_macs(net.flatbuffer).values())
+    return {
+        "edge_accuracy": float(right.mean()),
+        "cloud_accuracy": float(cloud_right.mean()),
+        "macs": macs,
+        "router_parameters": router.parameters,
+        "router_macs_share": router.macs / macs,
+        "scored_per_second": round(per_second),
+        "policies": readings,
+        "paired": {
+            other: paired(shipped.router_score, scores[other], right, cloud_right)
+            for other in ("entropy", "max_softmax", "paper")
+        },
+    }
+
+
+def fit_result(net: Net, seed: int) -> dict[str, float]:
+    """Seconds that the fit takes on 50,000 rows."""
+    rows = np.random.default_rng(seed).permutation(len(net.labels["train"]))
+    seen, held = evidence(net, "train"), evidence(net, "validation")
+    started = time.perf_counter()
+    fit_kind(SHIPPED, held, seen.take(rows[: FIT_ROWS - len(held)]), run_spec().router, seed=seed)
+    return {"seconds": round(time.perf_counter() - started, 1)}
+
+
+def paired(ours: Scores, other: Scores, edge: Scores, cloud: Scores, draws: int = 200) -> list[float]:
+    """95 % interval of the difference of nAUC over `draws` bootstrap draws of the examples."""
+    rng = np.random.default_rng(0)
+    rows = [rng.integers(0, len(edge), len(edge)) for _ in range(draws)]
+    differences = [sweep.nauc(ours[r], edge[r], cloud[r]) - sweep.nauc(other[r], edge[r], cloud[r]) for r in rows]
+    return [float(q) for q in np.quantile(differences, [0.025, 0.975])]
+
+
+def end_to_end_result(seed: int, work: Path) -> dict[str, Any]:
+    """CIFAR: training and router against cross-entropy with entropy; a second look; one larger net."""
+    plain = router_nets.edge_net("c16", seed, distilled=False, work=work)
+    net = router_nets.edge_net("c16", seed, distilled=True, work=work)
+    second = router_nets.edge_net("c16", (seed + 1) % len(SEEDS), distilled=True, work=work)
+    larger = router_nets.edge_net("c24", seed, distilled=True, work=work)
+    logits = plain.said["test"].logits * plain.logit_scale
+    programs = {"ours": [net], "second look": [net, second], "larger net": [larger]}
+    found = {"baseline": reading(policy.negative_entropy(logits), plain.right("test"), plain.cloud_right("test"))}
+    for label, nets in programs.items():
+        program = ship(nets, seed, work)
+        answers = predictions(program, nets, "test")
+        stage_macs = np.cumsum([sum(cost.stage_macs(stage).values()) for stage in program.stages])
+        found[label] = read_predictions(answers) | {
+            "mean_macs": float(stage_macs[answers.stage].mean()),
+            "flash_bytes": cost.program_flash_bytes(program),
+            "device_accuracy": float(answers.edge_right.mean()),
+        }
+    return found
+
+
+def latency_result(nets: list[Net], input_shape: tuple[int, int, int], seed: int, work: Path) -> dict[str, float]:
+    """stm32f746 over LTE: the time saved at half a point of loss, threshold from calibration, counted on test."""
+    program = ship(nets, seed, work)
+    server = profiles.cloud("cpu")
+    here = sweep.Scenario(
+        device=profiles.device("stm32f746"),
+        link=profiles.link("lte"),
+        cloud_name=server.name,
+        cloud_ms=server.latency_ms,
+        stage_macs=tuple(cost.stage_macs(stage) for stage in program.stages),
+    )
+    payload = payload_bytes(input_shape, "cbor")
+    calibration, test = (predictions(program, nets, split) for split in ("calibration", "test"))
+    points = sweep.operating_points(calibration, here, payload_bytes=payload, seed=seed)
+    chosen = sweep.choose(points, float(calibration.cloud_right.mean()), run_spec().sweep)
+    at = {p.threshold: p for p in sweep.operating_points(test, here, payload_bytes=payload, seed=seed)}
+    confirmed = sweep.confirm(chosen, test, here, payload_bytes=payload, seed=seed)
+    cloud_ms = at[sweep.KEEP_NONE].mean_latency_ms - float(here.stage_ms[test.stage].mean())
+    return {
+        "saving": 1 - confirmed.mean_latency_ms / cloud_ms,
+        "loss": float(test.cloud_right.mean()) - confirmed.accuracy,
+        "coverage": confirmed.coverage,
+        "mean_ms": confirmed.mean_latency_ms,
+        "cloud_only_ms": cloud_ms,
+    }
+
+
+def guarantee_result(nets: list[Net], seed: int, work: Path) -> dict[str, float]:
+    """How often the certified threshold holds half a point, over resampled calibration splits."""
+    program = ship(nets, seed, work)
+    parts = [predictions(program, nets, split) for split in ("calibration", "test")]
+    scores, edge, cloud = (
+        np.concatenate([getattr(part, name) for part in parts])
+        for name in ("router_score", "edge_right", "cloud_right")
+    )
+    wanted = (guarantee.Target("max_loss", LOSS),)
+    made = guarantee.resample(scores, edge, cloud, wanted, CONFIDENCE, n=CALIBRATION_ROWS, repeats=RESAMPLES, seed=seed)
+    return {
+        "held_share": made.held_share,
+        "coverage": made.coverage,
+        "unguarded_held_share": made.unguarded_held_share,
+        "unguarded_coverage": made.unguarded_coverage,
+    }
+
+
+def human_result(net: Net, counts: NDArray[np.int64], seed: int, work: Path) -> dict[str, float]:
+    """Does the router ask about what people find hard? Area under the ROC of "fewer than 90 % of people agree"."""
+    shares = counts / counts.sum(axis=1, keepdims=True)
+    hard = shares[np.arange(len(shares)), net.labels["test"]] < 0.9
+    logits = net.said["test"].logits * net.logit_scale
+    scores = {
+        "router": predictions(ship([net], seed, work), [net], "test").router_score,
+        "max_softmax": policy.max_softmax(logits),
+        "entropy": policy.negative_entropy(logits),
+        "cloud's own max_softmax": net.cloud["test"].max(axis=1),
+    }
+    return {"hard_share": float(hard.mean())} | {name: auroc(-score, hard) for name, score in scores.items()}
+
+
+def auroc(score: Scores, positive: NDArray[np.bool_]) -> float:
+    """Chance that a positive example scores above a negative one, ties half."""
+    _, where, counts = np.unique(score, return_inverse=True, return_counts=True)
+    ranks = (np.cumsum(counts) - (counts - 1) / 2)[where]
+    count = positive.sum()
+    return float((ranks[positive].sum() - count * (count + 1) / 2) / (count * (len(score) - count)))
+
+
+def kept(path: Path, make: Callable[[], Any]) -> Any:
+    """A part of the results; made once, so that a run that was stopped goes on where it was."""
+    if not path.is_file():
+        path.write_text(json.dumps(make()), encoding="utf-8")
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def parts(work: Path, human_labels: Path | None) -> dict[str, Callable[[], Any]]:
+    """Every part of the results by name; a name with a slash is one of a list by seed."""
+
+    def edge(name: str, seed: int) -> Net:
+        return router_nets.edge_net(name, seed, distilled=True, work=work)
+
+    made: dict[str, Callable[[], Any]] = {}
+    for seed in SEEDS:
+        pair = (seed, (seed + 1) % len(SEEDS))
+        for kind, name in KINDS.items():
+            for training in ("distilled", "cross_entropy"):
+                made[f"edges {kind} {training}/{seed}"] = lambda n=name, s=seed, d=training == "distilled": edge_result(
+                    n, s, distilled=d, work=work
+                )
+        made[f"end_to_end/{seed}"] = lambda s=seed: end_to_end_result(s, work)
+        made[f"latency fm_medium/{seed}"] = lambda s=seed: latency_result([edge("fm-m", s)], (28, 28, 1), s, work)
+        made[f"latency cifar second look/{seed}"] = lambda s=seed, p=pair: latency_result(
+            [edge("c16", one) for one in p], (32, 32, 3), s, work
+        )
+        if human_labels is not None:
+            made[f"human/{seed}"] = lambda s=seed: human_result(edge("c16", s), np.load(human_labels), s, work)
+    for kind, name in KINDS.items():
+        made[f"guarantee {kind}"] = lambda n=name: guarantee_result([edge(n, SEEDS[0])], SEEDS[0], work)
+        made[f"fit {kind}"] = lambda n=name: fit_result(edge(n, SEEDS[0]), SEEDS[0])
+    return made
+
+
+def full(work: Path, human_labels: Path | None) -> dict[str, Any]:
+    """Train what is missing, measure everything, keep it."""
+    work.mkdir(parents=True, exist_ok=True)
+    found: dict[str, Any] = {}
+    for name, make in parts(work, human_labels).items():
+        print(name, file=sys.stderr, flush=True)
+        value = kept(work / f"{name.replace('/', ' ')}.json", make)
+        group, by_seed, _ = name.partition("/")
+        if by_seed:
+            found.setdefault(group, []).append(value)
+        else:
+            found[group] = value
+    result: dict[str, Any] = {
+        "command": "python benchmarks/router.py " + " ".join(sys.argv[1:]),
+        "tools": tool_versions(),
+        "seeds": list(SEEDS),
+        "parts": found,
+        "figures": router_table.figures(found),
+        "by_seed": router_table.by_seed(found),
+    }
+    RESULTS.mkdir(exist_ok=True)
+    (RESULTS / "router.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    (RESULTS / "router.md").write_text(router_table.markdown(result), encoding="utf-8")
+    keep_one_seed(work)
+    return result
+
+
+def keep_one_seed(work: Path) -> None:
+    """Keep the device programs of the first seed for `quick`."""
+    kept = {}
+    chosen = {kind: [name] for kind, name in KINDS.items()} | {"cifar, second look": ["c16", "c16"]}
+    for kind, names in chosen.items():
+        nets = [router_nets.edge_net(name, SEEDS[i], distilled=True, work=work) for i, name in enumerate(names)]
+        program = ship(nets, SEEDS[0], work)
+        answers = predictions(program, nets, "test")
+        dataset = router_nets.TASKS[router_nets.EDGES[names[0]][0]].dataset
+        kept[kind] = (dataset, program, answers.cloud_class, read_predictions(answers)["nauc"])
+    router_check.keep(RESULTS / "router-seed0.npz", kept)
+
+
+def quick() -> dict[str, Any]:
+    """Check one seed of each kind; the stored results."""
+    for line in router_check.check(RESULTS / "router-seed0.npz"):
+        print(line)
+    stored: dict[str, Any] = json.loads((RESULTS / "router.json").read_text(encoding="utf-8"))
+    return stored
+
+
+def main() -> None:
+    """Print one JSON object with the figures as the last line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="re-check one seed of each kind, print the stored figures")
+    parser.add_argument("--work", type=Path, default=Path("runs/router-benchmark"), help="trained nets are kept here")
+    parser.add_argument("--human-labels", type=Path, help="CIFAR-10H counts, an .npy of (10000, 10)")
+    arguments = parser.parse_args()
+    result = quick() if arguments.quick else full(arguments.work, arguments.human_labels)
+    print(json.dumps({"figures": result["figures"]}))
+
+
+if __name__ == "__main__":
+    main()
