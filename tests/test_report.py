@@ -17,7 +17,8 @@ import pytest
 
 from hybrid.artifacts import Device, Footprint, Link, OperatingPoint
 from hybrid.errors import HybridError
-from hybrid.figures import coverage_svg, png_data_uri
+from hybrid.figures import POLICY_STYLES, coverage_svg, png_data_uri
+from hybrid.policy import BASELINES
 from hybrid.remarks import half_width_95, remarks
 from hybrid.report import (
     BundleFile,
@@ -390,6 +391,12 @@ def test_the_table_of_points_runs_from_keeping_to_sending():
 def test_figures_use_the_pages_colours():
     assert "#0102" not in page()
     assert "var(--s0)" in page()
+
+
+def test_every_policy_is_drawn_in_its_own_way():
+    assert set(POLICY_STYLES) == {"router", *BASELINES, "random", "agree", "oracle"}
+    assert {curve.name for curve in content().curves} == set(POLICY_STYLES)
+    assert len({(style.variable, style.dash) for style in POLICY_STYLES.values()}) == len(POLICY_STYLES)
 
 
 def texts(c):
