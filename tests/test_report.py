@@ -490,6 +490,8 @@ def test_a_second_look_is_told():
     ):
         assert said in text, said
     assert not any(warns for warns, _ in texts(c))
+    alike = replace(c, stages=(replace(c.stages[0], router_kind="learned", router_parameters=940), c.stages[1]))
+    assert "where the cloud does better; one for each look (940 and 937 constants)." in render(alike)
 
 
 def test_an_early_exit_is_no_further_net():
