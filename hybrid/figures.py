@@ -62,7 +62,9 @@ POLICY_STYLES = {
     "oracle": LineStyle(variable="s1", dash=(5, 2), marker="s"),
     "max_softmax": LineStyle(variable="s2", dash=(7, 2, 1, 2), marker="^", zorder=3),
     "margin": LineStyle(variable="s3", dash=(3, 2), marker="D", zorder=3),
+    "logit_margin": LineStyle(variable="s3", dash=(6, 1, 1, 1), marker="D", zorder=3),
     "entropy": LineStyle(variable="s4", dash=(1, 2), marker="v", zorder=3),
+    "agree": LineStyle(variable="s1", dash=(1, 1.5), marker="s"),
     "random": LineStyle(variable="s5", dash=(2, 4), marker="P"),
 }
 LINK_STYLES = tuple(

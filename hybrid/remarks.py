@@ -5,10 +5,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from hybrid.policy import BASELINES
+from hybrid.router import LEARNED, TIE_NAUC
 from hybrid.units import signed_points
 
 if TYPE_CHECKING:
     from hybrid.report import ReportContent
+
+LITTLE_COVERAGE = 0.05
+"""Up to here a hybrid does little but ask."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,12 +52,38 @@ def _no_time_saved(c: "ReportContent") -> Remark | None:
 
 
 def _router_no_better(c: "ReportContent") -> Remark | None:
+    """Hold a learned router against the best rule that costs nothing, both on test."""
+    if c.router_kind not in LEARNED:
+        return _not_learned(c)
     areas = {curve.name: curve.nauc for curve in c.curves if curve.nauc is not None}
-    if c.router_kind == "max_softmax":
-        return Remark(text="No learned router was used: the edge net’s largest softmax output is the score.")
-    if "router" not in areas or "max_softmax" not in areas or areas["router"] > areas["max_softmax"] + 0.005:
+    free = {name: area for name, area in areas.items() if name in BASELINES}
+    if "router" not in areas or not free:
         return None
-    text = "The learned router does not beat plain max softmax here (nAUC differences below 0.5 count as ties)."
+    best = max(free, key=free.__getitem__)
+    if areas["router"] > free[best] + TIE_NAUC:
+        return None
+    text = (
+        f"The learned router does not beat plain {best.replace('_', ' ')} on test: nAUC {100 * areas['router']:.1f} "
+        f"against {100 * free[best]:.1f} (differences below {100 * TIE_NAUC:g} count as ties)."
+    )
+    return Remark(text=text, warns=True)
+
+
+def _not_learned(c: "ReportContent") -> Remark:
+    rule = f"the score is a rule, {c.router_kind.replace('_', ' ')}"
+    if not any(trial.kind in LEARNED for trial in c.router_trials):
+        return Remark(text=f"No learned router was asked for: {rule}.")
+    return Remark(text=f"No learned router ships: {rule}, which none was ahead of in cross-validation.")
+
+
+def _little_certified(c: "ReportContent") -> Remark | None:
+    """A promise is cheap where nearly everything is asked."""
+    if c.guarantee is None or c.chosen.coverage > LITTLE_COVERAGE:
+        return None
+    text = (
+        f"What was asked can be guaranteed only where the device answers {100 * c.chosen.coverage:.1f} % of the inputs "
+        "itself. More calibration examples, a larger max_loss or a lower confidence allow more."
+    )
     return Remark(text=text, warns=True)
 
 
@@ -60,10 +91,10 @@ def _confirmation(c: "ReportContent") -> Remark:
     change = c.confirmed.accuracy - c.chosen.accuracy
     widths = [
         half_width_95(point.accuracy, c.dataset.counts[split])
-        for point, split in ((c.chosen, "validation"), (c.confirmed, "test"))
+        for point, split in ((c.chosen, "calibration"), (c.confirmed, "test"))
     ]
     noise = math.hypot(*widths)
-    compared = f"From validation to test the accuracy changed by {signed_points(change)}"
+    compared = f"From calibration to test the accuracy changed by {signed_points(change)}"
     if abs(change) > noise:
         return Remark(text=f"{compared}, more than chance explains ({100 * noise:.1f} points).", warns=True)
     return Remark(text=f"{compared}; up to {100 * noise:.1f} points would be chance.")
@@ -109,6 +140,7 @@ _RULES: tuple[Callable[["ReportContent"], Remark | None], ...] = (
     _no_time_saved,
     _overfull,
     _stand_in,
+    _little_certified,
     _router_no_better,
     _quantisation_loss,
     _confirmation,

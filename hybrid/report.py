@@ -15,9 +15,10 @@ from numpy.typing import NDArray
 
 from hybrid import figures
 from hybrid.artifacts import Device, Floats, Footprint, Link, OperatingPoint
+from hybrid.cascade import Reads
 from hybrid.errors import HybridError
 from hybrid.remarks import remarks
-from hybrid.units import count, kib, percent, quantity, signed_points
+from hybrid.units import count, kib, percent, quantity, signed, signed_points
 
 MAX_TABLE_CLASSES = 20
 """With more classes the confusion matrix is drawn, not tabled."""
@@ -68,14 +69,18 @@ class RouterTrial:
 
 @dataclass(frozen=True, kw_only=True)
 class StageCost:
-    """One of the device's nets: the `share` of examples that it runs on, and what it costs.
+    """One of the device's nets with its router: the `share` of examples that they run on, and what they cost.
 
-    `latency_ms` runs from the input to this stage's answer. The next stage runs where the score is below `look_below`.
+    `macs` are the net's and its router's; `latency_ms` runs from the input to this stage's answer. The next stage runs
+    where the score is below `look_below`.
     """
 
     name: str
+    reads: Reads
     share: float
     macs: int
+    router_kind: str
+    router_parameters: int
     latency_ms: float
     look_below: int
 
@@ -170,7 +175,6 @@ class ReportContent:
     footprint: Footprint
     drift: Drift
     quantize_trials: tuple[QuantizeTrial, ...]
-    router_kind: str
     router_trials: tuple[RouterTrial, ...]
     stages: tuple[StageCost, ...]
     """More than one where the device takes a second look."""
@@ -200,6 +204,24 @@ class ReportContent:
     sram: MemoryMap
     candidates: tuple[Candidate, ...]
     bundle: tuple[BundleFile, ...]
+
+    @property
+    def router_kind(self) -> str:
+        """Kind of the router that judges last."""
+        return self.stages[-1].router_kind
+
+    @property
+    def mean_macs(self) -> float:
+        """Multiply-accumulates of the mean example, routers included."""
+        return sum(stage.share * stage.macs for stage in self.stages)
+
+    @property
+    def router_table(self) -> dict[str, list[RouterTrial | None]]:
+        """The router trials by kind, best at the last stage first: one for each stage, None where it was not tried."""
+        tried = {(trial.kind, trial.stage): trial for trial in self.router_trials}
+        best_last = sorted(self.router_trials, key=lambda trial: (trial.stage == self.stages[-1].name, trial.nauc))
+        kinds = dict.fromkeys(trial.kind for trial in reversed(best_last))
+        return {kind: [tried.get((kind, stage.name)) for stage in self.stages] for kind in kinds}
 
     @property
     def cloud(self) -> OperatingPoint:
@@ -266,6 +288,7 @@ FILTERS: dict[str, Callable[..., Any]] = {
     "mj": lambda value: quantity(value, "mJ"),
     "kib": kib,
     "count": count,
+    "score": signed,
     "by_threshold": by_threshold,
     "row_shares": row_shares,
 }

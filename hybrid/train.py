@@ -81,6 +81,7 @@ class Trainer:
         if spec.kind == "net":
             return (edge, *(self._second_net(arch, cloud, stage) for stage in range(1, 1 + spec.nets)))
         if spec.kind == "exit":
+            self._seed(1)  # the near head's first weights
             near, far = look.cut(edge, arch, spec)
             self._fit_from_zero(near, cloud, label="exit")
             return near, far

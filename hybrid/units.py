@@ -15,6 +15,11 @@ def signed_points(difference: float) -> str:
     return f"{100 * difference:+.1f} points".replace("-", "\u2212")
 
 
+def signed(number: int) -> str:
+    """Print a whole number with a proper minus sign. Example: -14 as ``−14``."""
+    return f"{number}".replace("-", "\u2212")
+
+
 def quantity(value: float, unit: str) -> str:
     """Print three digits and a unit, whole numbers from 100 on. Example: 71.26 ms as ``71.3 ms``."""
     decimals = 0 if abs(value) >= 99.95 else 1 if abs(value) >= 9.995 else 2

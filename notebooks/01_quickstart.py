@@ -81,10 +81,10 @@ print(run.trained.rounds)
 # ## Int8, and the router on top
 #
 # Post-training quantisation and quantisation-aware training compete; the router is fitted on what the *int8* net says
-# and grafted onto its flatbuffer. Learned routers must beat the free rules to be shipped.
+# and becomes integer C beside it. Learned routers must beat the free rules to be shipped.
 
 # %%
-print(run.quantized.edge.validation_accuracy)
+print([edge.validation_accuracy for edge in run.quantized.edges])
 print(run.quantized.routed.nauc)
 print(run.quantized.footprint)
 

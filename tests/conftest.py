@@ -1,7 +1,6 @@
 """Real small things that several test files share, made once: Fashion-MNIST, a briefly trained edge, its int8 form."""
 
 from dataclasses import replace
-from types import SimpleNamespace
 
 import pytest
 from learner_helpers import EDGE, SPEC, head
@@ -43,10 +42,3 @@ def int8_edge(fashion, edge_net):
 
     spec = replace(SPEC, quantize=replace(SPEC.quantize, methods=("ptq",)))
     return quantize_edge(EDGE, edge_net, fashion, None, spec, narrator=SILENT)
-
-
-@pytest.fixture(scope="session")
-def calibrated(fashion, int8_edge):
-    """What the int8 edge says of the calibration split, and where it is right."""
-    outputs = int8_edge.outputs(fashion.calibration.x, label="calibration", narrator=SILENT)
-    return SimpleNamespace(outputs=outputs, right=outputs.logits.argmax(axis=1) == fashion.calibration.y)

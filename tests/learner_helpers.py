@@ -6,8 +6,9 @@ from dataclasses import replace
 import numpy as np
 
 from datasets import Dataset, Split
-from hybrid import runtimes
-from hybrid.flatbuffers import Graph
+from hybrid.artifacts import NetOutputs
+from hybrid.flatbuffers import Graph, dequantise
+from hybrid.predict import stage_outputs
 from hybrid.specs import ArchSpec, BlockSpec, CloudSpec, QuantizeSpec, RouterSpec, RunSpec, TrainSpec
 
 EDGE = ArchSpec(
@@ -26,6 +27,14 @@ SPEC = RunSpec(
     router=RouterSpec(hidden=8, epochs=15),
     quantize=QuantizeSpec(representative_rows=100),
 )
+
+
+def real(flatbuffer, x):
+    """What an int8 net says of stored images by the fast runtime, as float `NetOutputs`."""
+    found, said = Graph(flatbuffer).edge_outputs(), stage_outputs(flatbuffer, x).own
+    return NetOutputs(
+        logits=dequantise(said.logits, found.logits_affine), features=dequantise(said.features, found.features_affine)
+    )
 
 
 def spec(**sections):
@@ -74,20 +83,3 @@ def made_up(x, y, *, num_classes, mirror=False):
 def tensors(flatbuffer):
     """The tensors of the only subgraph by name, as schema objects."""
     return {tensor.name.decode(): tensor for tensor in Graph(flatbuffer)._subgraph.tensors}
-
-
-def inner(flatbuffer, names, x):
-    """What TensorFlow Lite Micro computes in the tensors with these `names`, int8 ``(n, width)`` each."""
-    graph, numbers = Graph(flatbuffer), list(tensors(flatbuffer))
-    shown = graph.finish({name: numbers.index(name) for name in names})
-    return dict(zip(names, runtimes.run(shown, x, engine="tflm"), strict=True))
-
-
-def ranks(values):
-    """Average ranks, as Spearman's correlation takes them."""
-    _, where, counts = np.unique(values, return_inverse=True, return_counts=True)
-    return (np.cumsum(counts) - (counts - 1) / 2)[where]
-
-
-def spearman(a, b):
-    return float(np.corrcoef(ranks(a), ranks(b))[0, 1])

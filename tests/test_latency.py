@@ -42,6 +42,14 @@ def test_a_kept_example_pays_only_the_edge():
     assert latency.latency_ms(kept, 10, query_ms).tolist() == [10, 210, 10, 410]
 
 
+def test_the_edge_may_take_longer_for_some():
+    """Where a second net ran, its time and energy are paid for too."""
+    kept, edge_ms = np.array([True, True, False]), np.array([10.0, 30.0, 30.0])
+    assert latency.latency_ms(kept, edge_ms, np.full(3, 200.0)).tolist() == [10, 30, 230]
+    # 50 mW for 10 and 30 ms: 0.5 and 1.5 mJ.
+    assert latency.energy_mj(kept, edge_ms, np.full(3, 8.0), DEVICE).tolist() == [0.5, 1.5, 9.5]
+
+
 def test_energy_by_hand():
     # wake 10 + (800 + 200) bytes * 4 mJ/kB = 4 + tail 20 + waiting 250 ms * 2 mW = 0.5 mJ.
     query = latency.query_energy_mj(np.array([250.0]), 800, DEVICE, LINK)

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from datasets.batches import batches
-from hybrid.nets import build_net, normalise
-from hybrid.qat import twin
+from hybrid.nets import build_exit, build_net, normalise
+from hybrid.qat import twins
 from hybrid.specs import ArchSpec, BlockSpec
 
 X = np.random.default_rng(0).integers(0, 256, (4, 9, 7, 2), dtype=np.uint8)
@@ -94,10 +94,43 @@ def test_parameters_by_pencil():
 @pytest.mark.parametrize("kind", BLOCKS)
 def test_the_tf_keras_twin_computes_the_same(kind):
     net = randomised(build_net(arch(kind)))
-    other = twin(arch(kind), net)
+    (other,) = twins(lambda k: (build_net(arch(kind), k),), (net,))
     assert type(other).__module__.startswith("tf_keras")
     for ours, theirs in zip(net(normalise(X)), other(normalise(X)), strict=True):
         np.testing.assert_allclose(np.asarray(ours), theirs.numpy(), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", BLOCKS)
+def test_an_exit_cuts_after_a_block(kind):
+    near, far = build_exit(arch(kind), 1)
+    assert near.output_names == ["logits", "features", "trunk"]
+    assert far.output_names == ["logits", "features"]
+    assert [output.shape for output in near.outputs] == [(None, 3), (None, 4), (None, 9, 7, 4)]
+    assert far.input_shape == (None, 9, 7, 4)  # what the near net leaves off
+    assert [output.shape for output in far.outputs] == [(None, 3), (None, 6)]
+    near = randomised(near)
+    logits, features, trunk = (np.asarray(output) for output in near(normalise(X)))
+    np.testing.assert_allclose(features, trunk.mean(axis=(1, 2)), rtol=1e-5)
+    weights, bias = near.get_layer("logits").get_weights()
+    np.testing.assert_allclose(logits, features @ weights + bias, rtol=1e-5, atol=1e-5)
+
+
+def test_an_exit_costs_one_more_dense_layer():
+    """Weights of the whole net, and 4 features to 3 classes with their biases: 15 more."""
+    near, far = build_exit(ARCH, 1)
+    assert near.count_params() + far.count_params() == build_net(ARCH).count_params() + 4 * 3 + 3
+
+
+@pytest.mark.parametrize("kind", BLOCKS)
+def test_the_twins_of_an_exit_compute_the_same(kind):
+    pair = [randomised(net) for net in build_exit(arch(kind), 1)]
+    near, far = twins(lambda k: build_exit(arch(kind), 1, k), pair)
+    x = normalise(X)
+    for net, other in zip(pair, (near, far), strict=True):
+        assert type(other).__module__.startswith("tf_keras")
+        for ours, theirs in zip(net(x), other(x), strict=True):
+            np.testing.assert_allclose(np.asarray(ours), theirs.numpy(), rtol=1e-5, atol=1e-5)
+        x = np.asarray(net(x)[-1])
 
 
 @pytest.mark.parametrize("kind", BLOCKS)

@@ -18,11 +18,15 @@ from tritonclient import http as triton
 from datasets import load
 from firmware_export.payload import Query, encode_payload
 from hybrid.configure import run_spec
+from hybrid.device_router import StoredOutputs
 from hybrid.pipeline import Run
+from hybrid.pipeline.storage import read_routed
 
 ROOT = Path(__file__).parents[1]
+LATE = {"router", "predict", "sweep", "bundle"}
 STAGES = ("search", "cloud", "edge", "alternate", "quantize", "router", "predict", "sweep")
-PREDICTIONS = ("labels", "edge_logits", "router_score", "cloud_scores")
+PREDICTIONS = ("labels", "edge_logits", "router_score", "cloud_scores", "stage")
+EVERY = {*STAGES, "look", "folds", "bundle"}
 TINY = """
 [search]
 trials = 1
@@ -36,6 +40,9 @@ edge_epochs = 1
 batch_size = 64
 [router]
 epochs = 3
+teachers = 1
+teacher_epochs = 2
+students = 1
 [quantize]
 representative_rows = 50
 [export]
@@ -114,9 +121,9 @@ def manifest(folder):
 
 @pytest.fixture(scope="module")
 def predicted(folder):
-    """Predictions over validation and test, as they lie in the run folder."""
+    """Predictions over calibration and test, as they lie in the run folder."""
     found = {}
-    for name in ("validation", "test"):
+    for name in ("calibration", "test"):
         with np.load(folder / f"predict/{name}.npz") as stored:
             found[name] = {key: stored[key] for key in PREDICTIONS}
     return found
@@ -130,7 +137,7 @@ def test_split():
 def hand_made(found, threshold):
     """Coverage and accuracy of a threshold, example by example."""
     kept, right = 0, 0
-    for label, logits, score, cloud in zip(*(found[key] for key in PREDICTIONS), strict=True):
+    for label, logits, score, cloud, _ in zip(*(found[key] for key in PREDICTIONS), strict=True):
         kept += score >= threshold
         right += (logits if score >= threshold else cloud).argmax() == label
     return kept / len(found["labels"]), right / len(found["labels"])
@@ -178,14 +185,28 @@ def test_the_run_folder_holds_the_spec_that_made_it(folder, spec):
 
 
 def test_summary_and_manifest_agree(summary, manifest):
-    model = manifest["models"]["edge"]
-    assert summary["model_flash_bytes"] == model["flash_bytes"]
-    assert summary["arena_bytes"] == model["arena_bytes"]
+    model, memory = manifest["models"]["edge"], manifest["memory"]
+    assert (
+        summary["model_flash_bytes"] == memory["flash_bytes"] == model["flash_bytes"] + model["router"]["flash_bytes"]
+    )
+    assert summary["arena_bytes"] == memory["arena_bytes"]
     assert summary["macs"] == model["macs"]
-    assert summary["router_kind"] == model["router_kind"]
+    assert summary["router_kind"] == model["router"]["kind"]
     assert summary["data_digest"] == manifest["data"]["digest"]
     assert summary["device"] == manifest["device"]["name"]
     assert summary["hybrid"]["threshold"] == manifest["chosen"]["threshold"]
+
+
+def test_the_threshold_is_guaranteed_by_the_calibration_split(folder, summary, predicted):
+    certificate = read(folder / "sweep/certificate.json")
+    assert certificate["n"] == len(predicted["calibration"]["labels"]) == 1200
+    assert certificate["lowest"] <= summary["hybrid"]["threshold"] <= certificate["highest"]
+    assert summary["guarantee"] == (
+        "accuracy at most 0.5 points below the cloud's, with confidence 90 % over 1,200 calibration examples"
+    )
+    found = predicted["calibration"]
+    _, accuracy = hand_made(found, summary["hybrid"]["threshold"])
+    assert accuracy >= (found["cloud_scores"].argmax(axis=1) == found["labels"]).mean() - 0.005
 
 
 def test_chosen_threshold_by_hand(summary, predicted):
@@ -197,7 +218,7 @@ def test_chosen_threshold_by_hand(summary, predicted):
 def test_operating_points_of_the_firmware_by_hand(manifest, predicted):
     assert len(manifest["operating_points"]) == 9
     for point in manifest["operating_points"]:
-        coverage, accuracy = hand_made(predicted["validation"], point["threshold"])
+        coverage, accuracy = hand_made(predicted["calibration"], point["threshold"])
         assert (point["coverage"], point["accuracy"]) == pytest.approx((coverage, accuracy)), point["name"]
 
 
@@ -215,15 +236,18 @@ def test_coverage_one_is_the_edge_alone_and_zero_the_cloud(folder, summary, pred
 
 
 def test_the_bundle_s_model_in_tflite_micro_says_what_the_predictions_say(folder, predicted, test_split):
+    """With the router beside it in integers, on what this very net gave."""
     runtime = pytest.importorskip("tflite_micro").runtime
     interpreter = runtime.Interpreter.from_file(str(folder / "bundle/edge.tflite"), arena_size=1 << 24)
+    (stage,) = read_routed(folder / "router")[0].program.stages
     found, rows = predicted["test"], range(0, 10_000, 25)
     assert np.array_equal(found["labels"], test_split.y)
     for row in rows:
         interpreter.set_input((test_split.x[row : row + 1].astype(np.int16) - 128).astype(np.int8), 0)
         interpreter.invoke()
-        assert interpreter.get_output(0).argmax() == found["edge_logits"][row].argmax()
-        assert interpreter.get_output(1).item() == found["router_score"][row]
+        said = StoredOutputs(logits=interpreter.get_output(0), features=interpreter.get_output(1))
+        assert said.logits.argmax() == found["edge_logits"][row].argmax()
+        assert stage.router.score(said).item() == found["router_score"][row]
 
 
 def test_report_shows_the_same_numbers(story, summary):
@@ -265,14 +289,20 @@ def test_a_late_key_makes_late_stages_again(copied, predicted):
     after = stamps(copied)
     assert {name for name in STAGES if after[name] != before[name]} == {"sweep"}
     threshold = read(copied / "bundle/manifest.json")["chosen"]["threshold"]
-    assert hand_made(predicted["validation"], threshold)[0] >= 0.8
+    assert hand_made(predicted["calibration"], threshold)[0] >= 0.8
+    certificate = read(copied / "sweep/certificate.json")
+    assert certificate["targets"] == [{"kind": "max_queries", "value": pytest.approx(0.2)}]
+    assert certificate["lowest"] <= threshold <= certificate["highest"]
     assert run_spec(paths=[copied / "spec.toml"]).sweep.min_coverage == 0.8
 
 
 def test_a_limit_that_no_threshold_holds(copied):
     before, bundle = stamps(copied), tree(copied / "bundle")
     _, err = hybrid("run", "--out", copied, "--min-accuracy", "0.9999", code=2)
-    assert err.startswith("error: sweep: no operating point holds min_accuracy = 0.9999; nearest: highest accuracy ")
+    assert err.startswith("error: sweep: min_accuracy = 0.9999 cannot be certified with confidence 0.9 on 1,200 ")
+    assert "the cloud alone reaches 0." in err
+    _, unguarded = hybrid("run", "--out", copied, "--min-accuracy", "0.9999", "--confidence", "0", code=2)
+    assert unguarded.startswith("error: sweep: no operating point holds min_accuracy = 0.9999; nearest: highest acc")
     assert err.count("\n") == 1
     assert (stamps(copied), tree(copied / "bundle")) == (before, bundle)
     assert not list(copied.rglob("*.partial"))
@@ -281,12 +311,16 @@ def test_a_limit_that_no_threshold_holds(copied):
 @pytest.mark.parametrize(
     ("change", "made_again"),
     [
-        ("seed=1", {*STAGES, "folds", "bundle"}),
-        ("data.limit=300", {*STAGES, "folds", "bundle"}),
-        ("cloud.epochs=9", {*STAGES, "folds", "bundle"} - {"search"}),
-        ("search.trials=9", {*STAGES, "folds", "bundle"} - {"cloud"}),
-        ("router.epochs=9", {"alternate", "quantize", "router", "predict", "sweep", "bundle"}),
-        ("quantize.qat_epochs=9", {"quantize", "router", "predict", "sweep", "bundle"}),
+        ("seed=1", {*EVERY}),
+        ("data.limit=300", {*EVERY}),
+        ("cloud.epochs=9", EVERY - {"search"}),
+        ("search.trials=9", EVERY - {"cloud"}),
+        ('look.kind="net"', EVERY - {"cloud"}),  # two nets share the flash: the search looks for smaller ones
+        ("look.exit_after=1", {"look", "quantize", *LATE}),
+        ("look.share=0.3", LATE),
+        ("router.epochs=9", LATE),
+        ("quantize.qat_epochs=9", {"quantize", *LATE}),
+        ("sweep.confidence=0.95", {"sweep", "bundle"}),
         ('link="wifi"', {"sweep", "bundle"}),
         ('cloud.server="gpu-large"', {"sweep", "bundle"}),
         ("sweep.no_excess_loss=true", {"sweep", "bundle"}),

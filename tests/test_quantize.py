@@ -4,14 +4,18 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from learner_helpers import EDGE, SPEC, head, spec, tensors
+from learner_helpers import EDGE, SPEC, head, real, spec, tensors
 
 from datasets import Split
-from hybrid import fitting, quantize
-from hybrid.flatbuffers import Graph, schema
+from hybrid import fitting, quantize, runtimes
+from hybrid.flatbuffers import Graph
+from hybrid.look import cut
+from hybrid.nets import build_net
+from hybrid.predict import stage_outputs
 from hybrid.progress import SILENT
-from hybrid.qat import twin
-from hybrid.quantize import convert, quantize_edge
+from hybrid.qat import twins
+from hybrid.quantize import convert, quantize_edge, quantize_stages
+from hybrid.schema import schema
 
 METHODS = ("ptq", "qat")
 
@@ -76,12 +80,12 @@ def test_int8_is_about_as_good_as_float(edge, edge_net, fashion):
     in_float = float((outputs.logits.argmax(axis=1) == split.y).mean())
     (reached,) = edge.validation_accuracy.values()
     assert in_float > 0.5
-    assert reached > in_float - 0.08
+    assert reached > in_float - 0.12  # fine-tuning takes 18 steps here
 
 
 def test_outputs_are_those_of_the_float_net(int8_edge, edge_net, fashion):
     expected = fitting.predict(edge_net, fashion.test.x, label="", narrator=SILENT)
-    got = int8_edge.outputs(fashion.test.x, label="", narrator=SILENT)
+    got = real(int8_edge.flatbuffer, fashion.test.x)
     for name in ("logits", "features"):
         a, b = getattr(got, name), getattr(expected, name)
         assert a.shape == b.shape
@@ -95,7 +99,7 @@ def test_the_better_method_wins_and_both_are_told(ahead, int8_edge, qat_edge, fa
     made = {"ptq": int8_edge, "qat": qat_edge}
     monkeypatch.setattr(quantize, "_METHODS", {n: lambda *_, f=e.flatbuffer: f for n, e in made.items()})
     x = fashion.validation.x
-    said = {n: e.outputs(x, label="", narrator=SILENT).logits.argmax(axis=1) for n, e in made.items()}
+    said = {n: stage_outputs(e.flatbuffer, x).own.logits.argmax(axis=1) for n, e in made.items()}
     assert (said["ptq"] != said["qat"]).any()
     data = replace(fashion, validation=Split(x=x, y=said[ahead]))
     best = quantize_edge(EDGE, edge_net, data, None, SPEC, narrator=SILENT)
@@ -121,5 +125,42 @@ def test_quantisation_aware_training_repeats(fashion, edge_net):
 
 def test_the_calibration_spans_the_whole_input_whatever_the_examples(edge_net):
     dark = np.full((5, 28, 28, 1), 100, np.uint8)
-    quantization = input_tensor(convert(twin(EDGE, edge_net), dark)).quantization
+    (copy,) = twins(lambda k: (build_net(EDGE, k),), (edge_net,))
+    quantization = input_tensor(convert(copy, dark)).quantization
     assert (quantization.scale[0], quantization.zeroPoint[0]) == (1 / 128, 0)
+
+
+@pytest.fixture(scope="module")
+def halves(fashion, edge_net):
+    """An early exit after one of two blocks, in int8; the near head is untrained."""
+    asked = spec(look={"kind": "exit"})
+    return quantize_stages(EDGE, cut(edge_net, EDGE, asked.look), fashion, None, asked, narrator=SILENT)
+
+
+def test_the_far_part_reads_exactly_what_the_near_part_stores(halves):
+    near, far = (Graph(half.flatbuffer) for half in halves)
+    assert [half.method for half in halves] == ["ptq", "ptq"]  # fine-tuning the near one would move the trunk
+    trunk, source = near.edge_outputs().trunk_affine, input_tensor(halves[1].flatbuffer)
+    assert (source.quantization.scale[0], source.quantization.zeroPoint[0]) == (trunk.scale, trunk.zero_point)
+    assert list(source.shape) == [1, 14, 14, 8]
+    assert far.edge_outputs().trunk_affine is None
+
+
+def test_the_two_halves_answer_about_as_the_whole_net(halves, int8_edge, fashion):
+    """Each is quantised on its own, so that single answers differ; both halves run as the device runs them."""
+    x = fashion.test.x
+    trunk = stage_outputs(halves[0].flatbuffer, x, engine="tflm").trunk
+    far = stage_outputs(halves[1].flatbuffer, trunk, engine="tflm").own.logits.argmax(axis=1)
+    whole = runtimes.run(int8_edge.flatbuffer, x, engine="tflm")[0].argmax(axis=1)
+    assert (far == whole).mean() > 0.93
+    y = fashion.validation.y
+    assert halves[1].validation_accuracy["ptq"] == pytest.approx(int8_edge.validation_accuracy["ptq"], abs=0.03)
+    assert len(y) * halves[0].validation_accuracy["ptq"] == pytest.approx(
+        (stage_outputs(halves[0].flatbuffer, fashion.validation.x).own.logits.argmax(axis=1) == y).sum()
+    )
+
+
+def test_further_nets_are_quantised_one_by_one(fashion, edge_net, int8_edge):
+    asked = spec(look={"kind": "net"}, quantize={"methods": ("ptq",)})
+    made = quantize_stages(EDGE, (edge_net, edge_net), fashion, None, asked, narrator=SILENT)
+    assert [one.flatbuffer for one in made] == [int8_edge.flatbuffer] * 2

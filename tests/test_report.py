@@ -17,7 +17,8 @@ import pytest
 
 from hybrid.artifacts import Device, Footprint, Link, OperatingPoint
 from hybrid.errors import HybridError
-from hybrid.figures import coverage_svg, png_data_uri
+from hybrid.figures import POLICY_STYLES, coverage_svg, png_data_uri
+from hybrid.policy import BASELINES
 from hybrid.remarks import half_width_95, remarks
 from hybrid.report import (
     BundleFile,
@@ -30,11 +31,15 @@ from hybrid.report import (
     PolicyCurve,
     QuantizeTrial,
     ReportContent,
+    RouterTrial,
     Segment,
+    StageCost,
     frequent_mistakes,
     render,
     row_shares,
 )
+from hybrid.router import LEARNED
+from hybrid.rules import RULES
 from hybrid.units import count, kib, percent, quantity, signed_points
 
 CLOTHES = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
@@ -101,9 +106,11 @@ def policy_curves(w):
     return (
         policy_curve("router", w, w.score.astype(float), band=0.004, nauc=0.612),
         policy_curve("max_softmax", w, w.score + noisy(45, N_TEST), nauc=0.497),
+        policy_curve("logit_margin", w, w.score + noisy(47, N_TEST), nauc=0.491),
         policy_curve("margin", w, w.score + noisy(50, N_TEST), nauc=0.488),
         policy_curve("entropy", w, w.score + noisy(60, N_TEST), nauc=0.431),
         policy_curve("random", w, rng.random(N_TEST), nauc=0.0),
+        policy_curve("agree", w, (w.edge == w.cloud) + 0.001 * rng.random(N_TEST), nauc=0.702),
         policy_curve("oracle", w, -gain + 0.001 * rng.random(N_TEST), nauc=1.0),
     )
 
@@ -172,6 +179,19 @@ SEARCH = (
 )  # fmt: skip
 
 
+def stage(name, **changes):
+    plain = StageCost(
+        name=name, reads="image", share=1.0, macs=4_871_700, router_kind="learned", router_parameters=937,
+        latency_ms=EDGE_MS, look_below=-128,
+    )  # fmt: skip
+    return replace(plain, **changes)
+
+
+def trials(stage, **naucs):
+    winner = max(naucs, key=naucs.get)
+    return tuple(RouterTrial(stage=stage, kind=k, nauc=v, winner=k == winner) for k, v in naucs.items())
+
+
 @functools.cache
 def content(names=CLOTHES, channels=1):
     w = world(len(names))
@@ -199,14 +219,16 @@ def content(names=CLOTHES, channels=1):
             float_coverage=confirmed.coverage + 0.011, int8_coverage=confirmed.coverage,
         ),
         quantize_trials=(
-            QuantizeTrial(method="ptq", validation_accuracy=0.8812, winner=False),
-            QuantizeTrial(method="qat", validation_accuracy=0.8847, winner=True),
+            QuantizeTrial(stage="edge", method="ptq", validation_accuracy=0.8812, winner=False),
+            QuantizeTrial(stage="edge", method="qat", validation_accuracy=0.8847, winner=True),
         ),
-        router_kind="learned",
+        router_trials=trials("edge", learned=0.5931, max_softmax=0.4812),
+        stages=(stage("edge"),),
+        guarantee="at most 0.5 points below the cloud's, with confidence 90 % over 6,000 calibration examples",
         chosen=replace(confirmed, accuracy=confirmed.accuracy + 0.004, coverage=confirmed.coverage - 0.006),
         confirmed=confirmed, edge_only=edge_only,
         cloud_only=tuple(operating_point(w, 128, name) for name in LINKS),
-        points=tuple(operating_point(w, threshold, "lte") for threshold in grid), points_split="validation",
+        points=tuple(operating_point(w, threshold, "lte") for threshold in grid), points_split="calibration",
         pareto=tuple(operating_point(w, threshold, name) for name in LINKS for threshold in range(-128, 129, 4)),
         curves=policy_curves(w), edge_confusion=confusion(w.truth, w.edge, len(names)),
         cloud_confusion=confusion(w.truth, w.cloud, len(names)), class_coverage=per_class.astype(np.float32),
@@ -293,8 +315,8 @@ def test_every_headline_value_is_on_the_page():
     said += [quantity(point.mean_energy_mj, "mJ"), "183.0\u00a0KiB", "88.0\u00a0KiB", "4.87\u00a0M", "1.70\u00a0k"]
     said += ["STM32F746G-DISCO", "LTE Cat 1", "MIT", "5a" * 32, "edge_epochs = 8", "2.20.0"]
     said += [
-        "nAUC 61.2",
-        "nAUC 49.7",
+        *("nAUC 61.2", "nAUC 49.7", "nAUC 49.1", "nAUC 70.2", "59.3", "48.1", "937 constants"),
+        "At most 0.5 points below the cloud's, with confidence 90 % over 6,000 calibration examples.",
         "flash_bytes: needs 1,310,720",
         hashlib.sha256(b"manifest.json").hexdigest()[:16],
         *CLOTHES,
@@ -332,12 +354,14 @@ def test_a_hundred_classes_stay_light_and_are_drawn():
 def test_a_run_with_little_to_show_still_gives_a_page():
     c = content()
     bare = replace(
-        c, candidates=(), gallery=(), points=(), pareto=(), router_kind="max_softmax", confirmed=c.edge_only,
+        c, candidates=(), gallery=(), points=(), pareto=(), router_trials=(), guarantee=None, confirmed=c.edge_only,
+        stages=(stage("edge", router_kind="max_softmax", router_parameters=1),),
         edge_confusion=np.diag(np.arange(10)), cloud_confusion=np.zeros((10, 10), int),
     )  # fmt: skip
     text = render(bare)
     assert "No search: the architecture was given." in text
-    assert "here simply the edge net’s largest softmax output" in text
+    assert "Here: the largest softmax probability of the net’s answer (1 constant)." in text
+    assert "Nothing: the threshold meets what was asked on the calibration examples" in text
     assert "most frequent mistakes" not in text
     assert "nan" not in text
     assert Page(text).unclosed == []
@@ -369,6 +393,12 @@ def test_figures_use_the_pages_colours():
     assert "var(--s0)" in page()
 
 
+def test_every_policy_is_drawn_in_its_own_way():
+    assert set(POLICY_STYLES) == {"router", *BASELINES, "random", "agree", "oracle"}
+    assert {curve.name for curve in content().curves} == set(POLICY_STYLES)
+    assert len({(style.variable, style.dash) for style in POLICY_STYLES.values()}) == len(POLICY_STYLES)
+
+
 def texts(c):
     return [(remark.warns, remark.text) for remark in remarks(c)]
 
@@ -383,7 +413,15 @@ def test_a_good_run_is_not_warned_about():
         (lambda c: {"confirmed": replace(c.confirmed, accuracy=c.edge_only.accuracy)}, "no more accurate"),
         (lambda c: {"confirmed": replace(c.confirmed, mean_latency_ms=1e4)}, "slower than sending"),
         (lambda c: {"chosen": replace(c.chosen, accuracy=c.confirmed.accuracy + 0.05)}, "−5.0 points, more than"),
-        (lambda c: {"curves": (replace(c.curves[0], nauc=0.5), *c.curves[1:])}, "does not beat plain max softmax"),
+        (
+            lambda c: {"curves": (replace(c.curves[0], nauc=0.5), *c.curves[1:])},
+            "does not beat plain max softmax on test: nAUC 50.0 against 49.7",
+        ),
+        (
+            lambda c: {"curves": (replace(c.curves[0], nauc=0.493), *c.curves[2:])},
+            "plain logit margin on test: nAUC 49.3",
+        ),
+        (lambda c: {"chosen": replace(c.chosen, coverage=0.013)}, "only where the device answers 1.3 % of the inputs"),
         (lambda c: {"drift": replace(c.drift, float_accuracy=c.drift.int8_accuracy + 0.02)}, "cost the edge net 2.0"),
         (lambda c: {"sram": replace(c.sram, total_bytes=100_000)}, "SRAM of STM32F746G-DISCO is too small"),
         (lambda c: {"footprint": replace(c.footprint, arena_source="estimated")}, "arena is estimated, not measured"),
@@ -398,7 +436,7 @@ def test_warnings_stand_on_the_page_before_the_other_remarks():
     small = replace(content().sram, total_bytes=100_000)
     text = render(replace(content(), sram=small))
     assert text.index('<li class="warns"><strong>Mind:</strong> The SRAM of') < text.index(
-        "<li>From validation to test"
+        "<li>From calibration to test"
     )
     assert "missing" in text
 
@@ -413,8 +451,72 @@ def test_an_estimated_arena_is_nowhere_called_measured():
 
 
 def test_no_learned_router_is_said_without_alarm():
-    said = texts(replace(content(), router_kind="max_softmax"))
-    assert (False, "No learned router was used: the edge net’s largest softmax output is the score.") in said
+    rule = replace(content(), stages=(stage("edge", router_kind="class_offsets"),))
+    said = texts(rule)
+    ahead = "which none was ahead of in cross-validation."
+    assert (False, f"No learned router ships: the score is a rule, class offsets, {ahead}") in said
+    said = texts(replace(rule, router_trials=trials("edge", class_offsets=0.4)))
+    assert (False, "No learned router was asked for: the score is a rule, class offsets.") in said
+
+
+def test_without_a_guarantee_low_coverage_is_no_matter_of_the_guarantee():
+    c = replace(content(), guarantee=None, chosen=replace(content().chosen, coverage=0.013))
+    assert not any("guaranteed" in text for _, text in texts(c))
+
+
+def two_looks():
+    """Half of the inputs need the second net; their learned routers differ in kind."""
+    stages = (
+        stage("edge", macs=1_000_000, router_kind="logistic", router_parameters=3, latency_ms=11.1, look_below=-14),
+        stage("look_1", macs=3_000_000, share=0.5, latency_ms=44.4),
+    )
+    tried = trials("edge", learned=0.31, logistic=0.32) + trials("look_1", learned=0.52, logistic=0.41)
+    return replace(content(), stages=stages, router_trials=tried)
+
+
+def test_a_second_look_is_told():
+    c = two_looks()
+    assert c.mean_macs == 1_000_000 + 0.5 * 3_000_000
+    text = " ".join(" ".join(Page(render(c)).text).split()).replace("\u00a0", " ")
+    for said in (
+        "MACs, mean of all inputs 2.50 M first look 1.00 M, all looks 4.00 M",
+        "A second look, below −14 Where that score is lower, a further net reads the input",
+        "50.0 % of the inputs, answered after 44.4 ms",
+        "edge the input 100.0 % 1.00 M 11.1 ms the score is below −14",
+        "look_1 the input 50.0 % 3.00 M 44.4 ms the score is below 14: to the cloud",
+        "Edge only (int8, second looks included)",
+        "learned 31.0 ships 52.0 logistic ships 32.0 41.0",
+        "edge: the margin and the largest softmax probability, weighed by logistic regression (3 constants); look_1:",
+    ):
+        assert said in text, said
+    assert not any(warns for warns, _ in texts(c))
+    alike = replace(c, stages=(replace(c.stages[0], router_kind="learned", router_parameters=940), c.stages[1]))
+    assert "where the cloud does better; one for each look (940 and 937 constants)." in render(alike)
+
+
+def test_an_early_exit_is_no_further_net():
+    c = two_looks()
+    text = render(replace(c, stages=(c.stages[0], replace(c.stages[1], reads="trunk"))))
+    assert "the rest of the net goes on from where the first part stopped" in text
+    assert "a further net" not in text
+
+
+def test_one_look_says_nothing_of_a_second():
+    for said in ("second look", "Second look", "What runs on the device", "mean of all inputs", "look_1"):
+        assert said not in page()
+
+
+def test_every_split_has_its_own_say():
+    text = " ".join(" ".join(Page(page()).text).split())
+    for said in ("calibration sets the threshold, and nothing else 6,000", f"test confirms, once {N_TEST:,}"):
+        assert said in text
+    assert "Validation chose" not in text
+
+
+def test_every_kind_of_router_has_words():
+    for kind in (*LEARNED, *RULES):
+        text = render(replace(content(), stages=(stage("edge", router_kind=kind),)))
+        assert f"Here: {kind} (" not in text
 
 
 def test_a_cloud_only_point_must_exist_for_the_runs_link():

@@ -1,92 +1,155 @@
-"""Which router ships: the one that routes best on validation, as whole int8 models; the free rule wins ties."""
+"""From int8 nets to a device program: whose router ships, where the next stage looks, one scale for all scores."""
+
+from dataclasses import replace
 
 import numpy as np
 import pytest
-from learner_helpers import spec
+from learner_helpers import EDGE, spec
 
-from hybrid import runtimes
-from hybrid.clouds import CloudAnswers
-from hybrid.graft import graft
+from datasets import Split
+from hybrid import cost
+from hybrid.cascade import NEVER
+from hybrid.look import cut
+from hybrid.policy import agree, kept
+from hybrid.predict import run_program, stage_outputs
 from hybrid.progress import SILENT
-from hybrid.router import MaxSoftmax, RouterNet
-from hybrid.routing import MAX_SOFTMAX_BETAS, TIE_NAUC, choose_router
+from hybrid.quantize import quantize_stages
+from hybrid.router import FREE
+from hybrid.routing import LEAST_PARAMETERS, MACS_SHARE, Rows, route, threshold_of
+from hybrid.rules import RULES
 from hybrid.sweep import nauc
-from hybrid.train import RouterRows, Trainer
 
-FREE = [f"max_softmax beta {beta:g}" for beta in MAX_SOFTMAX_BETAS]
 KNOWN = (5, 7, 8, 9)  # shoes and bags; the edge confuses shirts, pullovers and coats too
+ROUTER = {"hidden": 8, "epochs": 12, "teachers": 1, "teacher_epochs": 6, "students": 1}
 
 
-def answers(fashion, known):
+def rows(split, known=KNOWN):
     """A cloud that is sure and right about the classes in `known`, wrong and unsure about the others."""
-
-    def probabilities(split):
-        sure = np.isin(split.y, known)
-        said = np.eye(10)[np.where(sure, split.y, (split.y + 1) % 10)]
-        return np.where(sure[:, None], said, 0.1 * said + 0.09).astype(np.float32)
-
-    splits = ("calibration", "validation")
-    return CloudAnswers(probabilities={n: probabilities(fashion.splits[n]) for n in splits})
+    sure = np.isin(split.y, known)
+    said = np.eye(10)[np.where(sure, split.y, (split.y + 1) % 10)]
+    return Rows(split=split, cloud=np.where(sure[:, None], said, 0.1 * said + 0.09).astype(np.float32))
 
 
-def choose(int8_edge, calibrated, fashion, cloud, cross_fitted=None, **router):
-    asked = spec(router=router)
-    held_out = Trainer(data=fashion, spec=asked, narrator=SILENT).held_out_rows(calibrated.outputs, cloud)
-    return choose_router(int8_edge, calibrated.outputs, held_out, cross_fitted, cloud, fashion, asked, narrator=SILENT)
+def joined(*splits):
+    return Split(x=np.concatenate([s.x for s in splits]), y=np.concatenate([s.y for s in splits]))
 
 
 @pytest.fixture(scope="module")
-def picky(int8_edge, calibrated, fashion):
-    """A cloud that knows shoes and bags: only who looks at the features can tell when asking it helps."""
-    return choose(int8_edge, calibrated, fashion, answers(fashion, KNOWN), epochs=40)
+def held_out(fashion):
+    """1,000 examples that the edge has not learned."""
+    return rows(joined(fashion.calibration, fashion.validation))
 
 
-def test_auto_picks_the_learned_router_where_it_routes_better(picky):
-    assert list(picky.nauc) == [*FREE, "learned, held out"]
-    assert picky.kind == "learned"
-    assert isinstance(picky.router, RouterNet)
-    assert picky.nauc["learned, held out"] > max(picky.nauc[name] for name in FREE) + TIE_NAUC
+def routed(nets, held_out, extra=None, look=None, **router):
+    asked = spec(router={**ROUTER, **router}, look=look or {})
+    return route(nets, held_out, extra, asked, narrator=SILENT)
 
 
-def test_what_ships_is_grafted_and_measured_in_int8(picky, int8_edge, calibrated, fashion):
-    assert picky.flatbuffer == graft(int8_edge.flatbuffer, picky.router, calibrated.outputs)
-    logits, score = runtimes.run(picky.flatbuffer, fashion.validation.x, engine="host")
-    right = logits.argmax(axis=1) == fashion.validation.y
-    assert picky.nauc["learned, held out"] == nauc(score[:, 0], right, np.isin(fashion.validation.y, KNOWN))
+@pytest.fixture(scope="module")
+def picky(int8_edge, held_out, fashion):
+    """A cloud that knows shoes and bags: only who knows the answered class can tell when asking it helps."""
+    return routed((int8_edge,), held_out, rows(fashion.train))
 
 
-def test_ties_go_to_the_free_rule(int8_edge, calibrated, fashion):
-    """On validation the cloud gives the edge's own answers: no query changes anything, so every nAUC is 0."""
-    cloud, split = answers(fashion, ()), fashion.validation
-    outputs = int8_edge.outputs(split.x, label="", narrator=SILENT).logits
-    cloud.probabilities["validation"][:] = np.eye(10)[outputs.argmax(axis=1)]
-    routed = choose(int8_edge, calibrated, fashion, cloud, epochs=1)
-    assert set(routed.nauc.values()) == {0.0}
-    assert routed.kind == "max_softmax"
-    assert routed.router == MaxSoftmax(beta=1.0)
+def test_the_router_that_routes_best_ships(picky, int8_edge, fashion):
+    (tried,) = picky.nauc
+    assert set(tried) == {*RULES, "learned"}
+    assert picky.kind == max(tried, key=tried.__getitem__)
+    assert picky.kind in ("learned", "class_offsets")
+    assert tried[picky.kind] > tried[FREE] + 0.1
+    program, judged = picky.program, rows(fashion.test)
+    said = run_program(program, fashion.test.x, engine="host")
+    right = said.logits.argmax(axis=1) == fashion.test.y, judged.cloud.argmax(axis=1) == fashion.test.y
+    free = routed((int8_edge,), judged, kind=FREE).program  # even with its temperature fitted on these very examples
+    assert nauc(said.score, *right) > nauc(run_program(free, fashion.test.x, engine="host").score, *right) + 0.1
 
 
-def test_a_win_within_a_tie_is_a_tie(monkeypatch, int8_edge, calibrated, fashion):
-    """The learned router is ahead by less than TIE_NAUC, then by more."""
-    for ahead, kind in ((0.9 * TIE_NAUC, "max_softmax"), (1.1 * TIE_NAUC, "learned")):
-        reached = dict.fromkeys(FREE, 0.5) | {"learned, held out": 0.5 + ahead}
-        monkeypatch.setattr("hybrid.routing._nauc", lambda *args, reached=reached: reached[args[3]])
-        assert choose(int8_edge, calibrated, fashion, answers(fashion, KNOWN), epochs=1).kind == kind
+def test_one_stage_is_the_net_as_it_is(picky, int8_edge):
+    (stage,) = picky.program.stages
+    assert stage.flatbuffer == int8_edge.flatbuffer
+    assert stage.look_below == NEVER
+    assert stage.reads == "image"
+    assert stage.mix.multipliers == (1,)
 
 
-def test_asked_for_the_free_rule_nothing_is_learned(int8_edge, calibrated, fashion):
-    routed = choose(int8_edge, calibrated, fashion, answers(fashion, KNOWN), kind="max_softmax")
-    assert list(routed.nauc) == FREE
-    assert routed.kind == "max_softmax"
-    assert routed.nauc[f"max_softmax beta {routed.router.beta:g}"] == max(routed.nauc.values())
+def test_a_router_stays_within_its_budget(picky, int8_edge):
+    net_macs = sum(cost.flatbuffer_macs(int8_edge.flatbuffer).values())
+    (stage,) = picky.program.stages
+    assert stage.router.parameters <= max(LEAST_PARAMETERS, MACS_SHARE * net_macs)
 
 
-def test_asked_for_a_learned_router_it_ships_whatever_it_reaches(int8_edge, calibrated, fashion):
-    """With rows of the training split beside, that candidate too."""
-    x = fashion.train.x[:200]
-    rows = RouterRows(x=x, query=np.arange(200) % 2 == 0, cloud_probabilities=np.full((200, 10), 0.1, np.float32))
-    routed = choose(
-        int8_edge, calibrated, fashion, answers(fashion, KNOWN), cross_fitted=rows, kind="learned", epochs=2
-    )
-    assert list(routed.nauc) == ["learned, held out", "learned, cross fitted"]
-    assert routed.kind == "learned"
+def test_scores_of_the_held_out_examples_fill_int8_evenly(picky, held_out):
+    """They are ranks: a threshold t keeps about (128 - t) / 256 of the examples."""
+    score = run_program(picky.program, held_out.split.x, engine="host").score
+    for threshold in (-64, 0, 64):
+        assert kept(score, threshold).mean() == pytest.approx((128 - threshold) / 256, abs=0.02)
+
+
+def test_nothing_to_route_takes_the_free_rule(int8_edge, held_out):
+    """The cloud gives the edge's own answers: no query changes anything, so every nAUC is 0."""
+    own = stage_outputs(int8_edge.flatbuffer, held_out.split.x).own.logits.argmax(axis=1)
+    same = replace(held_out, cloud=np.eye(10, dtype=np.float32)[own])
+    made = routed((int8_edge,), same, epochs=1)
+    assert set(made.nauc[0].values()) == {0.0}
+    assert made.kind == FREE
+
+
+@pytest.mark.parametrize("kind", [FREE, "logit_margin", "gain"])
+def test_what_is_asked_for_ships_alone(int8_edge, held_out, kind):
+    made = routed((int8_edge,), held_out, kind=kind, epochs=2)
+    assert made.kind == kind
+    assert list(made.nauc[0]) == [kind]
+
+
+@pytest.fixture(scope="module")
+def halves(fashion, edge_net):
+    """An early exit: near and far part of the edge in int8, which answer differently."""
+    asked = spec(look={"kind": "exit"})
+    return quantize_stages(EDGE, cut(edge_net, EDGE, asked.look), fashion, None, asked, narrator=SILENT)
+
+
+@pytest.fixture(scope="module")
+def twice(halves, held_out):
+    """Device programs of both parts, by the share that is looked at again; routed by the margin."""
+    looks = [{"kind": "exit", "share": share} for share in (0.25, 0.6)]
+    return {look["share"]: routed(halves, held_out, look=look, kind="logit_margin") for look in looks}
+
+
+@pytest.mark.parametrize("share", [0.25, 0.6])
+def test_the_share_that_is_asked_for_is_looked_at_again(twice, held_out, share):
+    said = run_program(twice[share].program, held_out.split.x, engine="host")
+    assert (said.stage == 1).mean() == pytest.approx(share, abs=0.02)
+    first, second = twice[share].program.stages
+    assert (first.reads, second.reads) == ("image", "trunk")
+    assert (first.look_below > NEVER, second.look_below) == (True, NEVER)
+
+
+def test_all_stages_score_on_one_scale(twice, held_out):
+    """Over the examples by their last stage, each int8 score is as frequent as any other: so one threshold does."""
+    score = run_program(twice[0.6].program, held_out.split.x, engine="host").score
+    for threshold in (-64, 0, 64):
+        assert kept(score, threshold).mean() == pytest.approx((128 - threshold) / 256, abs=0.03)
+
+
+def test_the_same_evidence_gives_the_same_program(halves, twice, held_out, fashion):
+    again = routed(halves, held_out, look={"kind": "exit", "share": 0.25}, kind="logit_margin")
+    first, second = (run_program(made.program, fashion.test.x, engine="host") for made in (twice[0.25], again))
+    np.testing.assert_array_equal(first.score, second.score)
+    np.testing.assert_array_equal(first.logits, second.logits)
+    assert again.nauc == twice[0.25].nauc
+
+
+def test_threshold_of_by_hand():
+    scores = np.array([-3, 0, 0, 5], np.int8)
+    # 1 of 4 lies below -2 to 0, 3 of 4 below 1 to 5, all below 6. Of equally near ones the lowest.
+    assert threshold_of(scores, 0.2) == -2
+    assert threshold_of(scores, 0.8) == 1
+    assert threshold_of(scores, 1.0) == 6
+    assert threshold_of(scores, 0.0) == NEVER + 1
+    assert threshold_of(np.full(4, NEVER, np.int8), 1.0) == NEVER + 1  # everything lies below
+
+
+def test_agree_is_the_ceiling_where_the_cloud_is_never_wrong(int8_edge, held_out):
+    own = stage_outputs(int8_edge.flatbuffer, held_out.split.x).own.logits
+    y = held_out.split.y
+    assert nauc(agree(own.argmax(axis=1), y, own.max(axis=1)), own.argmax(axis=1) == y, np.ones(len(y), bool)) > 0.999

@@ -122,18 +122,19 @@ LINK = Link(
     mj_per_kilobyte=0, overhead_bytes=0, loss=0, source="",
 )  # fmt: skip
 # The edge takes 10,000 cycles at 1 MHz: 10 ms, 1 mJ. A query of 8 bytes: 60 + 8 + 30 + 2 = 100 ms, 3 + 5 = 8 mJ.
-SCENARIO = sweep.Scenario(device=DEVICE, link=LINK, cloud_name="c", cloud_ms=2, macs_by_kind={"dense": 10_000})
+SCENARIO = sweep.Scenario(device=DEVICE, link=LINK, cloud_name="c", cloud_ms=2, stage_macs=({"dense": 10_000},))
+TWO_STAGES = replace(SCENARIO, stage_macs=({"dense": 10_000}, {"dense": 30_000}))
 
 
-def predictions(scores=SCORES, edge=EDGE, cloud=CLOUD):
-    """Label 0 throughout; a right answer is class 0, a wrong one class 1."""
+def predictions(scores=SCORES, edge=EDGE, cloud=CLOUD, stage=None):
+    """Label 0 throughout; a right answer is class 0, a wrong one class 1. One stage, where none are given."""
     as_logits = np.array([[1.0, 0.0], [0.0, 1.0]], dtype=np.float32)
     return Predictions(
         labels=np.zeros(len(scores), dtype=np.int32),
         edge_logits=as_logits[1 - np.array(edge, dtype=int)],
         router_score=np.array(scores, dtype=np.int32),
         cloud_scores=as_logits[1 - np.array(cloud, dtype=int)],
-        stage=np.zeros(len(scores), dtype=np.int32),
+        stage=np.zeros(len(scores), dtype=np.int32) if stage is None else np.array(stage, dtype=np.int32),
     )
 
 
@@ -153,6 +154,29 @@ def test_operating_points_by_hand():
     # 95 % of 10, 10, 10, 110 lies 0.85 of the way from the third to the fourth.
     assert got[1].p95_latency_ms == pytest.approx(10 + 0.85 * 100)
     assert {(p.link, p.cloud) for p in got} == {("l", "c")}
+
+
+def test_two_stages_by_hand():
+    """The second net runs where the first was unsure, on the last two of four, and takes three times as long."""
+    assert TWO_STAGES.stage_ms.tolist() == [10, 40]  # until the second has answered, both ran: 10 + 30
+    twice = predictions(stage=[0, 0, 1, 1])
+    got = sweep.operating_points(twice, TWO_STAGES, payload_bytes=8, seed=0)
+    # Keep all: (10 + 10 + 40 + 40) / 4 = 25 ms. Each of 1, 2, 3, 4 queries adds 100 ms / 4.
+    assert [p.mean_latency_ms for p in got] == [25, 50, 75, 100, 125]
+    # 100 mW for 10, 10, 40, 40 ms: 1 + 1 + 4 + 4 = 10 mJ, 2.5 in the mean; a query adds 8 mJ / 4.
+    assert [p.mean_energy_mj for p in got] == [2.5, 4.5, 6.5, 8.5, 10.5]
+    # Two queries: 10, 10, 140, 140; the middle of them is 75. The fixed overhead of an inference counts twice.
+    assert got[2].p50_latency_ms == 75
+    slow = replace(TWO_STAGES, device=replace(DEVICE, overhead_ms=1))
+    assert slow.stage_ms.tolist() == [11, 42]
+
+
+def test_accuracy_and_coverage_do_not_ask_which_stage_answered():
+    once = sweep.operating_points(predictions(), TWO_STAGES, payload_bytes=8, seed=0)
+    twice = sweep.operating_points(predictions(stage=[1, 1, 0, 1]), TWO_STAGES, payload_bytes=8, seed=0)
+    assert [(p.coverage, p.accuracy) for p in once] == [(p.coverage, p.accuracy) for p in twice]
+    # The second answers three of four: 25 + 3/4 * 30 - 2/4 * 30 = 32.5 where nobody is asked.
+    assert twice[0].mean_latency_ms == 32.5
 
 
 def test_payload_by_example_reaches_the_latency():

@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 from learner_helpers import EDGE, Listener, head, made_up, spec
 
+from datasets import Split
 from hybrid import fitting
-from hybrid.artifacts import NetOutputs
 from hybrid.clouds import CloudAnswers, net_answers
 from hybrid.progress import SILENT
 from hybrid.specs import ArchSpec, BlockSpec
 from hybrid.supervision import softmax
-from hybrid.train import CHOOSING_SPLITS, Trainer
+from hybrid.train import HELD_OUT_SPLITS, Trainer
 
 NOISE = ArchSpec(name="edge", input_shape=(4, 4, 1), num_classes=2, blocks=(BlockSpec(kind="conv", width=16),))
 
@@ -32,7 +32,7 @@ def small(fashion):
 def oracle(small):
     """A cloud that is always right."""
     return CloudAnswers(
-        probabilities={name: np.eye(10, dtype=np.float32)[small.splits[name].y] for name in CHOOSING_SPLITS},
+        probabilities={name: np.eye(10, dtype=np.float32)[small.splits[name].y] for name in HELD_OUT_SPLITS},
     )
 
 
@@ -65,19 +65,29 @@ def test_a_black_box_has_no_net(small):
     assert trainer(small, cloud={"kind": "table"}).new_cloud() is None
 
 
-def test_held_out_rows_by_pencil():
-    data = made_up(np.zeros((4, 2, 2, 1), np.uint8), np.array([0, 1, 1, 0]), num_classes=2)
-    edge = NetOutputs(
-        logits=np.array([[2, 1], [2, 1], [2, 1], [1, 2]], np.float32),  # 0 0 0 1: right, wrong, wrong, wrong
-        features=np.zeros((4, 1), np.float32),
-    )
-    cloud = np.array([[0.2, 0.8], [0.1, 0.9], [0.6, 0.4], [0.7, 0.3]], np.float32)  # 1 1 0 0: wrong right wrong right
-    answers = CloudAnswers(probabilities={"calibration": cloud})
-    rows = trainer(data).held_out_rows(edge, answers)
-    assert rows.query.tolist() == [False, True, False, True]
-    # half the label, half what the cloud believes: 0.8 - 0.2, 0.9 - 0.1, 0.6 - 0.6, 0.7 - 0.3
-    np.testing.assert_allclose(rows.targets(edge.logits), [0.3, 0.5 + 0.4, 0.0, 0.5 + 0.2], rtol=1e-6)
-    assert rows.x is data.calibration.x
+def test_the_router_learns_from_validation_and_never_from_calibration():
+    x = np.arange(16, dtype=np.uint8).reshape(4, 2, 2, 1)
+    data = made_up(x, np.array([0, 1, 1, 0]), num_classes=2)
+    data = replace(data, validation=Split(x=x[:3], y=data.train.y[:3]))
+    cloud = np.array([[0.2, 0.8], [0.1, 0.9], [0.6, 0.4]], np.float32)
+    rows = trainer(data).held_out_rows(CloudAnswers(probabilities={"validation": cloud}))
+    assert rows.split is data.validation
+    assert rows.cloud is cloud
+
+
+def test_as_many_seen_rows_as_the_spec_allows():
+    """Each with its own answer of the cloud; 0 takes all."""
+    data = made_up(np.arange(10, dtype=np.uint8)[:, None, None, None], np.arange(10) % 2, num_classes=2)
+    cloud = np.stack([np.arange(10), -np.arange(10)], axis=1).astype(np.float32)
+    few = trainer(data, router={"rows": 4}).seen_rows(cloud)
+    assert few.split.x.shape == (4, 1, 1, 1)
+    assert len(set(few.split.x.ravel())) == 4
+    assert few.split.x.ravel().tolist() == few.cloud[:, 0].tolist()
+    assert few.split.y.tolist() == (few.split.x.ravel() % 2).tolist()
+    for limit in (0, 10, 99):
+        every = trainer(data, router={"rows": limit}).seen_rows(cloud)
+        assert every.split is data.train
+        assert every.cloud is cloud
 
 
 @pytest.fixture(scope="module")
@@ -100,10 +110,10 @@ def test_fold_labels_never_come_from_nets_that_saw_the_row(by_heart):
     by_heart.fit_cloud(cloud, rows)
     seen = fitting.predict(cloud, rows.x, label="", narrator=SILENT).logits
     assert right(seen, rows.y) > 0.9
-    folded = by_heart.cross_fitted_rows(NOISE)
-    assert right(folded.cloud_probabilities, rows.y) < 0.68  # a coin: 0.5, standard deviation 0.05
-    assert folded.cloud_probabilities.shape == (96, 2)
-    np.testing.assert_allclose(folded.cloud_probabilities.sum(axis=1), 1.0, rtol=1e-5)
+    folded = by_heart.cross_fitted()
+    assert right(folded, rows.y) < 0.68  # a coin: 0.5, standard deviation 0.05
+    assert folded.shape == (96, 2)
+    np.testing.assert_allclose(folded.sum(axis=1), 1.0, rtol=1e-5)
 
 
 def test_each_fold_is_fitted_on_the_others_and_answers_for_itself(by_heart, monkeypatch):
@@ -123,15 +133,12 @@ def test_each_fold_is_fitted_on_the_others_and_answers_for_itself(by_heart, monk
 
     monkeypatch.setattr(fitting, "fit", noted_fit)
     monkeypatch.setattr(fitting, "predict", noted_predict)
-    rows = trainer(data, cloud={"width": 4}, router={"folds": 3}).cross_fitted_rows(NOISE)
-    held = [asked[f"edge, fold {index} of 3"][0] for index in (1, 2, 3)]
-    assert [len(part) for part in held] == [10, 10, 10]
-    assert set.union(*held) == set(range(30))
-    for index, part in enumerate(held, 1):
-        for kind in ("edge", "cloud"):
-            assert fitted[f"{kind}, fold {index} of 3"] == set(range(30)) - part
-        assert asked[f"cloud, fold {index} of 3"] == [set(range(30)) - part, part]
-    assert rows.query.shape == (30,)
+    trainer(data, cloud={"width": 4}, router={"folds": 3}).cross_fitted()
+    held = [asked[f"cloud, fold {index} of 3"] for index in (1, 2, 3)]
+    assert [[len(part) for part in parts] for parts in held] == [[10], [10], [10]]
+    assert set.union(*(part for (part,) in held)) == set(range(30))
+    for index, (part,) in enumerate(held, 1):
+        assert fitted[f"cloud, fold {index} of 3"] == set(range(30)) - part
 
 
 def test_alternate_undoes_a_harmful_round(small, oracle, edge_net):
@@ -164,7 +171,7 @@ def test_alternate_undoes_both_nets(bright):
     edge, cloud = wild.new_edge(NOISE), wild.new_cloud()
     trainer(bright, train={"batch_size": 20}, **SMALL_CLOUD).fit_cloud(cloud, bright.train)
     before = [[weight.copy() for weight in net.get_weights()] for net in (edge, cloud)]
-    answers = net_answers(cloud, bright, splits=("train", *CHOOSING_SPLITS))
+    answers = net_answers(cloud, bright, splits=("train", *HELD_OUT_SPLITS))
     assert right(answers.probabilities["validation"], bright.validation.y) > 0.7
     after, (only,) = wild.alternate(edge, cloud, answers)
     assert not only.kept
@@ -178,11 +185,11 @@ def test_a_kept_round_answers_with_the_new_cloud(bright):
     train = {"edge_learning_rate": 1e-3, "cloud_learning_rate": 1.0, "round_epochs": 5, "batch_size": 20}
     asked = trainer(bright, train=train, **SMALL_CLOUD)
     edge, cloud = asked.new_edge(NOISE), asked.new_cloud()  # an untrained cloud can only win
-    old = net_answers(cloud, bright, splits=("train", *CHOOSING_SPLITS))
+    old = net_answers(cloud, bright, splits=("train", *HELD_OUT_SPLITS))
     new, (only,) = asked.alternate(edge, cloud, old)
     assert only.kept
-    expected = net_answers(cloud, bright, splits=CHOOSING_SPLITS)
-    for name in CHOOSING_SPLITS:
+    expected = net_answers(cloud, bright, splits=HELD_OUT_SPLITS)
+    for name in HELD_OUT_SPLITS:
         np.testing.assert_array_equal(new.probabilities[name], expected.probabilities[name])
         assert not np.array_equal(new.probabilities[name], old.probabilities[name])
     assert new.probabilities["train"] is old.probabilities["train"]

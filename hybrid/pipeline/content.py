@@ -99,7 +99,6 @@ def report_content(run: "Run", bundle: Path) -> ReportContent:
             for stage, edge in zip(quantized.routed.program.names, quantized.edges, strict=True)
             for name, accuracy in edge.validation_accuracy.items()
         ),
-        router_kind=quantized.routed.kind,
         router_trials=_router_trials(quantized.routed),
         stages=_stages(run),
         guarantee=None if swept.certificate is None else swept.certificate.statement,
@@ -132,16 +131,19 @@ def _router_trials(routed: Routed) -> tuple[RouterTrial, ...]:
 
 def _stages(run: "Run") -> tuple[StageCost, ...]:
     """What each of the device's nets costs, and for what share of the test examples it runs."""
-    program, here, stage = run.quantized.routed.program, scenarios(run)[0], run.swept.test.stage
+    routed, here, last = run.quantized.routed, scenarios(run)[0], run.swept.test.stage
     return tuple(
         StageCost(
             name=name,
-            share=float((stage >= index).mean()),
+            reads=stage.reads,
+            share=float((last >= index).mean()),
             macs=sum(here.stage_macs[index].values()),
+            router_kind=routed.kinds[index],
+            router_parameters=stage.router.parameters,
             latency_ms=float(here.stage_ms[index]),
-            look_below=program.stages[index].look_below,
+            look_below=stage.look_below,
         )
-        for index, name in enumerate(program.names)
+        for index, (name, stage) in enumerate(zip(routed.program.names, routed.program.stages, strict=True))
     )
 
 
@@ -163,16 +165,14 @@ def _curves(test: Predictions, seed: int) -> tuple[PolicyCurve, ...]:
 
 
 def _policy_curve(name: str, score: NDArray[Any], test: Predictions, nauc: float, seed: int) -> PolicyCurve:
-    full = sweep.curve(score, test.edge_right, test.cloud_right)
+    """With a band for the router alone: those of all policies would cover each other."""
+    right = test.edge_right, test.cloud_right
+    full = sweep.curve(score, *right)
     accuracy = np.interp(BAND_COVERAGES, full.coverage[::-1], full.accuracy[::-1])
-    low, high = sweep.bootstrap_band(score, test.edge_right, test.cloud_right, BAND_COVERAGES, seed)
+    band = sweep.bootstrap_band(score, *right, BAND_COVERAGES, seed) if name == "router" else None
+    low, high = (None, None) if band is None else (side.astype(np.float32) for side in band)
     return PolicyCurve(
-        name=name,
-        coverage=BAND_COVERAGES,
-        accuracy=accuracy.astype(np.float32),
-        low=low.astype(np.float32),
-        high=high.astype(np.float32),
-        nauc=nauc,
+        name=name, coverage=BAND_COVERAGES, accuracy=accuracy.astype(np.float32), low=low, high=high, nauc=nauc
     )
 
 
