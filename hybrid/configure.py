@@ -194,6 +194,7 @@ _ALLOWED = {
     "train.cutout_pixels": (0, _ANY),
     "train.mixup": (0, _ANY),
     "look.nets": (1, 4),
+    "look.width": (0.1, 8),
     "look.share": (0.01, 0.99),
     "look.exit_after": (0, _ANY),
     "router.hidden": (1, _ANY),

@@ -1,7 +1,8 @@
 """The nets of a second look: further small nets beside the edge, or the edge net itself, cut in two by an early exit.
 
 Two nets of one architecture, trained from other first weights, err apart from each other: their averaged logits are
-right more often, and how far they agree tells the router more than either alone. An exit costs almost nothing but can
+right more often, and how far they agree tells the router more than either alone. A wider second net for fewer examples
+does more for the same mean MACs than a second one of the same size. An exit costs almost nothing but can
 only save time: what the near part cannot answer, the far part answers as the whole net would have.
 """
 
@@ -10,7 +11,7 @@ from dataclasses import replace
 from typing import Any
 
 from hybrid.cascade import Reads
-from hybrid.cost import Estimate
+from hybrid.cost import Estimate, estimate
 from hybrid.errors import SpecError
 from hybrid.nets import build_exit, build_net
 from hybrid.specs import ArchSpec, LookSpec
@@ -34,11 +35,19 @@ def exit_after(arch: ArchSpec, spec: LookSpec) -> int:
     return after
 
 
+def stage_archs(arch: ArchSpec, spec: LookSpec) -> tuple[ArchSpec, ...]:
+    """The nets that take the image: the edge and, for ``net``, the further ones."""
+    further = replace(
+        arch, blocks=tuple(replace(block, width=max(1, round(block.width * spec.width))) for block in arch.blocks)
+    )
+    return (arch, *(further,) * (spec.nets if spec.kind == "net" else 0))
+
+
 def build_stages(arch: ArchSpec, spec: LookSpec, k: Any = None) -> tuple[Any, ...]:
     """The nets of all stages with Keras module `k`, untrained."""
     if spec.kind == "exit":
         return build_exit(arch, exit_after(arch, spec), k)
-    return tuple(build_net(arch, k) for _ in range(1 + (spec.nets if spec.kind == "net" else 0)))
+    return tuple(build_net(one, k) for one in stage_archs(arch, spec))
 
 
 def mix_weights(spec: LookSpec, stage: int) -> Sequence[float]:
@@ -57,11 +66,15 @@ def reads(spec: LookSpec, stage: int) -> Reads:
     return "trunk" if spec.kind == "exit" and stage else "image"
 
 
-def staged(edge: Estimate, spec: LookSpec) -> Estimate:
-    """What all stages take where `edge`, one net, is estimated at this: further nets of its kind, and the routers."""
-    nets = 1 + (spec.nets if spec.kind == "net" else 0)
-    routers = nets + (spec.kind == "exit")
-    return replace(edge, flash_bytes=nets * edge.flash_bytes + routers * ROUTER_FLASH_BYTES)
+def staged(arch: ArchSpec, spec: LookSpec) -> Estimate:
+    """What all stages take on the device where `arch` is the edge; MACs are the edge's alone, which always runs."""
+    nets = [estimate(one) for one in stage_archs(arch, spec)]
+    routers = len(nets) + (spec.kind == "exit")
+    return replace(
+        nets[0],
+        flash_bytes=sum(net.flash_bytes for net in nets) + routers * ROUTER_FLASH_BYTES,
+        peak_sram_bytes=max(net.peak_sram_bytes for net in nets),
+    )
 
 
 def cut(edge: Any, arch: ArchSpec, spec: LookSpec) -> tuple[Any, Any]:

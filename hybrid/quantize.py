@@ -18,7 +18,7 @@ from datasets import Dataset
 from hybrid import fitting, runtimes
 from hybrid.artifacts import Floats
 from hybrid.flatbuffers import continuing, named_outputs
-from hybrid.look import build_stages
+from hybrid.look import build_stages, stage_archs
 from hybrid.nets import build_net, normalise
 from hybrid.progress import Narrator
 from hybrid.qat import INPUT_HIGH, INPUT_LOW, quantization_aware_fit, twins
@@ -44,7 +44,10 @@ def quantize_stages(
     """
     if spec.look.kind == "exit":
         return _exit(arch, nets, data, spec, narrator)
-    return tuple(quantize_edge(arch, net, data, cloud, spec, narrator=narrator) for net in nets)
+    archs = stage_archs(arch, spec.look)
+    return tuple(
+        quantize_edge(one, net, data, cloud, spec, narrator=narrator) for one, net in zip(archs, nets, strict=True)
+    )
 
 
 def _exit(

@@ -136,11 +136,13 @@ class LookSpec:
     """A second look on the device: what runs only where the answer so far is unsure, before the cloud is asked."""
 
     kind: Literal["none", "net", "exit"] = "none"
-    """``net``: further nets of the edge's architecture, their logits averaged; ``exit``: the edge net itself is cut,
+    """``net``: further nets of the edge's kind, their logits averaged; ``exit``: the edge net itself is cut,
     and a head on its near part answers what is easy."""
     nets: int = 1
     """Further nets, for kind = "net"."""
-    share: float = 0.5
+    width: float = 1.2
+    """Widths of the further nets, relative to the edge's; 1.2 makes about 1.5 times the MACs."""
+    share: float = 0.35
     """Share of the examples at one stage, the least sure, that the next stage looks at."""
     exit_after: int = 0
     """Blocks of the near part, for kind = "exit"; 0: all but the last."""

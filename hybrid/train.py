@@ -79,7 +79,8 @@ class Trainer:
         """The nets of all stages that the spec asks for, from a trained `edge` (see `hybrid.look`)."""
         spec = self.spec.look
         if spec.kind == "net":
-            return (edge, *(self._second_net(arch, cloud, stage) for stage in range(1, 1 + spec.nets)))
+            further = look.stage_archs(arch, spec)[1:]
+            return (edge, *(self._second_net(one, cloud, stage) for stage, one in enumerate(further, 1)))
         if spec.kind == "exit":
             self._seed(1)  # the near head's first weights
             near, far = look.cut(edge, arch, spec)

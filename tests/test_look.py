@@ -8,7 +8,7 @@ from learner_helpers import EDGE, head, spec
 
 from hybrid import cost, profiles
 from hybrid.errors import BudgetError, SpecError
-from hybrid.look import ROUTER_FLASH_BYTES, build_stages, cut, exit_after, mix_weights, reads, staged
+from hybrid.look import ROUTER_FLASH_BYTES, build_stages, cut, exit_after, mix_weights, reads, stage_archs, staged
 from hybrid.nets import build_net, normalise
 from hybrid.progress import SILENT
 from hybrid.specs import ArchSpec, BlockSpec, LookSpec
@@ -117,17 +117,26 @@ def test_an_exit_needs_a_block_on_either_side():
 
 def test_each_further_net_takes_the_flash_again():
     one = cost.estimate(DEEP)
-    three = staged(one, replace(NET, nets=2))
+    three = staged(DEEP, replace(NET, nets=2, width=1.0))
     assert three.flash_bytes == 3 * (one.flash_bytes + ROUTER_FLASH_BYTES)
     assert replace(three, flash_bytes=one.flash_bytes) == one  # one after the other in the same arena
-    assert staged(one, LookSpec()).flash_bytes == one.flash_bytes + ROUTER_FLASH_BYTES
-    assert staged(one, EXIT).flash_bytes == one.flash_bytes + 2 * ROUTER_FLASH_BYTES  # one net in two parts
+    assert staged(DEEP, LookSpec()).flash_bytes == one.flash_bytes + ROUTER_FLASH_BYTES
+    assert staged(DEEP, EXIT).flash_bytes == one.flash_bytes + 2 * ROUTER_FLASH_BYTES  # one net in two parts
+
+
+def test_a_further_net_is_wider():
+    edge, second = stage_archs(DEEP, replace(NET, width=1.5))
+    assert edge == DEEP
+    assert [block.width for block in second.blocks] == [round(1.5 * block.width) for block in DEEP.blocks]
+    both = staged(DEEP, replace(NET, width=1.5))
+    assert both.flash_bytes == sum(cost.estimate(one).flash_bytes + ROUTER_FLASH_BYTES for one in (edge, second))
+    assert both.peak_sram_bytes == cost.estimate(second).peak_sram_bytes  # the larger of the two
 
 
 def test_a_net_that_fits_once_may_not_fit_twice():
-    one, device = cost.estimate(DEEP), profiles.device("stm32f746")
-    room = device.reserved_flash_bytes + int(1.5 * staged(one, LookSpec()).flash_bytes)
+    device = profiles.device("stm32f746")
+    room = device.reserved_flash_bytes + int(1.5 * staged(DEEP, LookSpec()).flash_bytes)
     small = replace(device, flash_bytes=room)
-    cost.check_fits(staged(one, LookSpec()), small)
+    cost.check_fits(staged(DEEP, LookSpec()), small)
     with pytest.raises(BudgetError, match="flash_bytes"):
-        cost.check_fits(staged(one, NET), small)
+        cost.check_fits(staged(DEEP, NET), small)

@@ -62,10 +62,12 @@ class Run:
         cloud_files = [file_digest(spec.cloud.table), file_digest(spec.cloud.weights)]
         search_files = [file_digest(spec.search.arch), file_digest(spec.search.space)]
         cloud = digest("cloud", base, replace(spec.cloud, server=""), cloud_files, spec.train)
-        search = digest("search", base, spec.search, search_files, spec.look.kind, spec.look.nets, self.device)
+        search = digest(
+            "search", base, spec.search, search_files, spec.look.kind, spec.look.nets, spec.look.width, self.device
+        )
         edge = digest("edge", cloud, search)
         alternate = digest("alternate", edge)
-        look = digest("look", alternate, spec.look.kind, spec.look.nets, spec.look.exit_after)
+        look = digest("look", alternate, spec.look.kind, spec.look.nets, spec.look.width, spec.look.exit_after)
         quantize = digest("quantize", look, spec.quantize)
         router = digest("router", quantize, spec.look, spec.router, device_engine())
         folds = digest("folds", cloud, search, spec.router.folds)

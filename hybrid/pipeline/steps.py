@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 EDGE_WEIGHTS, CLOUD_WEIGHTS = "edge_weights.npz", "cloud_weights.npz"
 LOOKS = {
-    "net": "further nets, trained like the edge from other first weights.",
+    "net": "further nets, trained like the edge.",
     "exit": "a head on the near part of the edge net, for what is easy.",
 }
 
@@ -50,7 +50,7 @@ def search(run: "Run") -> nas_search.SearchResult:
             device=run.device,
             spec=spec.search,
             seed=spec.seed,
-            estimate=lambda arch: staged(cost.estimate(arch), spec.look),
+            estimate=lambda arch: staged(arch, spec.look),
             fits=lambda estimate: cost.check_fits(estimate, run.device),
             latency_ms=lambda estimate: latency.edge_latency_ms(estimate.macs_by_kind, run.device),
             folder=run.folder.scratch("search", run.keys["search"]),
@@ -162,8 +162,7 @@ def router(run: "Run", edges: tuple[Int8Edge, ...]) -> Quantized:
         narrator.say("Router: fitted on what the int8 nets say, compared with the free rules by cross-validation.")
         held_out = trainer(run).held_out_rows(trained.answers)
         routed = route(edges, held_out, seen_rows(run), spec, narrator=narrator)
-        estimate = cost.estimate(trained.arch)
-        takes = footprint(routed.program, estimated_arena_bytes=estimate.peak_sram_bytes)
+        takes = footprint(routed.program, estimated_arena_bytes=staged(trained.arch, spec.look).peak_sram_bytes)
         storage.write_routed(folder, routed, takes)
 
     if device_engine() != "tflite-micro":
