@@ -98,7 +98,7 @@ def test_nothing_to_route_takes_the_free_rule(int8_edge, held_out):
 def test_what_is_asked_for_ships_alone(int8_edge, held_out, kind):
     made = routed((int8_edge,), held_out, kind=kind, epochs=2)
     assert made.kind == kind
-    assert list(made.nauc[0]) == [kind]
+    assert made.nauc == ({},)  # nothing to choose from, so nothing is cross-validated
 
 
 @pytest.fixture(scope="module")
