@@ -362,6 +362,7 @@ def test_a_run_with_little_to_show_still_gives_a_page():
     assert "No search: the architecture was given." in text
     assert "Here: the largest softmax probability of the net’s answer (1 constant)." in text
     assert "Nothing: the threshold meets what was asked on the calibration examples" in text
+    assert "Max softmax, as asked for: nothing was tried beside it." in text
     assert "most frequent mistakes" not in text
     assert "nan" not in text
     assert Page(text).unclosed == []

