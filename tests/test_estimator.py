@@ -148,7 +148,7 @@ def test_fit_leaves_parameters_alone_and_returns_itself():
     before = router.get_params()
     assert router.fit(*arrays(60)) is router
     assert router.get_params() == before
-    assert set(router.reached_) == {"logit_margin"}
+    assert (router.kind_, router.reached_) == ("logit_margin", {})
 
 
 def test_same_state_same_router(fitted):

@@ -9,6 +9,7 @@ from datasets import Split
 from hybrid.artifacts import Affine
 from hybrid.cascade import DeviceProgram, Mix, Stage, combined
 from hybrid.device_router import IntegerRouter, RouterInputs
+from hybrid.errors import BundleError
 from hybrid.flatbuffers import dequantise
 from hybrid.predict import device_outputs, predictions, run_program, stage_outputs
 
@@ -62,7 +63,7 @@ def test_stages_by_pencil():
 
 def test_a_trunk_that_is_not_there():
     program = DeviceProgram(stages=(margin_stage(b"x", look_below=128), margin_stage(b"y", reads="trunk")))
-    with pytest.raises(ValueError, match="reads the trunk"):
+    with pytest.raises(BundleError, match="reads the trunk"):
         device_outputs(program, np.zeros(1, np.int8), lambda *_: [np.zeros((1, 2), np.int8)] * 2)
 
 

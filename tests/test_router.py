@@ -145,7 +145,7 @@ def test_ties_go_to_the_free_rule():
 def test_an_asked_kind_is_fitted_alone():
     known = evidence(900, 0)
     chosen = choose(known, None, replace(SPEC, kind="logit_margin"), seed=0)
-    assert (chosen.kind, set(chosen.reached)) == ("logit_margin", {"logit_margin"})
+    assert (chosen.kind, dict(chosen.reached)) == ("logit_margin", {})  # nothing to compare it with
     order = np.argsort(chosen.net.raw(known.stored))
     assert (np.diff(policy.logit_margin(known.stored.logits)[order]) >= 0).all()
 
