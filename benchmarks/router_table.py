@@ -32,12 +32,12 @@ NOTES = (
     "- Against one net of the same mean MACs the second look is ahead at 90 % coverage, level at 80 %, behind at 70 %; "
     "against one net of the same flash, which takes 1.16 times the MACs, it is half a point behind. It pays where time "
     "is short and flash is not.",
-    "- The guarantee costs 3.2, 2.3 and 4.2 points of coverage at 5,000 calibration examples, where 3 were asked: about "
-    "1.28 standard errors of the loss over the slope of the loss against coverage, of which the exact test's own "
+    "- The guarantee costs 3.2, 2.3 and 4.2 points of coverage at 5,000 calibration examples; 3 were asked. It is "
+    "about 1.28 standard errors of the loss over the slope of the loss against coverage, of which the exact test's own "
     "shortfall is 0.4 points at most. On the Fashion-MNIST edges 12,000 examples, 80 % confidence or one point of loss "
     "bring it to 2 to 3 points; a shorter or coarser sequence of thresholds does not help.",
-    "- On edges trained without the cloud entropy is a better rule and every router closes less of the gap; the shipped "
-    "one stays first, on the 9k edge by less than chance. Each run compares it with the free rules for its own data.",
+    "- On edges trained without the cloud entropy is a better rule and every router closes less of the gap; what ships "
+    "stays first, on the 9k edge by less than chance. Each run compares it with the free rules for its own data.",
     "- The router does not ask more about what people find hard than the confidence rules do.",
 )
 
