@@ -161,6 +161,6 @@ def test_the_two_halves_answer_about_as_the_whole_net(halves, int8_edge, fashion
 
 
 def test_further_nets_are_quantised_one_by_one(fashion, edge_net, int8_edge):
-    asked = spec(look={"kind": "net"}, quantize={"methods": ("ptq",)})
+    asked = spec(look={"kind": "net", "width": 1.0}, quantize={"methods": ("ptq",)})
     made = quantize_stages(EDGE, (edge_net, edge_net), fashion, None, asked, narrator=SILENT)
     assert [one.flatbuffer for one in made] == [int8_edge.flatbuffer] * 2
