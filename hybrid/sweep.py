@@ -1,6 +1,6 @@
 """Who answers and how long it takes, together: every threshold's operating point, and the choice of one.
 
-Thresholds are swept on validation data, chosen there, and confirmed on test data; see `choose` for the rule.
+Thresholds are swept on calibration data, chosen there, and confirmed on test data; see `choose` for the rule.
 """
 
 from collections.abc import Mapping, Sequence
