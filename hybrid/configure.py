@@ -5,6 +5,7 @@ is not allowed is refused by its dotted name.
 """
 
 import difflib
+import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, is_dataclass
@@ -63,12 +64,18 @@ def _converter() -> cattrs.Converter:
 _CONVERTER = _converter()
 
 
+_LITERAL = re.compile(r"(.*) not in literal (?:typing\.)?Literal\[(.*)\]")
+
+
 def _complaint(exc: BaseException, _kind: type | None) -> str:
     if isinstance(exc, ForbiddenExtraKeysError):
         names = [f.name for f in fields(exc.cl)]
         return "; ".join(f"unknown key {key!r}{did_you_mean(key, names)}" for key in sorted(exc.extra_fields))
     if isinstance(exc, KeyError):
         return f"missing key {exc.args[0]!r}"
+    if choice := _LITERAL.fullmatch(str(exc)):
+        got, allowed = choice.groups()
+        return f"unknown {got!r}{did_you_mean(got, re.findall('[a-z0-9_]+', allowed))}"
     return str(exc).replace("typing.", "")
 
 

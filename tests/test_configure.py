@@ -71,9 +71,12 @@ def test_set(assignment, section, key, value):
         ("seed.x=3", r"^spec\.seed: got {'x': 3}, expected int$"),
         (
             "router.kind=lerned",
-            r"^spec\.router\.kind: lerned not in literal Literal\['auto', 'learned', 'gain', 'max_softmax', ",
+            r"^spec\.router\.kind: unknown 'lerned'; did you mean learned\? Allowed: auto, class_offsets, gain, learned,",
         ),
-        ("quantize.methods=['ptq', 'qut']", r"^spec\.quantize\.methods\[1\]: qut not in literal"),
+        (
+            "quantize.methods=['ptq', 'qut']",
+            r"^spec\.quantize\.methods\[1\]: unknown 'qut'; did you mean qat\? Allowed: ptq, qat$",
+        ),
         ("quantize.methods=ptq", r"^spec\.quantize\.methods: got 'ptq', expected a list$"),
         ("sweep.links=lte", r"^spec\.sweep\.links: got 'lte', expected a list$"),
         ("quantize.methods=3", r"^spec\.quantize\.methods: got 3, expected a list$"),
