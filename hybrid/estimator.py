@@ -5,7 +5,7 @@ the same examples. It follows scikit-learn's conventions and needs no scikit-lea
 """
 
 import inspect
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, cast, get_args
 
 import numpy as np
@@ -136,7 +136,6 @@ class Router:
         self.n_features_in_, self.n_classes_ = arrays.features.shape[1], arrays.logits.shape[1]
         held_out = arrays.evidence(self.storing_, self.temperature_)
         further = None if more is None else more.evidence(self.storing_, self.temperature_)
-        spec = spec if arrays.soft else replace(spec, softness=0.0)
         chosen: Chosen = choose(held_out, further, spec, seed=self.random_state, narrator=SILENT)
         self.kind_, self.net_, self.reached_ = chosen.kind, chosen.net, dict(chosen.reached)
         self.integer_: IntegerRouter = integer_router(chosen.net, held_out.stored)

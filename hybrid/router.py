@@ -236,8 +236,10 @@ def _cross_entropy(logits: Floats, targets: Floats) -> float:
 
 
 def _targets(evidence: Evidence, spec: RouterSpec) -> Floats:
+    """As soft as the spec says, unless the cloud gives answers alone: what it believes is not known then."""
     target: Literal["proxy", "gain"] = "gain" if spec.kind == "gain" else "proxy"
-    return query_targets(evidence, softness=spec.softness, target=target)
+    believes = bool((evidence.cloud_probabilities.max(axis=1) < 1.0).any())
+    return query_targets(evidence, softness=spec.softness if believes else 0.0, target=target)
 
 
 def _routes(x: Floats, evidence: Evidence) -> Callable[[Perceptron], float]:

@@ -150,6 +150,18 @@ def test_an_asked_kind_is_fitted_alone():
     assert (np.diff(policy.logit_margin(known.stored.logits)[order]) >= 0).all()
 
 
+def test_a_cloud_that_only_answers_teaches_by_hard_labels():
+    known = evidence(600, 0)
+    answers = np.where(np.arange(600) % 3 == 0, (known.labels + 1) % 4, known.labels)  # it errs in a third of the rows
+    hard = replace(known, cloud_probabilities=np.eye(4, dtype=np.float32)[answers])
+    asked = [replace(SPEC, kind="learned", teachers=0, softness=softness) for softness in (0.0, 1.0)]
+    ones = [fit_kind("learned", hard, None, spec, seed=0).weights for spec in asked]
+    np.testing.assert_array_equal(*ones)
+    soft = replace(hard, cloud_probabilities=0.9 * hard.cloud_probabilities + np.float32(0.025))
+    others = [fit_kind("learned", soft, None, spec, seed=0).weights for spec in asked]
+    assert not np.array_equal(*others)
+
+
 def test_clear_words_for_what_cannot_be():
     with pytest.raises(SpecError, match="got 2 held-out examples for 3 folds"):
         choose(evidence(2, 0), None, SPEC, seed=0)
