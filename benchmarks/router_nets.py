@@ -16,11 +16,10 @@ from hybrid import clouds, fitting, runtimes
 from hybrid.artifacts import Floats
 from hybrid.configure import run_spec
 from hybrid.device_router import StoredOutputs
-from hybrid.flatbuffers import named_outputs
-from hybrid.nets import build_net
+from hybrid.flatbuffers import Graph, named_outputs
 from hybrid.predict import StageOutputs
 from hybrid.progress import SILENT
-from hybrid.qat import twins
+from hybrid.qat import twin
 from hybrid.quantize import convert
 from hybrid.routing import Rows, Said
 from hybrid.specs import ArchSpec, BlockSpec
@@ -148,17 +147,14 @@ def _make(name: str, task: Task, seed: int, cloud: dict[str, Floats], distilled:
     arch, maker = arch_of(name, data), trainer(task, data, seed)
     net = maker.new_edge(arch)
     maker.fit_edge(net, data.train, softmax(cloud["train"]) if distilled else None)
-    (copy,) = twins(lambda k: (build_net(arch, k),), (net,))
     rows = np.random.default_rng(0).permutation(len(data.train))[:REPRESENTATIVE_ROWS]
-    flatbuffer = named_outputs(convert(copy, data.train.x[rows]))
+    flatbuffer = named_outputs(convert(twin(arch, net), data.train.x[rows]))
     stem.with_suffix(".tflite").write_bytes(flatbuffer)
     np.savez(stem.with_suffix(".npz"), **outputs_of(flatbuffer, data, cloud))
 
 
 def outputs_of(flatbuffer: bytes, data: Dataset, cloud: dict[str, Floats]) -> dict[str, Any]:
     """Everything that `Net` holds beside the flatbuffer, as arrays by name."""
-    from hybrid.flatbuffers import Graph
-
     arrays: dict[str, Any] = {"scale": Graph(flatbuffer).edge_outputs().logits_affine.scale}
     for name, probabilities in cloud.items():
         split = data.splits[name]

@@ -126,7 +126,8 @@ def _check(inputs: BundleInputs) -> None:
 
 
 def _golden(program: DeviceProgram, pixels: NDArray[np.uint8]) -> Golden:
-    golden = Golden(inputs=to_int8(pixels), outputs=run_device(program, to_int8(pixels)), engine=device_engine())
+    inputs = to_int8(pixels)
+    golden = Golden(inputs=inputs, outputs=run_device(program, inputs), engine=device_engine())
     for number, name in enumerate(program.names):
         if number not in golden.stage:
             raise SpecError(

@@ -16,7 +16,7 @@ from firmware_export.host import compile_decision, has_c_compiler, run_device
 from firmware_export.manifest import check_manifest
 from firmware_export.stages import StageModel, resolver_ops, stage_models
 from hybrid.arena import least_arena_bytes
-from hybrid.cascade import DeviceProgram, combined
+from hybrid.cascade import DeviceProgram, combined, stage_names
 from hybrid.device_router import StoredOutputs
 from hybrid.errors import BundleError, SpecError
 from hybrid.program_json import program_from
@@ -108,7 +108,7 @@ def _check_files(bundle: Bundle, manifest: Mapping[str, Any]) -> None:
 
 
 def _read_program(bundle: Bundle, manifest: Mapping[str, Any]) -> tuple[DeviceProgram, list[StageModel]]:
-    names = ["edge", *(f"look_{index}" for index in range(1, len(manifest["models"])))]
+    names = list(stage_names(len(manifest["models"])))
     if set(names) != manifest["models"].keys():
         raise broken(MANIFEST, f"models {names}", sorted(manifest["models"]))
     paths = [model_file(name) for name in names]

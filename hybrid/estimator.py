@@ -21,7 +21,6 @@ from hybrid.router import Chosen, choose
 from hybrid.specs import RouterKind, RouterSpec
 from hybrid.supervision import Evidence, fit_temperature, softmax, tempered
 
-KEEP_ALL, KEEP_NONE = -128, 128
 LARGEST_GAP = 255
 GAP_QUANTILE = 0.99
 """Share of the gaps between logits that 8 bits tell apart; larger ones are all alike."""
@@ -187,7 +186,7 @@ class Router:
         if len(asked) != 1 or not 0.0 <= asked[0] <= 1.0:
             raise SpecError(f"Router.threshold: got coverage {coverage}, max_loss {max_loss}; give one, 0 to 1")
         scores = self.score(logits, features).astype(np.int64)
-        steps = np.arange(KEEP_ALL, KEEP_NONE + 1)
+        steps = np.arange(sweep.KEEP_ALL, sweep.KEEP_NONE + 1)
         queried = np.searchsorted(np.sort(scores), steps)  # how many lie below each threshold
         if coverage is not None:
             return int(steps[np.flatnonzero(queried <= (1.0 - coverage) * len(scores) + 1e-9)[-1]])

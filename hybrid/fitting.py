@@ -17,7 +17,7 @@ from datasets.batches import Augment, batches
 from hybrid.artifacts import Floats, NetOutputs
 from hybrid.nets import normalise
 from hybrid.progress import Advance, Narrator
-from hybrid.supervision import softmax
+from hybrid.supervision import tempered
 
 PREDICT_BATCH = 512
 WARM_UP_SHARE = 0.25
@@ -36,7 +36,7 @@ def targets(
     `cloud` are probabilities at temperature 1, ``(n, num_classes)``; without them the labels stand twice.
     """
     hard = np.eye(num_classes, dtype=np.float32)[labels] * (1.0 - smoothing) + np.float32(smoothing / num_classes)
-    soft = hard if cloud is None else softmax(np.log(np.maximum(cloud, 1e-12)), temperature)
+    soft = hard if cloud is None else tempered(cloud, temperature)
     return np.concatenate([hard, soft], axis=1)
 
 

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from hybrid.artifacts import Bools
+from hybrid.perceptron import sigmoid
 from hybrid.supervision import softmax
 
 Scores = NDArray[np.float64]
@@ -98,7 +99,7 @@ def fit_two_scores(logits: ArrayLike, query: ArrayLike) -> Rule:
     """Logistic regression of `query` ``(n,)`` on the two largest probabilities (Behera et al. 2024): three constants.
 
     On the device the same is said by the margin of the two best logits and the largest probability; see
-    `hybrid.rules.logistic_rule`.
+    `hybrid.rules.fit_logistic`.
     """
     weights, bias = logistic(_two_largest(_probabilities(logits)), query)
     return lambda logits: -(_two_largest(_probabilities(logits)) @ weights + bias)
@@ -132,7 +133,7 @@ def logistic(x: ArrayLike, targets: ArrayLike, ridge: ArrayLike = 0.0, steps: in
     penalty = np.append(np.asarray(ridge, dtype=np.float64) / unit**2, 0.0) + 1e-3
     weights = np.zeros(z.shape[1])
     for _ in range(steps):
-        p = 0.5 * (1.0 + np.tanh(0.5 * (z @ weights)))
+        p = sigmoid(z @ weights)
         slope = z.T @ (p - wanted) + penalty * weights
         curvature = (z * (p * (1.0 - p))[:, None]).T @ z + np.diag(penalty)
         move = np.linalg.solve(curvature, slope)

@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 
 from hybrid.artifacts import Floats
 from hybrid.fitting import Rate, distillation_loss, narrated
-from hybrid.nets import normalise
+from hybrid.nets import build_net, normalise
 from hybrid.progress import Narrator
+from hybrid.specs import ArchSpec
 
 INPUT_LOW, INPUT_HIGH = -1.0, 127.0 / 128.0
 """Range of a normalised example: int8 input scale 1/128 and zero point 0, exactly."""
@@ -29,6 +30,12 @@ def twins(build: Callable[[ModuleType], Sequence[Any]], nets: Sequence[Any]) -> 
     for model, net in zip(models, nets, strict=True):
         model.set_weights(net.get_weights())
     return models
+
+
+def twin(arch: ArchSpec, net: Any) -> Any:
+    """The tf_keras net of `arch` with the weights of the Keras 3 `net`."""
+    (copy,) = twins(lambda k: (build_net(arch, k),), (net,))
+    return copy
 
 
 def quantization_aware_fit(

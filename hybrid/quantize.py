@@ -19,9 +19,9 @@ from hybrid import fitting, runtimes
 from hybrid.artifacts import Floats
 from hybrid.flatbuffers import continuing, named_outputs
 from hybrid.look import build_stages, stage_archs
-from hybrid.nets import build_net, normalise
+from hybrid.nets import normalise
 from hybrid.progress import Narrator
-from hybrid.qat import INPUT_HIGH, INPUT_LOW, quantization_aware_fit, twins
+from hybrid.qat import INPUT_HIGH, INPUT_LOW, quantization_aware_fit, twin, twins
 from hybrid.specs import ArchSpec, RunSpec
 
 
@@ -84,8 +84,7 @@ def quantize_edge(
 
 
 def _ptq(arch: ArchSpec, net: Any, data: Dataset, cloud: Floats | None, spec: RunSpec, narrator: Narrator) -> bytes:
-    (copy,) = twins(lambda k: (build_net(arch, k),), (net,))
-    return convert(copy, data.train.x[_representative(data, spec)])
+    return convert(twin(arch, net), data.train.x[_representative(data, spec)])
 
 
 def _representative(data: Dataset, spec: RunSpec) -> NDArray[np.intp]:
@@ -94,9 +93,8 @@ def _representative(data: Dataset, spec: RunSpec) -> NDArray[np.intp]:
 
 def _qat(arch: ArchSpec, net: Any, data: Dataset, cloud: Floats | None, spec: RunSpec, narrator: Narrator) -> bytes:
     train = spec.train
-    (copy,) = twins(lambda k: (build_net(arch, k),), (net,))
     aware = quantization_aware_fit(
-        copy,
+        twin(arch, net),
         data.train.x,
         fitting.targets(data.train.y, data.num_classes, cloud, temperature=train.temperature),
         epochs=spec.quantize.qat_epochs,

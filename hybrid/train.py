@@ -105,17 +105,17 @@ class Trainer:
         `cloud` is None for a black box, which stays as it is.
         """
         rounds: list[Round] = []
-        area_now, query = self._router_round(edge, answers)
+        area_now, router = self._router_round(edge, answers)
         for index in range(self.spec.train.rounds):
             before = [net.get_weights() for net in (edge, cloud) if net is not None]
-            new_answers = self._net_round(edge, cloud, answers, query, index)
-            area_new, new_query = self._router_round(edge, new_answers)
+            new_answers = self._net_round(edge, cloud, answers, self._query(edge, router), index)
+            area_new, new_router = self._router_round(edge, new_answers)
             rounds.append(Round(area_before=area_now, area_after=area_new, kept=area_new >= area_now))
             if not rounds[-1].kept:
                 for net, weights in zip((edge, cloud), before, strict=False):
                     net.set_weights(weights)
                 break
-            answers, area_now, query = new_answers, area_new, new_query
+            answers, area_now, router = new_answers, area_new, new_router
         return answers, tuple(rounds)
 
     def held_out_rows(self, answers: CloudAnswers) -> Rows:
@@ -143,10 +143,10 @@ class Trainer:
             probabilities[out] = softmax(said.logits)
         return probabilities
 
-    def _router_round(self, edge: Any, answers: CloudAnswers) -> tuple[float, Floats]:
+    def _router_round(self, edge: Any, answers: CloudAnswers) -> tuple[float, Router]:
         """Block one: fit the router on the float edge's outputs; half of the validation split teaches, half judges.
 
-        Returns the area under the judging half's accuracy-coverage curve, and r(x) on the training split, ``(n,)``.
+        Returns the area under the judging half's accuracy-coverage curve, and the router.
         """
         split, cloud = self.data.validation, answers.probabilities["validation"]
         said = fitting.predict(edge, split.x, label="edge on validation", narrator=self.narrator)
@@ -156,9 +156,13 @@ class Trainer:
         scores = router.score(said.logits[judged], said.features[judged])
         edge_right = said.logits[judged].argmax(axis=1) == split.y[judged]
         cloud_right = cloud[judged].argmax(axis=1) == split.y[judged]
-        trained = fitting.predict(edge, self.data.train.x, label="edge on train", narrator=self.narrator)
-        query = sigmoid(-router.net_.raw(router.stored(trained.logits, trained.features)))
-        return area(curve(scores, edge_right, cloud_right)), query.astype(np.float32)
+        return area(curve(scores, edge_right, cloud_right)), router
+
+    def _query(self, edge: Any, router: Router) -> Floats:
+        """r(x) on the training split, ``(n,)``."""
+        said = fitting.predict(edge, self.data.train.x, label="edge on train", narrator=self.narrator)
+        query = sigmoid(-router.net_.raw(router.stored(said.logits, said.features)))
+        return query.astype(np.float32)
 
     def _net_round(self, edge: Any, cloud: Any, answers: CloudAnswers, query: Floats, index: int) -> CloudAnswers:
         """Blocks two and three: the edge with weights (2 - r), the cloud with (1 + r); returns the cloud's answers."""
