@@ -72,8 +72,17 @@ def _block(k: Any, x: Any, block: BlockSpec) -> Any:
     return x
 
 
+def _normalisation(k: Any) -> Any:
+    """The layer of Keras 3 that trains fast; tf_keras has its own."""
+    if k.__name__ != "keras":
+        return k.layers.BatchNormalization
+    from hybrid.normalisation import FusedBatchNormalization
+
+    return FusedBatchNormalization
+
+
 def _normed(k: Any, x: Any, *, relu: bool = True) -> Any:
-    x = k.layers.BatchNormalization(momentum=BATCH_NORM_MOMENTUM)(x)
+    x = _normalisation(k)(momentum=BATCH_NORM_MOMENTUM)(x)
     return k.layers.ReLU()(x) if relu else x
 
 
