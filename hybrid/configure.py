@@ -178,7 +178,6 @@ _ALLOWED = {
     "data.image_size": (0, _ANY),
     "data.limit": (0, _ANY),
     "search.trials": (1, _ANY),
-    "search.epochs": (1, _ANY),
     "search.rows": (1, _ANY),
     "search.noise_tolerance": (0, _ANY),
     "search.max_macs": (0, _ANY),

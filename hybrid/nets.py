@@ -68,8 +68,13 @@ def _blocks(k: Any, x: Any, blocks: Sequence[BlockSpec]) -> Any:
 
 def _block(k: Any, x: Any, block: BlockSpec) -> Any:
     for index in range(block.depth):
-        x = _LAYERS[block.kind](k, x, block, block.stride if index == 0 else 1)
+        x = layer(k, x, block, block.stride if index == 0 else 1)
     return x
+
+
+def layer(k: Any, x: Any, block: BlockSpec, stride: int) -> Any:
+    """One of a block's layers."""
+    return _LAYERS[block.kind](k, x, block, stride)
 
 
 def _normalisation(k: Any) -> Any:

@@ -119,7 +119,7 @@ def test_mutations_reach_every_length_and_kind():
 
 def test_strides_are_lowered_to_keep_min_pixels():
     # 20 x 12 and 4 pixels at least: ceil(12 / 3) = 4, ceil(12 / 4) = 3, so a total stride of 3 is the limit.
-    assert OWN.max_total_stride == 3
+    assert OWN.max_total_stride() == 3
     greedy = [BlockSpec(kind="conv", width=4, stride=2), BlockSpec(kind="conv", width=8, stride=3)]
     arch = from_genes(genes_of(ArchSpec(name="a", input_shape=(20, 12, 2), num_classes=3, blocks=tuple(greedy))), OWN)
     assert [block.stride for block in arch.blocks] == [2, 1]
