@@ -32,8 +32,8 @@ def build_net(arch: ArchSpec, k: Any = None) -> Any:
 
         k = keras
     inputs = k.Input(arch.input_shape, name="input")
-    x = _blocks(k, _seen(k, inputs, arch), arch.blocks)
-    return k.Model(inputs, _head(k, x, arch), name=arch.name.replace("-", "_"))
+    x = _blocks(k, seen(k, inputs, arch), arch.blocks)
+    return k.Model(inputs, head(k, x, arch), name=arch.name.replace("-", "_"))
 
 
 def build_exit(arch: ArchSpec, after: int, k: Any = None) -> tuple[Any, Any]:
@@ -48,19 +48,20 @@ def build_exit(arch: ArchSpec, after: int, k: Any = None) -> tuple[Any, Any]:
         k = keras
     name = arch.name.replace("-", "_")
     inputs = k.Input(arch.input_shape, name="input")
-    trunk = _blocks(k, _seen(k, inputs, arch), arch.blocks[:after])
-    near = k.Model(inputs, [*_head(k, trunk, arch), k.layers.Activation("linear", name="trunk")(trunk)], name=name)
+    trunk = _blocks(k, seen(k, inputs, arch), arch.blocks[:after])
+    near = k.Model(inputs, [*head(k, trunk, arch), k.layers.Activation("linear", name="trunk")(trunk)], name=name)
     resumed = k.Input(trunk.shape[1:], name="trunk_input")
-    far = k.Model(resumed, _head(k, _blocks(k, resumed, arch.blocks[after:]), arch), name=f"{name}_exit")
+    far = k.Model(resumed, head(k, _blocks(k, resumed, arch.blocks[after:]), arch), name=f"{name}_exit")
     return near, far
 
 
-def _head(k: Any, x: Any, arch: ArchSpec) -> list[Any]:
+def head(k: Any, x: Any, arch: ArchSpec) -> list[Any]:
+    """Logits and pooled features of the last block's output."""
     features = k.layers.GlobalAveragePooling2D(name="features")(x)
     return [k.layers.Dense(arch.num_classes, name="logits")(features), features]
 
 
-def _seen(k: Any, x: Any, arch: ArchSpec) -> Any:
+def seen(k: Any, x: Any, arch: ArchSpec) -> Any:
     """What the stem sees of the input: the mean over squares of pixels, then over the channels.
 
     The latter is a 1 x 1 convolution that starts as the mean, exact in int8 (equal weights are all 127), and may learn

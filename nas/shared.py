@@ -103,7 +103,24 @@ class _Unnormalised(NamedTuple):
     """Of the output, for callers that ask for its channels."""
 
 
-class SharedLayers:
+class Places:
+    """Names the weights of each layer in the order of their use: ``conv0``, ``conv1``, ``depthwise0`` of a place."""
+
+    def __init__(self) -> None:
+        self.place, self._used = "", {"conv": 0, "depthwise": 0}
+
+    def at(self, where: str) -> None:
+        """Go to a layer: the weights that follow are those of this place."""
+        self.place, self._used = where, {"conv": 0, "depthwise": 0}
+
+    def next(self, what: Literal["conv", "depthwise"]) -> str:
+        """Name of the weights of the next convolution."""
+        number = self._used[what]
+        self._used[what] = number + 1
+        return f"{self.place}/{what}{number}"
+
+
+class SharedLayers(Places):
     """Keras's layers as functions on tensors, over a supernet's variables; `at` says which place comes next.
 
     In mode ``infer`` it takes the statistics that the same net left in mode ``estimate``.
@@ -114,28 +131,23 @@ class SharedLayers:
     def __init__(
         self, weights: dict[str, Any], mode: Mode, statistics: dict[str, tuple[Any, Any]] | None = None
     ) -> None:
-        self.layers = self
+        import keras
+
+        super().__init__()
+        self.layers, self.initializers = self, keras.initializers
         self.statistics = {} if statistics is None else statistics
         self._weights, self._mode = weights, mode
-        self._place, self._used = "", {"conv": 0, "depthwise": 0}
 
-    def at(self, where: str) -> None:
-        """Go to a layer: the weights that follow are those of this place."""
-        self._place, self._used = where, {"conv": 0, "depthwise": 0}
-
-    def _next(self, what: str) -> str:
-        number = self._used[what]
-        self._used[what] = number + 1
-        return f"{self._place}/{what}{number}"
-
-    def Conv2D(self, filters: int, kernel_size: Any, strides: int = 1, **_: Any) -> Callable[[Any], Any]:  # noqa: N802
-        """A convolution with the first `filters` of its place's."""
+    def Conv2D(self, filters: int, kernel_size: Any, strides: int = 1, name: str = "", **_: Any) -> Any:  # noqa: N802
+        """A convolution with the first `filters` of its place's; ``grey`` is the mean over the channels."""
         import tensorflow as tf
 
-        name = self._next("conv")
+        if name == "grey":
+            return lambda x: tf.reduce_mean(x, axis=-1, keepdims=True)
+        name = self.next("conv")
 
         def layer(x: Any) -> _Unnormalised:
-            kernel = _middle(self._weights[name], kernel_size)[:, :, : x.shape[-1], :filters]
+            kernel = first_inputs(middle(self._weights[name], kernel_size)[..., :filters], x.shape[-1])
             return _Unnormalised(name, lambda k: tf.nn.conv2d(x, k, strides, "SAME"), kernel, (filters,))
 
         return layer
@@ -144,10 +156,10 @@ class SharedLayers:
         """A depthwise convolution with the first channels of its place's."""
         import tensorflow as tf
 
-        name = self._next("depthwise")
+        name = self.next("depthwise")
 
         def layer(x: Any) -> _Unnormalised:
-            kernel, steps = _middle(self._weights[name], kernel_size)[:, :, : x.shape[-1]], (1, strides, strides, 1)
+            kernel, steps = middle(self._weights[name], kernel_size)[:, :, : x.shape[-1]], (1, strides, strides, 1)
             return _Unnormalised(
                 name, lambda k: tf.nn.depthwise_conv2d(x, k, steps, "SAME"), kernel, (int(x.shape[-1]),)
             )
@@ -193,6 +205,12 @@ class SharedLayers:
         """Add two tensors."""
         return lambda pair: pair[0] + pair[1]
 
+    def AveragePooling2D(self, pool_size: Any, **_: Any) -> Callable[[Any], Any]:  # noqa: N802
+        """Mean over squares of pixels."""
+        import tensorflow as tf
+
+        return lambda x: tf.nn.avg_pool2d(x, pool_size, pool_size, "SAME")
+
     def GlobalAveragePooling2D(self, **_: Any) -> Callable[[Any], Any]:  # noqa: N802
         """Mean over height and width."""
         import tensorflow as tf
@@ -201,14 +219,21 @@ class SharedLayers:
 
     def Dense(self, units: int, **_: Any) -> Callable[[Any], Any]:  # noqa: N802
         """The head behind the last stage; its units are the classes."""
-        kernel, bias = (self._weights[f"{self._place}/{name}"] for name in ("kernel", "bias"))
+        kernel, bias = (self._weights[f"{self.place}/{name}"] for name in ("kernel", "bias"))
         return lambda x: x @ kernel[: x.shape[-1], :units] + bias
 
 
-def _middle(kernel: Any, size: Any) -> Any:
+def middle(kernel: Any, size: Any) -> Any:
     """The middle of a kernel that is at least as large."""
     sides = (size, size) if isinstance(size, int) else size
     (top, height), (left, width) = (
         ((whole - min(side, whole)) // 2, min(side, whole)) for whole, side in zip(kernel.shape[:2], sides, strict=True)
     )
     return kernel[top : top + height, left : left + width]
+
+
+def first_inputs(kernel: Any, channels: int) -> Any:
+    """The part of a kernel for the first channels; for a single, grey one its sum, which is the same for equal ones."""
+    import tensorflow as tf
+
+    return tf.reduce_sum(kernel, axis=2, keepdims=True) if channels == 1 else kernel[:, :, :channels]

@@ -81,7 +81,9 @@ class Space:
         if not self.input_pool or min(self.input_pool) < 1:
             raise SpecError(f"input_pool: got {list(self.input_pool)}, allowed one or more choices of 1 or more")
         if self.one_kind and len({frozenset(choices.kind) for choices in self.stages}) > 1:
-            raise SpecError("one_kind: the stages offer different kinds; offer the same in each, or set one_kind = false")
+            raise SpecError(
+                "one_kind: the stages offer different kinds; offer the same in each, or set one_kind = false"
+            )
         if not self.grey:
             raise SpecError("grey: got no choice, allowed false, true or both")
         if not self.num_stages or not all(0 < count <= len(self.stages) for count in self.num_stages):

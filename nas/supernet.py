@@ -1,8 +1,10 @@
 """One net for a whole space: trained once, after which every candidate is scored in a fraction of a second.
 
-Each step trains a large net, a small one and a few between with the weights that they share (sandwich rule and in-place
-distillation, Yu & Huang 2019): the large one learns from labels and cloud, the others from what the large one says.
-A candidate takes its part of the weights and estimates its batch normalisation's statistics anew.
+Each step trains a large net, a small one and a few between with the weights that they share (sandwich rule, Yu & Huang
+2019). All learn from labels and cloud; where no cloud answers for the training examples, the others learn from what the
+large one says (in-place distillation, ibid.). A cloud teaches better than the large net, which knows as little at first
+as the others: on Fashion-MNIST 83 against 81 % after one epoch, both together 82 %. A candidate takes its part of the
+weights and estimates its batch normalisation's statistics anew.
 """
 
 import io
@@ -23,13 +25,14 @@ from hybrid.errors import SpecError
 from hybrid.fitting import Rate, distillation_loss, targets
 from hybrid.progress import SILENT, Narrator
 from hybrid.specs import ArchSpec, TrainSpec
+from nas.inherit import InheritingLayers
 from nas.shared import HEAD, Mode, SharedLayers, first_weights, place, weight_shapes
 from nas.space import Space, largest_of_kinds, sample, shrunk, smallest, smallest_of_kinds
 
 BETWEEN = 2
 """Nets between the large and the small one, in each step."""
 LARGE_POOL, BETWEEN_POOL, SMALL_POOL = 8, 64, 4
-PEAK_RATE = 0.1
+PEAK_RATE = 0.2
 MOMENTUM = 0.9
 STATISTICS_ROWS = 512
 INFER_BATCH = 256
@@ -64,13 +67,17 @@ class Supernet:
 
     def _forward(self, arch: ArchSpec, x: Any, mode: Mode, statistics: dict[str, Any] | None = None) -> list[Any]:
         """Logits ``(n, num_classes)`` and features ``(n, width)``."""
-        k = SharedLayers(self.weights, mode, statistics)
-        for position, block in enumerate(arch.blocks):
-            for depth in range(block.depth):
-                k.at(place(position, block.kind, depth))
-                x = nets.layer(k, x, block, block.stride if depth == 0 else 1)
-        k.at(place(len(arch.blocks) - 1, HEAD))
-        return nets._head(k, x, arch)
+        return apply(SharedLayers(self.weights, mode, statistics), x, arch)
+
+    def net(self, arch: ArchSpec) -> Any:
+        """The Keras net of `arch` with inherited weights and statistics, like one of `hybrid.nets.build_net`."""
+        import keras
+
+        k = InheritingLayers(keras, self.weights, self._statistics(arch))
+        inputs = keras.Input(arch.input_shape, name="input")
+        net = keras.Model(inputs, apply(k, inputs, arch), name=arch.name.replace("-", "_"))
+        k.inherit()
+        return net
 
     def fit(
         self,
@@ -95,7 +102,14 @@ class Supernet:
         self.see(rows)
         steps, rng = epochs * len(data), np.random.default_rng([self._seed, 1])
         sandwiches = Sandwiches(self.space, rng, allowed, steps)
-        step = _Step(self.weights, self._forward, loss, Rate(peak=PEAK_RATE), steps, train.weight_decay)
+        step = _Step(
+            self.weights,
+            self._forward,
+            loss,
+            taught=cloud is not None,
+            steps=steps,
+            weight_decay=train.weight_decay,
+        )
         with narrator.track("supernet", steps) as advance:
             for x, _labels, goal in itertools.chain.from_iterable(itertools.repeat(data, epochs)):
                 advance(1, f"loss {step(sandwiches.draw(), x, goal):.3f}")
@@ -124,6 +138,18 @@ class Supernet:
             raise SpecError(f"{path}: is the supernet of another space; delete it to train it anew")
         for name, array in arrays.items():
             self.weights[name].assign(array)
+
+
+def apply(k: Any, x: Any, arch: ArchSpec) -> list[Any]:
+    """The net of `arch` over a layers namespace that is told the place of each layer: logits and features."""
+    x = nets.seen(k, x, arch)
+    for position, block in enumerate(arch.blocks):
+        for depth in range(block.depth):
+            k.at(place(position, block.kind, depth))
+            x = nets.layer(k, x, block, block.stride if depth == 0 else 1)
+    k.at(place(len(arch.blocks) - 1, HEAD))
+    outputs: list[Any] = nets.head(k, x, arch)
+    return outputs
 
 
 class Sandwiches:
@@ -155,7 +181,8 @@ class _Step:
         weights: dict[str, Any],
         forward: Callable[[ArchSpec, Any, Mode], Sequence[Any]],
         loss: Callable[[Any, Any], Any],
-        rate: Rate,
+        *,
+        taught: bool,
         steps: int,
         weight_decay: float,
     ) -> None:
@@ -165,7 +192,8 @@ class _Step:
         self._weights, self._forward, self._loss = list(weights.values()), forward, loss
         self._gradients = [tf.Variable(tf.zeros_like(weight)) for weight in self._weights]
         self._momenta = [tf.Variable(tf.zeros_like(weight)) for weight in self._weights]
-        self._rate, self._decay, self._done = rate.schedule(keras, steps), weight_decay, 0
+        self._rate, self._done = Rate(peak=PEAK_RATE).schedule(keras, steps), 0
+        self._decay, self._taught = weight_decay, taught
         self._update = tf.function(self._move, autograph=False)
         self._compiled: dict[tuple[ArchSpec, bool], Any] = {}
 
@@ -174,9 +202,8 @@ class _Step:
         import tensorflow as tf
 
         value, logits = self._add(sandwich[0], True)(x, goal)
-        soft = tf.nn.softmax(logits)
         for arch in sandwich[1:]:
-            self._add(arch, False)(x, soft)
+            self._add(arch, self._taught)(x, goal if self._taught else tf.nn.softmax(logits))
         self._update(tf.constant(float(self._rate(self._done)), tf.float32))
         self._done += 1
         return float(value)
