@@ -129,14 +129,14 @@ class _Servicer(OracleServicer):
 
 
 def work(
-    parameters: keras_tuner.HyperParameters, *, score: Score, told: Told, folder: Path, patience_s: float
+    question: keras_tuner.HyperParameters, *, score: Score, told: Told, folder: Path, patience_s: float
 ) -> tuple[Candidate, ...]:
     """Score what the chief lends until it says that all is done; returns the nets scored here.
 
     Raises: SpecError where the chief searches another space or asks another question, before it lends anything;
     ClusterError where it does not answer for `patience_s` seconds, or stops for an error; what `score` raises.
     """
-    oracle = keras_tuner.Oracle(objective=OBJECTIVE, hyperparameters=parameters)
+    oracle = keras_tuner.Oracle(objective=OBJECTIVE, hyperparameters=question)
     tuner = PairTuner(oracle, score=score, folder=folder, told=told)
     tuner.oracle = _Client(oracle, patience_s=patience_s)
     tuner.explore()
@@ -150,7 +150,7 @@ class _Client(OracleClient):
         super().__init__(oracle)
         channel = grpc.insecure_channel(address(), options=[("grpc.max_reconnect_backoff_ms", 1000)])
         self.stub = _Patient(protos.get_service_grpc().OracleStub(channel), patience_s)
-        self._space = oracle.get_space()
+        self._question = oracle.get_space()
 
     def create_trial(self, tuner_id: str) -> Trial:
         """Ask for a trial; where there is none for now, come back after a pause."""
@@ -162,15 +162,14 @@ class _Client(OracleClient):
 
     def get_trial(self, trial_id: str) -> Trial:
         """Spare the chief a question: only `end_trial` says anything of a trial."""
-        return Trial(self._space, trial_id=trial_id)
+        return Trial(self._question, trial_id=trial_id)
 
     def update_trial(self, trial_id: str, metrics: dict[str, float], step: int = 0) -> Trial:
         """Leave the metrics to `end_trial`."""
         return self.get_trial(trial_id)
 
     def _check(self) -> None:
-        here = keras_tuner.HyperParameters.from_proto(self._space.to_proto()).get_config()
-        if self.get_space().get_config() != here:
+        if self.get_space().get_config() != self._question.get_config():
             what = "searches another space, or for another data, device, seed or scoring, than this worker"
             raise SpecError(f"chief at {address()}: {what}; start both with the same command and the same version")
 

@@ -4,6 +4,8 @@ What the Oracle knows is in its ledger's journal; keras-tuner's own files (``ora
 written: they cost more than the search itself, and a kill between two of them loses a trial.
 """
 
+import hashlib
+import json
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -41,11 +43,12 @@ def hyperparameters(space: Space) -> keras_tuner.HyperParameters:
     return declared
 
 
-def declared(space: Space, identity: str) -> keras_tuner.HyperParameters:
-    """Return the space's hyperparameters, with the question that is asked of them."""
-    parameters = hyperparameters(space)
-    parameters.Fixed(QUESTION, identity)
-    return parameters
+def question(space: Space, identity: str) -> keras_tuner.HyperParameters:
+    """Return the one hyperparameter that chief and workers compare: a digest of `identity` and the space's genes."""
+    asked = json.dumps([identity, hyperparameters(space).get_config()])
+    fixed = keras_tuner.HyperParameters()
+    fixed.Fixed(QUESTION, hashlib.sha256(asked.encode()).hexdigest())
+    return fixed
 
 
 @dataclass(frozen=True)
@@ -65,17 +68,22 @@ class PairOracle(keras_tuner.Oracle):
         super().__init__(
             objective=OBJECTIVE,
             max_trials=ledger.trials,
-            hyperparameters=declared(ledger.space, ledger.identity),
+            hyperparameters=hyperparameters(ledger.space),
             allow_new_entries=False,
             seed=ledger.seed,
         )
         self.verbose = 0
         self.ledger = ledger
         self._lease_s, self._clock = lease_s, clock
+        self._question = question(ledger.space, ledger.identity)
         self._leases: dict[int, _Lease] = {}
         self._failures: dict[int, int] = {}
         for number in range(len(ledger.proposed)):
             self._note_end(number)
+
+    def get_space(self) -> keras_tuner.HyperParameters:
+        """Return the question alone, for workers: keras-tuner prints each condition of a space that it sends."""
+        return self._question.copy()
 
     @keras_tuner.synchronized
     def goes_on(self) -> bool:
@@ -143,9 +151,9 @@ class PairOracle(keras_tuner.Oracle):
         candidate = self.ledger.candidate(number)
         trial_id = str(number)
         if trial_id not in self.trials:
-            values = self.hyperparameters.copy()
-            values.values = {QUESTION: self.ledger.identity, **genes_of(candidate.arch)}
-            self.trials[trial_id] = Trial(values, trial_id=trial_id)
+            parameters = self.get_space()
+            parameters.values |= genes_of(candidate.arch)
+            self.trials[trial_id] = Trial(parameters, trial_id=trial_id)
             self.start_order.append(trial_id)
         self.trials[trial_id].hyperparameters.values[CANDIDATE] = to_text(candidate)
         return self.trials[trial_id]
@@ -189,7 +197,7 @@ def explore(
 
         if distributed.role() == "worker":
             return distributed.work(
-                declared(space, identity), score=score, told=told, folder=folder, patience_s=patience_s
+                question(space, identity), score=score, told=told, folder=folder, patience_s=patience_s
             )
     with Ledger(space, price=price, trials=trials, seed=seed, folder=folder, identity=identity, told=told) as ledger:
         oracle = PairOracle(ledger, lease_s=lease_s)

@@ -163,6 +163,7 @@ def test_every_trial_is_scored_once_though_workers_and_chief_are_killed(cluster)
     assert all(done.values())
     assert set(done["tuner1"]) | set(done["tuner2"]) == set(names)
     assert cluster.begun(doomed) in names
+    assert [path.read_text() for path in cluster.folder.glob("*.out")] == [""] * 4  # keras-tuner printed nothing
     for candidate in (from_text(json.dumps(entry["candidate"])) for entry in cluster.journal()):
         assert candidate.latency_ms == price(candidate.arch).latency_ms
         assert candidate.score in (None, score(candidate))  # to the last digit
