@@ -1,6 +1,8 @@
 """The engine of the search: proposals, the record, going on after a kill, and the leases of workers."""
 
 import errno
+import importlib
+import importlib.util
 import itertools
 import os
 import resource
@@ -305,6 +307,12 @@ def test_every_gene_is_a_hyperparameter():
     names = {hp.name for hp in hyperparameters(SPACE).space}
     drawn = [genes_of(sample(SPACE, np.random.default_rng(n))) for n in range(50)]
     assert set().union(*drawn) <= names
+
+
+@pytest.mark.skipif(importlib.util.find_spec("ray") is not None, reason="ray is installed")
+def test_ray_is_an_extra_that_says_how_to_get_it():
+    with pytest.raises(SpecError, match=r"No module named 'ray'\); install the extra: pip install .*\[ray\]"):
+        importlib.import_module("nas.ray_tune")
 
 
 @pytest.fixture
