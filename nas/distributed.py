@@ -32,8 +32,8 @@ if TYPE_CHECKING:
 VARIABLES = ("KERASTUNER_TUNER_ID", "KERASTUNER_ORACLE_IP", "KERASTUNER_ORACLE_PORT")
 IDLE_S = 0.5
 """Pause of a worker that was told to wait, and of one whose chief does not answer."""
-LINGER_S = 4.0
-"""How long the chief stays after the last question once all trials have ended, so that idle workers hear of it."""
+LINGER_S = 2.5
+"""How long the chief stays after the last question once the search has ended, so that idle workers hear of it."""
 Role = Literal["alone", "chief", "worker"]
 
 
@@ -97,12 +97,19 @@ class _Servicer(OracleServicer):
 
     def wait(self) -> None:
         """Return when all trials have ended and nobody has asked for a while. Raises: what went wrong."""
-        while self._fault is None and self.oracle.goes_on():
+        while self._goes_on():
             self._heard(IDLE_S)
-        while self._fault is None and self._heard(LINGER_S):
+        while self._heard(LINGER_S):
             pass
         if self._fault is not None:
             raise self._fault
+
+    def _goes_on(self) -> bool:
+        try:
+            return self._fault is None and self.oracle.goes_on()
+        except Exception as exc:
+            self._fault = exc
+            return False
 
     def _heard(self, seconds: float) -> bool:
         asked = self._asked.wait(seconds)

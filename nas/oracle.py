@@ -9,8 +9,11 @@ import json
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import wraps
 from pathlib import Path
+from threading import RLock
 from time import monotonic
+from typing import Any, TypeVar
 
 import keras_tuner
 from keras_tuner.engine.trial import Trial, TrialStatus
@@ -21,6 +24,7 @@ from nas.ledger import Ledger, Price, Score, Told, from_text, to_text
 from nas.space import GENES, Space, gene_name, genes_of
 from nas.tuner import CANDIDATE, MAXIMISED, OBJECTIVE, PairTuner, metrics_of
 
+T = TypeVar("T")
 ADDRESS = "KERASTUNER_ORACLE_IP"
 """Variable of keras-tuner that is set where chief and workers share a search."""
 QUESTION = "question"
@@ -51,6 +55,17 @@ def question(space: Space, identity: str) -> keras_tuner.HyperParameters:
     return fixed
 
 
+def _synchronized(method: Callable[..., T]) -> Callable[..., T]:
+    """Let one thread at a time into an oracle; keras-tuner's decorator of this name keeps its lock after an error."""
+
+    @wraps(method)
+    def locked(self: "PairOracle", *args: Any, **kwargs: Any) -> T:
+        with self._lock:
+            return method(self, *args, **kwargs)
+
+    return locked
+
+
 @dataclass(frozen=True)
 class _Lease:
     tuner_id: str
@@ -76,6 +91,7 @@ class PairOracle(keras_tuner.Oracle):
         self.ledger = ledger
         self._lease_s, self._clock = lease_s, clock
         self._question = question(ledger.space, ledger.identity)
+        self._lock = RLock()
         self._leases: dict[int, _Lease] = {}
         self._failures: dict[int, int] = {}
         for number in range(len(ledger.proposed)):
@@ -85,12 +101,12 @@ class PairOracle(keras_tuner.Oracle):
         """Return the question alone, for workers: keras-tuner prints each condition of a space that it sends."""
         return self._question.copy()
 
-    @keras_tuner.synchronized
+    @_synchronized
     def goes_on(self) -> bool:
         """Whether a trial runs, or one more can be proposed, which is then done."""
         return bool(self.ledger.running) or self.ledger.ask() is not None
 
-    @keras_tuner.synchronized
+    @_synchronized
     def create_trial(self, tuner_id: str) -> Trial:
         """Lend a trial to a worker: the one it has already, one that nobody has, or a new one."""
         number = self._next(tuner_id)
@@ -108,12 +124,12 @@ class PairOracle(keras_tuner.Oracle):
         free = [number for number, lease in leases.items() if lease is None or lease.until <= now]
         return next(iter(own + free), None) if own or free else self.ledger.ask()
 
-    @keras_tuner.synchronized
+    @_synchronized
     def update_trial(self, trial_id: str, metrics: dict[str, float], step: int = 0) -> Trial:
         """Leave the metrics to `end_trial`, which has them without keras-tuner's rounding."""
         return self.get_trial(trial_id)
 
-    @keras_tuner.synchronized
+    @_synchronized
     def end_trial(self, trial: Trial) -> None:
         """Take the answer to a trial, the first time it comes; one that failed goes to the next who asks.
 

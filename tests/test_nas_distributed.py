@@ -7,6 +7,7 @@ are.
 import json
 import multiprocessing
 import os
+import resource
 import signal
 import socket
 import sys
@@ -75,6 +76,9 @@ def take_part(tuner_id, port, folder, changes):
         "KERASTUNER_ORACLE_IP": "127.0.0.1",
         "KERASTUNER_ORACLE_PORT": str(port),
     }
+    if size := changes.pop("largest_file", 0):
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
     asked = {"space": SPACE, "price": price, "score": slowly, "trials": TRIALS, "seed": 5, "identity": "toy"}
     asked |= {"folder": Path(tuner_id), "lease_s": 1.0, "patience_s": 20.0} | changes
     try:
@@ -229,6 +233,14 @@ def test_an_error_in_scoring_ends_the_worker_and_after_three_the_search(cluster)
     message = cluster.result(chief, "chief")
     assert message.startswith("ClusterError: trial 0 (edge-")
     assert "failed 3 times, last with MemoryError: no room; mend that, then start the chief again" in message
+
+
+def test_a_full_disk_ends_the_chief_and_its_workers_with_one_line_each(cluster):
+    chief, worker = cluster.start("chief", largest_file=9000), cluster.start("tuner0")
+    message = cluster.result(chief, "chief")
+    assert message.startswith("SpecError: chief/journal.jsonl: cannot be written (File too large); make room")
+    stopped = cluster.result(worker, "tuner0")
+    assert stopped == f"ClusterError: chief at 127.0.0.1:{cluster.port} has stopped: {message.partition(': ')[2]}"
 
 
 @pytest.mark.parametrize(
