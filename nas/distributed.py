@@ -39,7 +39,7 @@ Role = Literal["alone", "chief", "worker"]
 
 def role() -> Role:
     """Say what keras-tuner's variables make of this process. Raises: SpecError where they contradict each other."""
-    given = [name for name in VARIABLES if os.environ.get(name)]
+    given = [name for name in VARIABLES if name in os.environ]
     if "KERASTUNER_ORACLE_IP" not in given:
         return "alone"
     if missing := [name for name in VARIABLES if name not in given]:
