@@ -34,6 +34,10 @@ class CloudError(HybridError):
     """The cloud classifier cannot be reached, or answers something unusable."""
 
 
+class ClusterError(HybridError):
+    """The chief and the workers of a search on many machines cannot work together."""
+
+
 USER_ERRORS = (HybridError, DatasetError)
 
 __all__ = [
@@ -41,6 +45,7 @@ __all__ = [
     "BudgetError",
     "BundleError",
     "CloudError",
+    "ClusterError",
     "DatasetError",
     "HybridError",
     "SpecError",
