@@ -62,8 +62,8 @@ def searched(run: "Run", space: Space, pricing: Pricing[Estimate]) -> SearchResu
     answers = [run.cloud(place)[1] for place in range(len(run.clouds))]
     asked = question(run, answers)
     outputs = supernet(run, space, answers, asked.rows)
-    beside = f" and which of {len(answers)} clouds beside it" if len(answers) > 1 else ""
-    run.narrator.say(f"Search: which edge net fits {run.device.title} and is best with its cloud{beside}?")
+    beside = "the cloud" if len(answers) == 1 else f"one of {len(answers)} clouds"
+    run.narrator.say(f"Search: which edge net fits {run.device.title} and is best together with {beside}?")
     return nas_search.search(
         space,
         pricing=pricing,
