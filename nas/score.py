@@ -65,7 +65,8 @@ class Judge:
 
         `latency_ms` is the edge's own; where it exceeds the budget the pair is the edge alone.
         """
-        pairs = [self._pair(logits, latency_ms, cloud) for cloud in range(len(self.offers))]
+        edge_class, said = logits.argmax(axis=1), doubts(logits)
+        pairs = [self._pair(edge_class, said, latency_ms, cloud) for cloud in range(len(self.offers))]
         return max(pairs, key=lambda judged: judged.score.hybrid_accuracy)
 
     def queries(self, latency_ms: float, query_ms: float) -> int:
@@ -76,12 +77,12 @@ class Judge:
             share = min(1.0, max(0.0, left / query_ms)) if query_ms > 0 else float(left >= 0)
         return floor(share * len(self.labels) + _TOLERANCE)
 
-    def _pair(self, logits: Floats, latency_ms: float, cloud: int) -> Judged:
+    def _pair(self, edge_class: NDArray[np.intp], said: Array, latency_ms: float, cloud: int) -> Judged:
         offer, n = self.offers[cloud], len(self.labels)
-        edge_class, cloud_class = logits.argmax(axis=1), offer.probabilities.argmax(axis=1)
-        edge_right, cloud_right = edge_class == self.labels, cloud_class == self.labels
+        edge_right, cloud_right = edge_class == self.labels, offer.probabilities.argmax(axis=1) == self.labels
         most = self.queries(latency_ms, offer.query_ms)
-        order = np.argsort(-self._worth(logits, edge_right, cloud_right, offer.probabilities), kind="stable")
+        target = query_value(self.labels, edge_class, offer.probabilities)
+        order = np.argsort(-cross_fitted(said, target, self._fold), kind="stable")
         gains = np.cumsum(query_gain(edge_right, cloud_right)[order[:most]])
         asked = order[: int(np.argmax(gains)) + 1] if gains.max(initial=0.0) > 0 else order[:0]
         right = edge_right.copy()
@@ -97,13 +98,19 @@ class Judge:
         )
         return Judged(score=score, right=right)
 
-    def _worth(self, logits: Floats, edge_right: Bools, cloud_right: Bools, cloud: Floats) -> Array:
-        """What a query is worth by a router that has not seen the row, ``(n,)``."""
-        believed = believed_gain(logits.argmax(axis=1), cloud)
-        softness = SOFTNESS if (cloud.max(axis=1) < 1.0).any() else 0.0  # a black box may give answers alone
-        target = (1.0 - softness) * proxy_labels(edge_right, cloud_right) + softness * believed
-        fold = np.random.default_rng(self.seed).permutation(len(target)) % FOLDS
-        return cross_fitted(doubts(logits), target, fold)
+    @property
+    def _fold(self) -> NDArray[np.intp]:
+        return np.random.default_rng(self.seed).permutation(len(self.labels)) % FOLDS
+
+
+def query_value(labels: Ints, edge_class: NDArray[np.intp], cloud: Floats) -> Array:
+    """What a query is worth, ``(n,)``, which the router learns: part proxy label, part the cloud's own belief.
+
+    A cloud that gives answers alone believes nothing in particular.
+    """
+    softness = SOFTNESS if (cloud.max(axis=1) < 1.0).any() else 0.0
+    helps = proxy_labels(edge_class == labels, cloud.argmax(axis=1) == labels)
+    return (1.0 - softness) * helps + softness * believed_gain(edge_class, cloud).astype(np.float64)
 
 
 def doubts(logits: Floats) -> Array:
@@ -114,7 +121,9 @@ def doubts(logits: Floats) -> Array:
     """
     z = logits.astype(np.float64)
     p = softmax(z)
-    likely, sorted_z = -np.sort(-p, axis=1)[:, :TOP], -np.sort(-z, axis=1)[:, :3]
+    ascending = np.argsort(z, axis=1)[:, -TOP:]
+    likely = np.take_along_axis(p, ascending, axis=1)[:, ::-1]
+    sorted_z = np.take_along_axis(z, ascending, axis=1)[:, :-4:-1]
     entropy = -np.sum(p * np.log(np.maximum(p, 1e-12)), axis=1, keepdims=True)
     left = np.log(np.maximum(1.0 - likely[:, :1], LEAST_DOUBT))
     answer = np.arange(p.shape[1]) == p.argmax(axis=1)[:, None]
