@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
-from hybrid.errors import USER_ERRORS
+from hybrid.errors import USER_ERRORS, WorkerDoneError
 from hybrid.narrator import Terminal
 from hybrid.version import project_version
 
@@ -60,9 +60,13 @@ def run_options(command: Callable[..., None]) -> Callable[..., None]:
         click.option("--max-loss", type=float, help="Choose: accuracy at most this below the cloud's, in [0, 1]."),
         click.option("--max-queries", type=float, help="Choose: cloud asked for at most this share, in [0, 1]."),
         click.option("--confidence", type=float, help="With which the choice holds on new data; 0: only measured."),
-        click.option("--max-latency-ms", type=float, help="Choose: mean latency at most this."),
+        click.option("--max-latency-ms", type=float, help="Choose: mean latency at most this; what a search keeps to."),
         click.option("--min-accuracy", type=float, help="Choose: hybrid accuracy at least this, in [0, 1]."),
-        click.option("--min-coverage", type=float, help="Choose: share answered on the edge at least this, in [0, 1]."),
+        click.option(
+            "--min-coverage",
+            type=float,
+            help="Choose: share answered on the edge at least this; what a search keeps to.",
+        ),
         click.option("--no-excess-loss", is_flag=True, default=None, help="Choose: no less accurate than the cloud."),
     )
     for option in reversed(options):
@@ -71,21 +75,28 @@ def run_options(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def open_run(
-    out: Path, preset: str | None, spec_path: Path | None, assignments: tuple[str, ...], **named: Any
+    out: Path,
+    preset: str | None,
+    spec_path: Path | None,
+    assignments: tuple[str, ...],
+    *,
+    searches: bool = False,
+    **named: Any,
 ) -> "Run":
     """Build the run that the options describe.
 
     A run folder's own spec is the base unless a preset is named; then come the TOML file, ``--set``, named options.
+    Of a command that `searches`, a budget counts for the search as well as for the operating point.
     """
-    from hybrid.configure import run_spec, toml_value
+    from hybrid.configure import run_spec
 
     kept = out / SPEC_FILE
     bases = [kept] if preset is None and kept.is_file() else []
-    set_by_name = [f"{SHORTCUTS[name]}={toml_value(value)}" for name, value in named.items() if value is not None]
+    given = {name: value for name, value in named.items() if value is not None}
     spec = run_spec(
         preset_name=preset or "quick",
         paths=bases + ([spec_path] if spec_path else []),
-        assignments=(*assignments, *set_by_name),
+        assignments=(*assignments, *set_by_name(given), *(search_budget(given) if searches else ())),
     )
     from hybrid.pipeline import Run
 
@@ -93,6 +104,26 @@ def open_run(
     the_run.data  # noqa: B018  # what is wrong with the data shows before TensorFlow loads, which takes seconds
     load_tensorflow()
     return the_run
+
+
+def set_by_name(given: dict[str, Any]) -> list[str]:
+    """The assignments that named options stand for."""
+    from hybrid.configure import toml_value
+
+    return [f"{SHORTCUTS[name]}={toml_value(value)}" for name, value in given.items()]
+
+
+def search_budget(given: dict[str, Any]) -> list[str]:
+    """What the search is scored at, by the options for the operating point; the latency counts where both are given.
+
+    >>> search_budget({"min_coverage": 0.8}), search_budget({"max_latency_ms": 50.0, "min_coverage": 0.8})
+    (['search.max_latency_ms=0', 'search.min_coverage=0.8'], ['search.min_coverage=0.8', 'search.max_latency_ms=50.0'])
+    """
+    latency, coverage = given.get("max_latency_ms"), given.get("min_coverage")
+    asked = [] if coverage is None else [f"search.min_coverage={coverage}"]
+    if latency is not None:
+        return [*asked, f"search.max_latency_ms={latency}"]
+    return ["search.max_latency_ms=0", *asked] if asked else []
 
 
 def load_tensorflow() -> None:
@@ -143,7 +174,7 @@ def run(**options: Any) -> None:
     """Do everything, from the data to the bundle and the report."""
     from hybrid.pipeline.summary import summary_rows, write_summary
 
-    the_run = open_run(**options)
+    the_run = open_run(**options, searches=True)
     bundle, report = the_run.bundle, the_run.report
     terminal = Terminal()
     terminal.table("On the test split", summary_rows(write_summary(the_run, started=STARTED)))
@@ -168,26 +199,30 @@ def data(name: str, image_size: int) -> None:
 @cli.command()
 @run_options
 def search(**options: Any) -> None:
-    """Search the edge architecture."""
-    searched = open_run(**options).searched
-    rows = [
-        (c.arch.name, f"{c.macs:,} MACs", f"{c.flash_bytes:,} B flash", _score(c.score), c.reason or c.status)
-        for c in searched.candidates
-    ]
-    terminal = Terminal()
-    terminal.table("Candidates", rows)
-    terminal.say(f"Winner: {searched.winner.name}, in {options['out'] / 'search' / 'edge.toml'}")
+    """Search the edge architecture for this data and board, together with the cloud that it will ask.
 
+    Of --max-latency-ms and --min-coverage, one says at what pairs are scored. Further clouds to choose from go into the
+    TOML file as [[clouds]], or --set 'clouds=[{width=16}]'; each has the defaults, not the keys of [cloud]. Several
+    machines search together where KERASTUNER_TUNER_ID, KERASTUNER_ORACLE_IP and KERASTUNER_ORACLE_PORT are set, each
+    with a run folder of its own.
+    """
+    from hybrid.pipeline.searching import FRONT_HEADINGS, budget_words, chosen_rows, front_rows
 
-def _score(score: float | None) -> str:
-    return "-" if score is None else f"{score:.1%}"
+    the_run, terminal = open_run(**options, searches=True), Terminal()
+    found, folder = the_run.searched, options["out"] / "search"
+    if found.front:
+        title = f"Pareto set of {found.counts['scored']} pairs {budget_words(the_run.spec.search)}; * is chosen"
+        terminal.table(title, front_rows(found), FRONT_HEADINGS)
+    terminal.table("The pair, on validation", chosen_rows(the_run))
+    terminal.say(f"Pair: {folder / 'edge.toml'}, {folder / 'cloud.toml'}")
+    terminal.say(f"All candidates: {folder / 'candidates.json'}; the Pareto set: {folder / 'pareto.json'}")
 
 
 @cli.command()
 @run_options
 def train(**options: Any) -> None:
     """Train the cloud, the edge, and both around the router."""
-    trained = open_run(**options).trained
+    trained = open_run(**options, searches=True).trained
     terminal = Terminal()
     for index, one in enumerate(trained.rounds, 1):
         verdict = "kept" if one.kept else "undone"
@@ -310,6 +345,9 @@ def main() -> None:
     except click.UsageError as exc:
         where = exc.ctx.command_path if exc.ctx else "hybrid"
         _refuse(f"{exc.format_message().rstrip('.')}; see {where} --help")
+    except WorkerDoneError as exc:
+        click.echo(str(exc))
+        sys.exit(0)
     except USER_ERRORS as exc:
         _refuse(str(exc))
     except (KeyboardInterrupt, click.Abort):

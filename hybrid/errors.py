@@ -14,12 +14,17 @@ class SpecError(HybridError, ValueError):
 class BudgetError(HybridError):
     """A net needs more than its device has.
 
-    `resource` names what ran out (``flash_bytes``, ``peak_sram_bytes``); `needed` and `available` are in its unit.
+    `resource` names what ran out (``flash_bytes``, ``peak_sram_bytes``, ``latency_ms``); `needed` and `available` are
+    in its unit.
     """
 
-    def __init__(self, resource: str, needed: int, available: int, device: str, remedy: str) -> None:
+    def __init__(self, resource: str, needed: float, available: float, device: str, remedy: str) -> None:
         self.resource, self.needed, self.available = resource, needed, available
-        super().__init__(f"{resource}: needs {needed:,}, device {device} has {available:,}; {remedy}")
+        super().__init__(f"{resource}: needs {needed:,.10g}, device {device} has {available:,.10g}; {remedy}")
+
+
+class WorkerDoneError(HybridError):
+    """No failure: this process was a worker of a search that another one leads, and there is nothing left to do."""
 
 
 class UnsupportedOpError(HybridError):
@@ -50,4 +55,5 @@ __all__ = [
     "HybridError",
     "SpecError",
     "UnsupportedOpError",
+    "WorkerDoneError",
 ]

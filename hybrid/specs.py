@@ -251,7 +251,8 @@ class RunSpec:
     search: SearchSpec = field(default_factory=SearchSpec)
     cloud: CloudSpec = field(default_factory=CloudSpec)
     clouds: tuple[CloudSpec, ...] = ()
-    """Further clouds, of which and of `cloud` the search chooses one together with the edge."""
+    """Further clouds, of which and of `cloud` the search chooses one together with the edge: ``[[clouds]]`` in TOML.
+    What one leaves out has its default, not what `cloud` says."""
     train: TrainSpec = field(default_factory=TrainSpec)
     look: LookSpec = field(default_factory=LookSpec)
     router: RouterSpec = field(default_factory=RouterSpec)

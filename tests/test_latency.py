@@ -32,6 +32,20 @@ def test_query_latency_by_hand():
     assert latency.query_latency_ms(3, 800, LINK, 7, rng()) == pytest.approx([257, 257, 257])
 
 
+def test_mean_query_latency_by_hand():
+    assert latency.mean_query_ms(800, LINK, 7) == pytest.approx(257)  # nothing is drawn: as above
+    # Of the attempts at a loss of a half, the mean is 1 + 1/2 + ... + 1/128 = 2 - 1/128.
+    lossy = replace(LINK, loss=0.5)
+    assert latency.mean_query_ms(800, lossy, 7) == pytest.approx(107 + (2 - 1 / 128) * 150)
+
+
+@pytest.mark.parametrize("link", profiles.links().values(), ids=lambda link: link.name)
+def test_mean_query_latency_is_the_mean_of_what_is_drawn(link):
+    drawn = latency.query_latency_ms(100_000, 800, link, 7, rng())
+    error = drawn.std() / 100_000**0.5
+    assert abs(latency.mean_query_ms(800, link, 7) - drawn.mean()) < 4 * error + 1e-9
+
+
 def test_payload_may_differ_by_example():
     assert latency.query_latency_ms(2, [0, 800], LINK, 0, rng()) == pytest.approx([170, 250])
 

@@ -24,14 +24,16 @@ from hybrid.pipeline.storage import read_routed
 
 ROOT = Path(__file__).parents[1]
 LATE = {"router", "predict", "sweep", "bundle"}
-STAGES = ("search", "cloud", "edge", "alternate", "quantize", "router", "predict", "sweep")
+STAGES = ("cloud", "supernet", "search", "edge", "alternate", "quantize", "router", "predict", "sweep")
 PREDICTIONS = ("labels", "edge_logits", "router_score", "cloud_scores", "stage")
-EVERY = {*STAGES, "look", "folds", "bundle"}
+EVERY = {*STAGES, "question", "look", "folds", "bundle"}
+ASKED = {"question", "search"}
+BEFORE = {"cloud", "supernet"}
 TINY = """
 [search]
-trials = 1
-epochs = 1
-rows = 200
+trials = 4
+supernet_epochs = 1
+supernet_rows = 500
 [cloud]
 width = 8
 epochs = 1
@@ -151,7 +153,18 @@ def test_the_command_is_quiet_and_tells_the_steps_in_their_order(story):
     assert err == ""
     assert "\x1b" not in out
     sentences = [line.partition(":")[0] for line in out.splitlines() if line and not line.startswith(" ")]
-    steps = ("Data", "Cloud", "Search", "Edge", "Alternation", "Quantisation", "Router", "Predictions", "Export")
+    steps = (
+        "Data",
+        "Cloud",
+        "Supernet",
+        "Search",
+        "Edge",
+        "Alternation",
+        "Quantisation",
+        "Router",
+        "Predictions",
+        "Export",
+    )
     assert [s for s in sentences if s in (*steps, "Report", "Bundle")] == [*steps, "Report", "Report", "Bundle"]
 
 
@@ -313,16 +326,23 @@ def test_a_limit_that_no_threshold_holds(copied):
     [
         ("seed=1", {*EVERY}),
         ("data.limit=300", {*EVERY}),
-        ("cloud.epochs=9", EVERY - {"search"}),
-        ("search.trials=9", EVERY - {"cloud"}),
-        ('look.kind="net"', EVERY - {"cloud"}),  # two nets share the flash: the search looks for smaller ones
+        ("cloud.epochs=9", EVERY),  # the supernet learns from the cloud, and pairs are scored with it
+        ("search.supernet_epochs=9", EVERY - {"cloud"}),
+        ("search.trials=9", EVERY - BEFORE - {"question"}),  # the same question: a search can be prolonged
+        ("search.min_coverage=0.9", EVERY - BEFORE),
+        ("search.max_latency_ms=50", EVERY - BEFORE),
+        ('look.kind="net"', EVERY - BEFORE),  # two nets share the flash: the search looks for smaller ones
         ("look.exit_after=1", {"look", "quantize", *LATE}),
         ("look.share=0.3", LATE),
         ("router.epochs=9", LATE),
         ("quantize.qat_epochs=9", {"quantize", *LATE}),
         ("sweep.confidence=0.95", {"sweep", "bundle"}),
-        ('link="wifi"', {"sweep", "bundle"}),
-        ('cloud.server="gpu-large"', {"sweep", "bundle"}),
+        ('link="wifi"', EVERY - BEFORE),  # what a query takes decides how often the cloud may be asked
+        ('cloud.server="gpu-large"', EVERY - BEFORE),
+        ("cloud.latency_ms=3", EVERY - BEFORE),
+        ("sweep.min_coverage=0.9", {"sweep", "bundle"}),
+        ("sweep.max_latency_ms=50", {"sweep", "bundle"}),
+        ('sweep.payload="raw"', {"sweep", "bundle"}),
         ("sweep.no_excess_loss=true", {"sweep", "bundle"}),
         ("export.golden_examples=3", {"bundle"}),
     ],
@@ -332,6 +352,24 @@ def test_what_a_change_makes_again(tmp_path, npz, change, made_again):
     before = Run(tmp_path, run_spec(assignments=[set_data])).keys
     after = Run(tmp_path, run_spec(assignments=[set_data, change])).keys
     assert {name for name in before if before[name] != after[name]} == made_again
+
+
+def test_a_further_cloud_is_trained_beside_the_first_and_asks_a_new_question(tmp_path, npz):
+    set_data = f'data.name="{npz}"'
+    before = Run(tmp_path, run_spec(assignments=[set_data])).keys
+    more = ["clouds=[{width=16}, {width=16, latency_ms=3.0}]"]
+    after = Run(tmp_path, run_spec(assignments=[set_data, *more])).keys
+    assert set(after) - set(before) == {"cloud_1", "cloud_2"}
+    assert after["cloud_1"] == after["cloud_2"] != after["cloud"]  # where a cloud runs changes no answer
+    assert {name for name in before if before[name] != after[name]} == EVERY - BEFORE
+
+
+def test_a_given_net_needs_no_search_and_so_no_link(tmp_path, npz):
+    given = [f'data.name="{npz}"', 'search.arch="mine.toml"']
+    before = Run(tmp_path, run_spec(assignments=given)).keys
+    for change, again in (('link="wifi"', {"sweep", "bundle"}), ('device="stm32l4r5"', EVERY - BEFORE)):
+        after = Run(tmp_path, run_spec(assignments=[*given, change])).keys
+        assert {name for name in before if before[name] != after[name]} == again
 
 
 @pytest.mark.parametrize(("key", "stage"), [("cloud.table", "cloud"), ("search.arch", "search")])
@@ -358,12 +396,14 @@ def npz(tmp_path_factory):
 def test_a_killed_run_goes_on_and_one_seed_gives_the_same_bytes(tmp_path, spec, npz):
     killed, whole = tmp_path / "killed", tmp_path / "whole"
     asked = ("--dataset", npz, "--spec", spec)
-    with subprocess.Popen(command("run", "--out", killed, *asked), cwd=ROOT, stdout=subprocess.PIPE, text=True) as job:
-        next(line for line in job.stdout if line.startswith("Quantisation:"))
-        job.send_signal(signal.SIGKILL)
-    assert (killed / ".quantize.partial").is_dir()  # so it was in the middle of a stage
+    for stage, sentence in (("search", "Search:"), ("quantize", "Quantisation:")):
+        words = command("run", "--out", killed, *asked)
+        with subprocess.Popen(words, cwd=ROOT, stdout=subprocess.PIPE, text=True) as job:
+            next(line for line in job.stdout if line.startswith(sentence))
+            job.send_signal(signal.SIGKILL)
+        assert (killed / f".{stage}.partial").is_dir()  # so it was in the middle of a stage
     early = [name for name in STAGES if (killed / name).is_dir()]
-    assert early == ["search", "cloud", "edge", "alternate"]
+    assert early == ["cloud", "supernet", "search", "edge", "alternate"]
     made = {name: (killed / name / ".stage.json").stat().st_mtime_ns for name in early}
 
     hybrid("run", "--out", killed, *asked)
@@ -401,6 +441,33 @@ def test_a_black_box_and_an_image_folder(tmp_path, spec):
     _, err = hybrid("serve", run / "bundle", "--port", "0", code=2)
     assert "black box" in err
     assert err.count("\n") == 1
+
+
+def test_of_two_clouds_the_search_takes_the_one_that_suits(tmp_path, spec, npz):
+    """The first is trained here and takes a minute to answer; the further one knows everything, at once."""
+    out, table = tmp_path / "run", tmp_path / "table.npz"
+    splits = load(str(npz), validation_fraction=0.3).splits
+    np.savez(table, **{name: np.eye(4)[splits[name].y] for name in ("calibration", "validation", "test")})
+    asked = ("--dataset", npz, "--spec", spec, "--set", "data.validation_fraction=0.3", "--trials", "3")
+    clouds = ("cloud.latency_ms=60000", f'clouds=[{{kind="table", table="{table}", latency_ms=1.0}}]')
+    budget = ("--link", "ble", "--max-latency-ms", "150")
+    said, _ = hybrid("search", "--out", out, *asked, *budget, *(word for one in clouds for word in ("--set", one)))
+    assert f"table {table}" in " ".join(said.split())
+    assert "Pareto set of 3 pairs at a mean latency of 150 ms or less; * is chosen" in said.replace("\u00a0", " ")
+    scores = [pair["score"] for pair in read(out / "search/candidates.json") if pair["score"]]
+    assert {score["cloud"] for score in scores} == {1}
+    assert all(score["mean_latency_ms"] <= 150 for score in scores)
+
+    chosen = run_spec(paths=[out / "spec.toml"])
+    assert chosen.search.max_latency_ms == chosen.sweep.max_latency_ms == 150
+    later = Run(out, chosen)
+    assert later.pair.cloud == chosen.clouds[0]
+    assert later.trained.cloud_net is None
+    assert later.swept.test.cloud_right.all()
+    assert later.swept.points[0].cloud == "own"
+    assert later.swept.chosen.mean_latency_ms <= 150
+    assert (out / "cloud/cloud_weights.npz").is_file()
+    assert not (out / "cloud_1/cloud_weights.npz").exists()
 
 
 # The bundle, checked and served

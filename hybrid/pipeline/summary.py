@@ -13,8 +13,10 @@ from hybrid.artifacts import Predictions
 from hybrid.pipeline import storage
 from hybrid.pipeline.content import naucs, policy_scores
 from hybrid.pipeline.export import tool_versions
+from hybrid.pipeline.searching import cloud_title
 from hybrid.runtimes import device_engine
 from hybrid.units import count, kib, percent, quantity
+from nas.search import SearchResult
 
 if TYPE_CHECKING:
     from hybrid.pipeline import Run
@@ -49,6 +51,8 @@ def _summary(run: "Run") -> dict[str, Any]:
         "data_digest": run.data.digest,
         "device": run.device.name,
         "link": run.link.name,
+        "cloud": cloud_title(run.searched.cloud),
+        "search": _search(run.searched),
         "preset": run.spec.preset,
         "seed": run.spec.seed,
         "edge_float_accuracy": changed.float_accuracy,
@@ -72,6 +76,12 @@ def _summary(run: "Run") -> dict[str, Any]:
         "stage_seconds": run.folder.stage_seconds(),
         "tools": tool_versions(),
     }
+
+
+def _search(found: SearchResult) -> dict[str, Any] | None:
+    """How many nets were scored and skipped, and how the chosen pair scored; None where the net was given."""
+    score = found.chosen.score
+    return None if score is None else {**found.counts, "front": len(found.front), "chosen": asdict(score)}
 
 
 def _at_threshold(test: Predictions, threshold: int) -> dict[str, float]:
