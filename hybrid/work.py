@@ -69,9 +69,7 @@ def total(tasks: Iterable[Task]) -> Work:
         macs[kind] += count
         if uneven:
             rest[kind] += count
-    return Work(
-        macs_by_kind=macs, ragged_macs_by_kind=rest, outputs=outputs, elements=elements, operators=operators
-    )
+    return Work(macs_by_kind=macs, ragged_macs_by_kind=rest, outputs=outputs, elements=elements, operators=operators)
 
 
 def flatbuffer_work(flatbuffer: bytes) -> Work:

@@ -52,7 +52,7 @@ def search(run: "Run") -> nas_search.SearchResult:
             seed=spec.seed,
             estimate=lambda arch: staged(arch, spec.look),
             fits=lambda estimate: cost.check_fits(estimate, run.device),
-            latency_ms=lambda estimate: latency.edge_latency_ms(estimate.macs_by_kind, run.device),
+            latency_ms=lambda estimate: latency.edge_latency_ms(estimate.work, run.device),
             folder=run.folder.scratch("search", run.keys["search"]),
             narrator=run.narrator,
         )
