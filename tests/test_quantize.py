@@ -197,4 +197,5 @@ def test_a_net_with_pool_grey_and_window_costs_what_was_reckoned(fashion, method
         assert (affine.scale[0], affine.zeroPoint[0]) == (1 / 128, 0)
         assert operators(flatbuffer)[0] == "AVERAGE_POOL_2D"
         assert flatbuffer_work(flatbuffer) == costs.work
-        assert 0.97 * costs.flash_bytes <= len(flatbuffer) <= costs.flash_bytes
+        # Trained in int8, the dense layer has one scale instead of ten: 9 * 2 * 12 bytes less.
+        assert 0.95 * costs.flash_bytes <= len(flatbuffer) <= costs.flash_bytes
