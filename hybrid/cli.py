@@ -303,9 +303,42 @@ def serve(bundle: Path, host: str, port: int) -> None:
     serve_bundle(bundle, host, port, narrator=Terminal())
 
 
-@cli.command()
-def devices() -> None:
-    """List the known devices, links and cloud servers."""
+@cli.group(invoke_without_command=True)
+@click.pass_context
+def devices(ctx: click.Context) -> None:
+    """List the known devices, links and cloud servers; `calibrate` refits a device."""
+    if ctx.invoked_subcommand is None:
+        list_profiles()
+
+
+@devices.command()
+@click.argument("measured", type=click.Path(path_type=Path))
+@click.option("--device", required=True, help="Profile to start from: a name (see hybrid devices) or a TOML profile.")
+@click.option("--out", type=click.Path(path_type=Path, dir_okay=False), required=True, help="TOML profile to write.")
+def calibrate(measured: Path, device: str, out: Path) -> None:
+    """Refit a device's profile from your own measurements on the board.
+
+    MEASURED is a CSV with the columns model (path of a .tflite, from the CSV's folder), latency_ms and, if you have it,
+    energy_mj. The profile goes where --device is asked for.
+    """
+    from hybrid import calibrate as fitting
+    from hybrid import profiles
+
+    start = profiles.device(device)
+    if out.suffix != ".toml":
+        raise click.UsageError(f"--out: got {str(out)!r}, allowed a path ending in .toml")
+    rows = fitting.read_measurements(measured)
+    done = fitting.calibrate(rows, start, out.stem)
+    profiles.write_device(done.device, out)
+    terminal = Terminal()
+    shown = [(model, f"{100 * error:+.1f} %") for model, error in done.residuals.items()]
+    terminal.table("Estimated against measured time", shown)
+    terminal.say(fitting.told(done, start, len(rows)))
+    terminal.say(f"Profile: {out}, good to ±{100 * done.device.latency_band:.0f} %")
+
+
+def list_profiles() -> None:
+    """Print the shipped profiles."""
     from hybrid import profiles
 
     terminal = Terminal()

@@ -4,9 +4,9 @@ Flash and SRAM are those of full int8 quantisation by the TFLite converter and o
 folds into its convolution and ReLU into the operator before it, so neither costs anything.
 
 The SRAM is TFLite Micro's own sum, allocation by allocation, on a 64-bit host. A 32-bit device needs a little less,
-because its pointers are shorter. The flash adds up the flatbuffer's parts; what is not reckoned (alignment) is covered by a
-constant, so that an estimate is not below what is measured. Both were read off 60 random nets converted by TensorFlow
-2.21; ``benchmarks/search_costs.py`` measures the errors on 50 others.
+because its pointers are shorter. The flash adds up the flatbuffer's parts; what is not reckoned (alignment) is covered
+by a constant, so that an estimate is not below what is measured. Both were read off 60 random nets converted by
+TensorFlow 2.21; ``benchmarks/search_costs.py`` measures the errors on 50 others.
 """
 
 from collections.abc import Mapping, Sequence

@@ -4,25 +4,33 @@ The edge always runs first; where it does not keep an example, a query follows. 
 its bytes, and for a microcontroller's small payloads the fixed part is most of it.
 """
 
-from collections.abc import Mapping
 from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from hybrid.artifacts import Bools, Device, Link
+from hybrid.work import Work
 
 Array = NDArray[np.float64]
 MAX_ATTEMPTS = 8
 """A query lost this often is taken to arrive with its last attempt."""
 
 
-def edge_latency_ms(macs_by_kind: Mapping[str, int], device: Device) -> float:
-    """Time of one inference: cycles of each kind of layer over the clock, and the fixed overhead.
+def edge_latency_ms(work: Work, device: Device) -> float:
+    """Time of one inference: cycles of MACs, outputs and operators over the clock, and the fixed overhead.
 
     The estimate is good to ``device.latency_band`` either way.
     """
-    cycles = sum(macs * device.cycles_per_mac[kind] for kind, macs in macs_by_kind.items())
+    extra = device.ragged_penalty - 1
+    cycles = (
+        work.outputs * device.cycles_per_output
+        + work.elements * device.cycles_per_element
+        + work.operators * device.cycles_per_operator
+    )
+    for kind, macs in work.macs_by_kind.items():
+        if macs:
+            cycles += (macs + extra * work.ragged_macs_by_kind[kind]) * device.cycles_per_mac[kind]
     return cycles / (device.clock_mhz * 1e3) + device.overhead_ms
 
 

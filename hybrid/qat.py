@@ -76,14 +76,14 @@ def quantization_aware_fit(
 def _aware(model: Any) -> Any:
     """Let tfmot simulate int8; a mean over pixels keeps the range of its input, as its kernel on the device does."""
     import tf_keras
+    from tensorflow_model_optimization.python.core.quantization.keras.default_8bit import (
+        default_8bit_quantize_configs as configs,
+    )
     from tensorflow_model_optimization.quantization.keras import (
         quantize_annotate_layer,
         quantize_annotate_model,
         quantize_apply,
         quantize_scope,
-    )
-    from tensorflow_model_optimization.python.core.quantization.keras.default_8bit import (
-        default_8bit_quantize_configs as configs,
     )
 
     def annotated(layer: Any) -> Any:

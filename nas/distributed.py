@@ -22,7 +22,6 @@ from keras_tuner.src.distribute.oracle_chief import OracleServicer
 from keras_tuner.src.distribute.oracle_client import OracleClient
 
 from hybrid.errors import ClusterError, HybridError, SpecError
-from nas.candidate import Candidate
 from nas.ledger import Score, Told
 from nas.tuner import OBJECTIVE, PairTuner
 
@@ -135,10 +134,8 @@ class _Servicer(OracleServicer):
         return self._answer(super().EndTrial, request, context)
 
 
-def work(
-    question: keras_tuner.HyperParameters, *, score: Score, told: Told, folder: Path, patience_s: float
-) -> tuple[Candidate, ...]:
-    """Score what the chief lends until it says that all is done; returns the nets scored here.
+def work(question: keras_tuner.HyperParameters, *, score: Score, told: Told, folder: Path, patience_s: float) -> None:
+    """Score what the chief lends until it says that all is done.
 
     Raises: SpecError where the chief searches another space or asks another question, before it lends anything;
     ClusterError where it does not answer for `patience_s` seconds, or stops for an error; what `score` raises.
@@ -147,7 +144,6 @@ def work(
     tuner = PairTuner(oracle, score=score, folder=folder, told=told)
     tuner.oracle = _Client(oracle, patience_s=patience_s)
     tuner.explore()
-    return tuple(tuner.outcomes)
 
 
 class _Client(OracleClient):

@@ -37,6 +37,8 @@ def hyperparameters(space: Space) -> keras_tuner.HyperParameters:
     """Declare the space's genes to keras-tuner: a stage's genes are active where the net has that stage."""
     declared = keras_tuner.HyperParameters()
     declared.Choice("stages", list(space.num_stages))
+    declared.Choice("input_pool", list(space.input_pool))
+    declared.Choice("grey", list(space.grey))
     for index, choices in enumerate(space.positions[: max(space.num_stages) + 1]):
         counts = [count for count in space.num_stages if count >= index]
         with declared.conditional_scope("stages", counts):
@@ -204,7 +206,7 @@ def explore(
     that a folder is not taken for another one's. Where keras-tuner's variables (`nas.distributed.role`) make this
     process the chief of a search on many machines, it prices, proposes and keeps `folder`, and lends each trial for
     `lease_s` seconds, more than any score takes; a worker only scores, waits `patience_s` for a chief that does not
-    answer, and returns what it has scored itself.
+    answer, and returns nothing: the chief has it all.
     Raises: SpecError where the folder is damaged, in use, full, or holds another search, ClusterError where chief and
     workers do not find each other; what `score` raises.
     """
@@ -212,9 +214,8 @@ def explore(
         from nas import distributed
 
         if distributed.role() == "worker":
-            return distributed.work(
-                question(space, identity), score=score, told=told, folder=folder, patience_s=patience_s
-            )
+            distributed.work(question(space, identity), score=score, told=told, folder=folder, patience_s=patience_s)
+            return ()
     with Ledger(space, price=price, trials=trials, seed=seed, folder=folder, identity=identity, told=told) as ledger:
         oracle = PairOracle(ledger, lease_s=lease_s)
         if in_cluster:

@@ -15,7 +15,7 @@ import numpy as np
 
 from hybrid.configure import read_toml, structure
 from hybrid.errors import SpecError
-from hybrid.specs import ArchSpec, BlockKind, BlockSpec, SearchSpec
+from hybrid.specs import ArchSpec, BlockKind, BlockSpec
 
 KINDS: tuple[BlockKind, ...] = get_args(BlockKind)
 CHEAPEST_FIRST: tuple[BlockKind, ...] = ("ds", "conv", "ib", "res")
@@ -181,13 +181,6 @@ def _scaled(widths: Sequence[int], by: float) -> tuple[int, ...]:
 def load_space(path: Path) -> Space:
     """Read a space from TOML, whose keys are the fields of `Space`. Raises: SpecError naming the key."""
     return structure(read_toml(path), Space, where=str(path))
-
-
-def space_for(spec: SearchSpec, input_shape: tuple[int, int, int], num_classes: int) -> Space:
-    """Return the space that `spec` asks for: its file's, or the default for the input. Raises: SpecError."""
-    if spec.space:
-        return load_space(Path(spec.space))
-    return edge_space(input_shape, num_classes, kinds=spec.kinds)
 
 
 def sample(space: Space, rng: np.random.Generator) -> ArchSpec:

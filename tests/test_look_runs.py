@@ -9,6 +9,7 @@ import pytest
 from firmware_export.verify import verify
 from hybrid import cost
 from hybrid.configure import run_spec, to_toml
+from hybrid.latency import edge_latency_ms
 from hybrid.look import ROUTER_FLASH_BYTES
 from hybrid.pipeline import Run
 from hybrid.pipeline.summary import write_summary
@@ -94,17 +95,12 @@ def test_time_on_the_device_by_hand(story):
     """Everything kept: the mean of the time until the last stage of each example."""
     test, points = story.run.swept.test, story.run.swept.points
     device, (edge, look) = story.run.device, story.run.quantized.routed.program.stages
-    ms = [_ms(cost.stage_macs(stage), device) for stage in (edge, look)]
+    ms = [edge_latency_ms(cost.stage_work(stage), device) for stage in (edge, look)]
     calibration = story.run.swept.calibration
     expected = ms[0] + ms[1] * (calibration.stage == 1).mean()
     assert points[0].coverage == 1
     assert points[0].mean_latency_ms == pytest.approx(expected)
     assert (test.stage <= 1).all()
-
-
-def _ms(macs, device):
-    cycles = sum(count * device.cycles_per_mac[kind] for kind, count in macs.items())
-    return cycles / (device.clock_mhz * 1e3) + device.overhead_ms
 
 
 def test_the_report_tells_the_second_look(story):

@@ -24,7 +24,7 @@ from hybrid.runtimes import device_engine
 from hybrid.specs import CloudSpec, RunSpec
 from hybrid.version import project_version
 from nas.search import SearchResult
-from nas.space import Space, space_for
+from nas.space import Space
 
 SPEC_FILE = "spec.toml"
 
@@ -109,7 +109,7 @@ class Run:
         place = searching.teacher(self.clouds)
         taught_by = "" if place is None else clouds[place]
         trained = (asked.supernet_epochs, asked.supernet_rows, self.spec.train)
-        supernet = digest("supernet", base, self.space, taught_by, *trained)
+        supernet = digest("supernet", base, self.space, taught_by, *trained, *device, look.width)
         times = [(server.latency_ms, cloud.latency_ms) for server, cloud in zip(self.servers, self.clouds, strict=True)]
         scored = (asked.rows, asked.min_coverage, self.link, times)
         question = digest("question", supernet, *clouds, *device, look.width, *scored)
@@ -118,8 +118,7 @@ class Run:
     @cached_property
     def space(self) -> Space | None:
         """What is searched; None where the edge net is given."""
-        asked, data = self.spec.search, self.data
-        return None if asked.arch else space_for(asked, data.input_shape, data.num_classes)
+        return None if self.spec.search.arch else searching.space_of(self)
 
     @cached_property
     def searched(self) -> SearchResult:

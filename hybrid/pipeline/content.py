@@ -140,7 +140,7 @@ def _stages(run: "Run") -> tuple[StageCost, ...]:
             name=name,
             reads=stage.reads,
             share=float((last >= index).mean()),
-            macs=sum(here.stage_macs[index].values()),
+            macs=here.stage_work[index].macs,
             router_kind=routed.kinds[index],
             router_parameters=stage.router.parameters,
             latency_ms=float(here.stage_ms[index]),

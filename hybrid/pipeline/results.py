@@ -69,9 +69,9 @@ def scenarios(run: "Run") -> list[sweep.Scenario]:
     own, own_ms = server_of(run.searched.cloud, run.trained.answers.measured_ms)
     servers = {own: own_ms}
     servers |= {server.name: server.latency_ms for server in run.compared.values() if server.name != own}
-    stage_macs = tuple(cost.stage_macs(stage) for stage in run.quantized.routed.program.stages)
+    stage_work = tuple(cost.stage_work(stage) for stage in run.quantized.routed.program.stages)
     return [
-        sweep.Scenario(device=run.device, link=link, cloud_name=name, cloud_ms=latency_ms, stage_macs=stage_macs)
+        sweep.Scenario(device=run.device, link=link, cloud_name=name, cloud_ms=latency_ms, stage_work=stage_work)
         for name, latency_ms in servers.items()
         for link in run.links.values()
     ]

@@ -18,7 +18,8 @@ from nas import search as nas_search
 from nas.candidate import Candidate
 from nas.score import Judge, Offer, stratified_rows
 from nas.search import Pricing, SearchResult
-from nas.space import Space
+from nas.space import Space, edge_space, load_space
+from nas.subspace import WIDTHS, fitted
 
 if TYPE_CHECKING:
     from hybrid.pipeline import Run
@@ -78,12 +79,21 @@ def searched(run: "Run", space: Space, pricing: Pricing[Estimate]) -> SearchResu
     )
 
 
+def space_of(run: "Run") -> Space:
+    """The user's space, or the default one for the input, as wide as suits the device. Raises: SpecError."""
+    asked, data = run.spec.search, run.data
+    if asked.space:
+        return load_space(Path(asked.space))
+    spaces = [edge_space(data.input_shape, data.num_classes, kinds=asked.kinds, width=width) for width in WIDTHS]
+    return fitted(spaces, pricing_of(run).price, seed=run.spec.seed)
+
+
 def pricing_of(run: "Run") -> Pricing[Estimate]:
     """What a net costs on the run's device, all of its looks together."""
     return Pricing(
         estimate=lambda arch: staged(arch, run.spec.look),
         fits=lambda estimate: cost.check_fits(estimate, run.device),
-        latency_ms=lambda estimate: latency.edge_latency_ms(estimate.macs_by_kind, run.device),
+        latency_ms=lambda estimate: latency.edge_latency_ms(estimate.work, run.device),
         spec=run.spec.search,
         device=run.device,
     )
@@ -143,7 +153,17 @@ def supernet(run: "Run", space: Space, answers: list[CloudAnswers], rows: Split)
     def make(folder: Path) -> None:
         run.narrator.say("Supernet: one net that holds all of the space, trained once; candidates inherit from it.")
         soft = None if place is None else answers[place].probabilities["train"]
-        net.fit(run.data, soft, spec=run.spec, narrator=run.narrator)
+        asked, train, pricing = run.spec.search, run.data.train, pricing_of(run)
+        kept = stratified_rows(train.y, asked.supernet_rows, run.spec.seed)
+        net.fit(
+            Split(x=train.x[kept], y=train.y[kept]),
+            None if soft is None else soft[kept],
+            allowed=lambda arch: pricing.price(arch).status == "fits",
+            epochs=asked.supernet_epochs,
+            train=run.spec.train,
+            mirror=run.data.mirror,
+            narrator=run.narrator,
+        )
         net.write(folder / SUPERNET_WEIGHTS)
 
     net.read(run.folder.stage("supernet", run.keys["supernet"], make) / SUPERNET_WEIGHTS)
