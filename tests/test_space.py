@@ -159,7 +159,6 @@ def test_toml_round_trip(tmp_path):
     assert load_space(path) == OWN
 
 
-@pytest.mark.parametrize(
     ("change", "complaint"),
     [
         ({"stem": {"width": []}}, "stem: width: got []"),
