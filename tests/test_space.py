@@ -148,17 +148,17 @@ def test_the_lean_space_has_the_size_that_the_quick_preset_counts_on():
     for arch in (sample(space, rng) for _ in range(100)):
         widths = [1, *(block.width for block in arch.blocks)]
         weights.append(sum(9 * a * b for a, b in pairwise(widths)) + 10 * widths[-1])
-    assert min(weights) > 10_000
-    assert max(weights) < 55_000
+    assert min(weights) > 2_000
+    assert max(weights) < 60_000
 
 
 def test_toml_round_trip(tmp_path):
     path = tmp_path / "space.toml"
     path.write_text(to_toml(OWN))
     assert load_space(path) == OWN
-    assert load_space(path) == OWN
 
 
+@pytest.mark.parametrize(
     ("change", "complaint"),
     [
         ({"stem": {"width": []}}, "stem: width: got []"),
