@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from hybrid.configure import structure, to_toml
 from hybrid.errors import SpecError
-from hybrid.specs import ArchSpec, BlockSpec, SearchSpec
+from hybrid.specs import ArchSpec, BlockSpec
 from nas.space import (
     KINDS,
     Choices,
