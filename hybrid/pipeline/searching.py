@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 SUPERNET_WEIGHTS = "supernet.npz"
 PAYLOAD: Literal["cbor"] = "cbor"
 """What a query is taken to carry; the other encoding is a few bytes shorter."""
+REFUSED_FIRST = ("table", "url", "application", "train")
+"""Kinds of clouds: what may turn out to be unusable comes before what takes long."""
 MAX_ROWS = 15
 """Of the Pareto set, as it is printed."""
 
@@ -43,7 +45,7 @@ def search(run: "Run") -> SearchResult:
     """Find the edge net and the cloud that are best together, or price the edge net that is given."""
     spec, pricing = run.spec, pricing_of(run)
     if not run.folder.is_done("search", run.keys["search"]) and run.space is not None:
-        nas_search.check(run.space, run.data, pricing, seed=spec.seed)  # before clouds are trained
+        check(run, run.space, pricing)
 
     def make(folder: Path) -> None:
         if run.space is None:
@@ -53,14 +55,30 @@ def search(run: "Run") -> SearchResult:
             found = searched(run, run.space, pricing)
         nas_search.write(found, folder)
 
-    return nas_search.read(run.folder.stage("search", run.keys["search"], make))
+    done = run.folder.stage("search", run.keys["search"], make, keep=journal_folder(run))
+    return nas_search.read(done)
+
+
+def check(run: "Run", space: Space, pricing: Pricing[Estimate]) -> None:
+    """Refuse what cannot be searched before clouds are trained, which may take hours. Raises: HybridError."""
+    from nas import distributed  # loads TensorFlow
+
+    nas_search.check(space, run.data, pricing, seed=run.spec.seed)
+    distributed.check()
+
+
+def journal_folder(run: "Run") -> Path:
+    """Where the search remembers every net it met; it stays, so that a finished search can be prolonged."""
+    return run.folder.scratch("search", run.keys["question"])
 
 
 def searched(run: "Run", space: Space, pricing: Pricing[Estimate]) -> SearchResult:
     """Train or ask every cloud, train the supernet, and search."""
     from nas.oracle import explore  # loads TensorFlow
 
-    answers = [run.cloud(place)[1] for place in range(len(run.clouds))]
+    asked_first = sorted(range(len(run.clouds)), key=lambda place: REFUSED_FIRST.index(run.clouds[place].kind))
+    by_place = {place: run.cloud(place)[1] for place in asked_first}
+    answers = [by_place[place] for place in range(len(run.clouds))]
     asked = question(run, answers)
     outputs = supernet(run, space, answers, asked.rows)
     beside = "the cloud" if len(answers) == 1 else f"one of {len(answers)} clouds"
@@ -73,7 +91,7 @@ def searched(run: "Run", space: Space, pricing: Pricing[Estimate]) -> SearchResu
         clouds=run.clouds,
         explore=explore,
         seed=run.spec.seed,
-        folder=run.folder.scratch("search", run.keys["question"]),
+        folder=journal_folder(run),
         identity=run.keys["question"],
         narrator=run.narrator,
     )
