@@ -1,6 +1,6 @@
 """The search for the pair: the clouds to choose from, the supernet that scores edge nets, and what they chose."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -217,18 +217,32 @@ def chosen_rows(run: "Run") -> list[tuple[str, str]]:
     ]
 
 
-FRONT_HEADINGS = ("edge net", "hybrid", "at most", "edge", "cloud", "mean", "on edge", "MACs", "flash", "SRAM")
+FRONT_HEADINGS = (
+    "edge net",
+    "cloud",
+    "hybrid",
+    "at most",
+    "edge",
+    "mean latency",
+    "edge latency",
+    "MACs",
+    "flash",
+    "SRAM",
+)
 
 
 def front_rows(found: SearchResult) -> list[tuple[str, ...]]:
-    """A table of the Pareto set, most accurate first: at most `MAX_ROWS`, the chosen pair among them."""
+    """A table of the Pareto set, most accurate first: at most `MAX_ROWS`, the chosen pair among them.
+
+    A cloud is told by its place, from 1, in what `cloud_places` says.
+    """
     return [
         (
             c.arch.name + (" *" if c.arch == found.edge else ""),
+            str(c.score.cloud + 1),
             percent(c.score.hybrid_accuracy),
             percent(c.score.bound),
             percent(c.score.edge_accuracy),
-            str(c.score.cloud),
             quantity(c.score.mean_latency_ms, "ms"),
             quantity(c.latency_ms, "ms"),
             count(c.macs),
@@ -238,6 +252,15 @@ def front_rows(found: SearchResult) -> list[tuple[str, ...]]:
         for c in shown(found, MAX_ROWS)
         if c.score is not None
     ]
+
+
+def cloud_places(clouds: Sequence[CloudSpec]) -> str:
+    """The clouds to choose from.
+
+    >>> cloud_places([CloudSpec(width=24), CloudSpec(kind="table", table="a.npz")])
+    '1 trained here, width 24, depth 1; 2 table a.npz'
+    """
+    return "; ".join(f"{place} {cloud_title(cloud)}" for place, cloud in enumerate(clouds, 1))
 
 
 def shown(found: SearchResult, most: int) -> list[Candidate]:
