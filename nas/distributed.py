@@ -194,8 +194,11 @@ class _Client(OracleClient):
 
     def _check(self) -> None:
         if self.get_space().get_config() != self._question.get_config():
-            what = "searches another space, or for another data, device, seed or scoring, than this worker"
-            raise SpecError(f"chief at {address()}: {what}; start both with the same command and the same version")
+            what = "searches another space, or for another data, device, seed, weights or scoring, than this worker"
+            remedy = (
+                "start both with the same command and version, on copies of one run folder where they trained apart"
+            )
+            raise SpecError(f"chief at {address()}: {what}; {remedy}")
 
 
 class _Patient:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -12,6 +13,7 @@ from hybrid.artifacts import Floats
 from hybrid.clouds import CloudAnswers
 from hybrid.cost import Estimate
 from hybrid.look import staged
+from hybrid.pipeline.folder import digest, file_digest
 from hybrid.specs import ArchSpec, CloudSpec, SearchSpec
 from hybrid.units import count, kib, percent, quantity
 from nas import search as nas_search
@@ -92,9 +94,15 @@ def searched(run: "Run", space: Space, pricing: Pricing[Estimate]) -> SearchResu
         explore=explore,
         seed=run.spec.seed,
         folder=journal_folder(run),
-        identity=run.keys["question"],
+        identity=identity(run, asked.judge),
         narrator=run.narrator,
     )
+
+
+def identity(run: "Run", judge: Judge) -> str:
+    """Of the question with what it is answered by: another machine's training gives other weights and other scores."""
+    said = [(sha256(offer.probabilities.tobytes()).hexdigest(), offer.query_ms) for offer in judge.offers]
+    return digest(run.keys["question"], file_digest(str(run.folder.root / "supernet" / SUPERNET_WEIGHTS)), said)
 
 
 def space_of(run: "Run") -> Space:
