@@ -208,13 +208,14 @@ def search(**options: Any) -> None:
     machines search together where KERASTUNER_TUNER_ID, KERASTUNER_ORACLE_IP and KERASTUNER_ORACLE_PORT are set, each
     with a run folder of its own.
     """
-    from hybrid.pipeline.searching import FRONT_HEADINGS, budget_words, chosen_rows, front_rows
+    from hybrid.pipeline.searching import FRONT_HEADINGS, budget_words, chosen_rows, cloud_places, front_rows
 
     the_run, terminal = open_run(**options, searches=True), Terminal()
     found, folder = the_run.searched, options["out"] / "search"
     if found.front:
         title = f"Pareto set of {found.counts['scored']} pairs {budget_words(the_run.spec.search)}; * is chosen"
         terminal.table(title, front_rows(found), FRONT_HEADINGS)
+        terminal.say(f"Clouds: {cloud_places(the_run.clouds)}.")
     terminal.table("The pair, on validation", chosen_rows(the_run))
     terminal.say(f"Pair: {folder / 'edge.toml'}, {folder / 'cloud.toml'}")
     terminal.say(f"All candidates: {folder / 'candidates.json'}; the Pareto set: {folder / 'pareto.json'}")

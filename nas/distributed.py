@@ -6,9 +6,9 @@ chief that is not there. The messages are keras-tuner's own (`OracleServicer`, `
 
 import os
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, contextmanager
 from pathlib import Path
 from threading import Event
 from time import monotonic, sleep
@@ -73,14 +73,35 @@ def serve(oracle: "PairOracle") -> None:
         server.stop(grace=1).wait()
 
 
+def check() -> None:
+    """Refuse, before anything is trained, variables that contradict each other and an address that cannot be had.
+
+    Raises: SpecError, ClusterError.
+    """
+    if role() == "chief":
+        with _cannot_listen():
+            _probe()
+
+
 def _bind(server: grpc.Server) -> None:
-    host, port = os.environ["KERASTUNER_ORACLE_IP"], os.environ["KERASTUNER_ORACLE_PORT"]
-    try:
-        for family, kind, protocol, _, where in socket.getaddrinfo(host, int(port), type=socket.SOCK_STREAM):
-            with closing(socket.socket(family, kind, protocol)) as probe:
-                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-                probe.bind(where)  # gRPC would not say what is wrong
+    with _cannot_listen():
+        _probe()
         server.add_insecure_port(address())
+
+
+def _probe() -> None:
+    """Listen for a moment: gRPC would not say what is wrong."""
+    host, port = os.environ["KERASTUNER_ORACLE_IP"], os.environ["KERASTUNER_ORACLE_PORT"]
+    for family, kind, protocol, _, where in socket.getaddrinfo(host, int(port), type=socket.SOCK_STREAM):
+        with closing(socket.socket(family, kind, protocol)) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(where)
+
+
+@contextmanager
+def _cannot_listen() -> Iterator[None]:
+    try:
+        yield
     except (OSError, RuntimeError) as exc:
         remedy = "stop what listens there, or set KERASTUNER_ORACLE_IP and _PORT to a free address of this machine"
         raise ClusterError(f"chief: cannot listen on {address()} ({exc}); {remedy}") from exc
@@ -173,8 +194,11 @@ class _Client(OracleClient):
 
     def _check(self) -> None:
         if self.get_space().get_config() != self._question.get_config():
-            what = "searches another space, or for another data, device, seed or scoring, than this worker"
-            raise SpecError(f"chief at {address()}: {what}; start both with the same command and the same version")
+            what = "searches another space, or for another data, device, seed, weights or scoring, than this worker"
+            remedy = (
+                "start both with the same command and version, on copies of one run folder where they trained apart"
+            )
+            raise SpecError(f"chief at {address()}: {what}; {remedy}")
 
 
 class _Patient:

@@ -48,11 +48,11 @@ class Journal:
         self._file = self._open()
         try:
             lines = _lines(self._file)
-            self.entries = tuple(self._entry(text, number) for number, text in enumerate(lines[1:], start=2))
             if lines:
                 self._check(lines[0], identity)
             else:
                 self._write(asdict(_Header(identity=identity)))
+            self.entries = tuple(self._entry(text, number) for number, text in enumerate(lines[1:], start=2))
         except BaseException:
             self.close()
             raise

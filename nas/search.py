@@ -52,8 +52,6 @@ class Cost(Protocol):
 E = TypeVar("E", bound=Cost)
 Outputs = Callable[[ArchSpec], Floats]
 """Logits ``(n, num_classes)`` of a net on the judge's rows, with the weights it inherits."""
-
-
 Explore = Callable[..., tuple[Candidate, ...]]
 """The engine, `nas.oracle.explore`; on a worker it gives no candidates."""
 
@@ -256,14 +254,19 @@ def write(result: SearchResult, folder: Path) -> None:
 
 def read(folder: Path) -> SearchResult:
     """Read what `write` wrote. Raises: SpecError naming the file that is missing or damaged."""
-    result = SearchResult(
-        edge=structure(read_toml(folder / EDGE_FILE), ArchSpec, where=EDGE_FILE),
-        cloud=structure(read_toml(folder / CLOUD_FILE), CloudSpec, where=CLOUD_FILE),
-        candidates=_read_candidates(folder / CANDIDATES_FILE),
-        front=_read_candidates(folder / PARETO_FILE),
-    )
+    try:
+        result = SearchResult(
+            edge=structure(read_toml(folder / EDGE_FILE), ArchSpec, where=EDGE_FILE),
+            cloud=structure(read_toml(folder / CLOUD_FILE), CloudSpec, where=CLOUD_FILE),
+            candidates=_read_candidates(folder / CANDIDATES_FILE),
+            front=_read_candidates(folder / PARETO_FILE),
+        )
+    except SpecError as exc:
+        remedy = f"delete {folder}, then give the same command again: what was scored is kept"
+        raise SpecError(f"{folder}: damaged ({exc}); {remedy}") from exc
     if result.edge not in [c.arch for c in result.candidates]:
-        raise SpecError(f"{folder / EDGE_FILE}: is no candidate of this search; to use it, set search.arch to a copy")
+        remedy = f"to use it, set search.arch to a copy; to be rid of it, delete {folder}"
+        raise SpecError(f"{folder / EDGE_FILE}: is no candidate of this search; {remedy}")
     return result
 
 
@@ -271,8 +274,8 @@ def _read_candidates(path: Path) -> tuple[Candidate, ...]:
     try:
         data: Any = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as exc:
-        raise SpecError(f"{path}: cannot be read ({exc}); run the search again") from exc
-    return structure(data, tuple[Candidate, ...], where=str(path))
+        raise SpecError(f"{path.name}: {exc}") from exc
+    return structure(data, tuple[Candidate, ...], where=path.name)
 
 
 def _check_shapes(where: str, shape: tuple[int, int, int], num_classes: int, data: Dataset) -> None:
@@ -298,7 +301,7 @@ def _refuse(space: Space, pricing: Pricing[E]) -> None:
     except BudgetError as exc:
         why = "this is the smallest net of the space; loosen search.max_macs, max_flash_bytes or max_latency_ms"
         remedy = f"{why} where set, choose a larger device, or a space with narrower widths"
-        raise BudgetError(exc.resource, exc.needed, exc.available, pricing.device.name, remedy) from None
+        raise BudgetError(exc.resource, exc.needed, exc.available, exc.device, remedy) from None
 
 
 def _summary(result: SearchResult) -> str:

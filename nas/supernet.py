@@ -127,15 +127,16 @@ class Supernet:
 
     def read(self, path: Path) -> None:
         """Take up what `write` wrote. Raises: SpecError where it is damaged or of another space."""
+        remedy = f"delete {path.parent} to train the supernet anew"
         try:
             with np.load(path) as stored:
                 arrays = {name: stored[name] for name in stored.files}
-        except (OSError, ValueError, zipfile.BadZipFile) as exc:
-            raise SpecError(f"{path}: the supernet is damaged ({exc}); delete it to train it anew") from exc
+        except (OSError, EOFError, ValueError, zipfile.BadZipFile) as exc:
+            raise SpecError(f"{path}: damaged ({exc}); {remedy}") from exc
         self._seen = arrays.pop(SEEN, None)
         shapes = {name: tuple(weight.shape) for name, weight in self.weights.items()}
         if self._seen is None or {name: array.shape for name, array in arrays.items()} != shapes:
-            raise SpecError(f"{path}: is the supernet of another space; delete it to train it anew")
+            raise SpecError(f"{path}: is the supernet of another space; {remedy}")
         for name, array in arrays.items():
             self.weights[name].assign(array)
 

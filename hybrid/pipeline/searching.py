@@ -1,7 +1,8 @@
 """The search for the pair: the clouds to choose from, the supernet that scores edge nets, and what they chose."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -12,6 +13,7 @@ from hybrid.artifacts import Floats
 from hybrid.clouds import CloudAnswers
 from hybrid.cost import Estimate
 from hybrid.look import staged
+from hybrid.pipeline.folder import digest, file_digest
 from hybrid.specs import ArchSpec, CloudSpec, SearchSpec
 from hybrid.units import count, kib, percent, quantity
 from nas import search as nas_search
@@ -27,6 +29,8 @@ if TYPE_CHECKING:
 SUPERNET_WEIGHTS = "supernet.npz"
 PAYLOAD: Literal["cbor"] = "cbor"
 """What a query is taken to carry; the other encoding is a few bytes shorter."""
+REFUSED_FIRST = ("table", "url", "application", "train")
+"""Kinds of clouds: what may turn out to be unusable comes before what takes long."""
 MAX_ROWS = 15
 """Of the Pareto set, as it is printed."""
 
@@ -43,7 +47,7 @@ def search(run: "Run") -> SearchResult:
     """Find the edge net and the cloud that are best together, or price the edge net that is given."""
     spec, pricing = run.spec, pricing_of(run)
     if not run.folder.is_done("search", run.keys["search"]) and run.space is not None:
-        nas_search.check(run.space, run.data, pricing, seed=spec.seed)  # before clouds are trained
+        check(run, run.space, pricing)
 
     def make(folder: Path) -> None:
         if run.space is None:
@@ -53,14 +57,30 @@ def search(run: "Run") -> SearchResult:
             found = searched(run, run.space, pricing)
         nas_search.write(found, folder)
 
-    return nas_search.read(run.folder.stage("search", run.keys["search"], make))
+    done = run.folder.stage("search", run.keys["search"], make, keep=journal_folder(run))
+    return nas_search.read(done)
+
+
+def check(run: "Run", space: Space, pricing: Pricing[Estimate]) -> None:
+    """Refuse what cannot be searched before clouds are trained, which may take hours. Raises: HybridError."""
+    from nas import distributed  # loads TensorFlow
+
+    nas_search.check(space, run.data, pricing, seed=run.spec.seed)
+    distributed.check()
+
+
+def journal_folder(run: "Run") -> Path:
+    """Where the search remembers every net it met; it stays, so that a finished search can be prolonged."""
+    return run.folder.scratch("search", run.keys["question"])
 
 
 def searched(run: "Run", space: Space, pricing: Pricing[Estimate]) -> SearchResult:
     """Train or ask every cloud, train the supernet, and search."""
     from nas.oracle import explore  # loads TensorFlow
 
-    answers = [run.cloud(place)[1] for place in range(len(run.clouds))]
+    asked_first = sorted(range(len(run.clouds)), key=lambda place: REFUSED_FIRST.index(run.clouds[place].kind))
+    by_place = {place: run.cloud(place)[1] for place in asked_first}
+    answers = [by_place[place] for place in range(len(run.clouds))]
     asked = question(run, answers)
     outputs = supernet(run, space, answers, asked.rows)
     beside = "the cloud" if len(answers) == 1 else f"one of {len(answers)} clouds"
@@ -73,10 +93,16 @@ def searched(run: "Run", space: Space, pricing: Pricing[Estimate]) -> SearchResu
         clouds=run.clouds,
         explore=explore,
         seed=run.spec.seed,
-        folder=run.folder.scratch("search", run.keys["question"]),
-        identity=run.keys["question"],
+        folder=journal_folder(run),
+        identity=identity(run, asked.judge),
         narrator=run.narrator,
     )
+
+
+def identity(run: "Run", judge: Judge) -> str:
+    """Of the question with what it is answered by: another machine's training gives other weights and other scores."""
+    said = [(sha256(offer.probabilities.tobytes()).hexdigest(), offer.query_ms) for offer in judge.offers]
+    return digest(run.keys["question"], file_digest(str(run.folder.root / "supernet" / SUPERNET_WEIGHTS)), said)
 
 
 def space_of(run: "Run") -> Space:
@@ -199,18 +225,32 @@ def chosen_rows(run: "Run") -> list[tuple[str, str]]:
     ]
 
 
-FRONT_HEADINGS = ("edge net", "hybrid", "at most", "edge", "cloud", "mean", "on edge", "MACs", "flash", "SRAM")
+FRONT_HEADINGS = (
+    "edge net",
+    "cloud",
+    "hybrid",
+    "at most",
+    "edge",
+    "mean latency",
+    "edge latency",
+    "MACs",
+    "flash",
+    "SRAM",
+)
 
 
 def front_rows(found: SearchResult) -> list[tuple[str, ...]]:
-    """A table of the Pareto set, most accurate first: at most `MAX_ROWS`, the chosen pair among them."""
+    """A table of the Pareto set, most accurate first: at most `MAX_ROWS`, the chosen pair among them.
+
+    A cloud is told by its place, from 1, in what `cloud_places` says.
+    """
     return [
         (
             c.arch.name + (" *" if c.arch == found.edge else ""),
+            str(c.score.cloud + 1),
             percent(c.score.hybrid_accuracy),
             percent(c.score.bound),
             percent(c.score.edge_accuracy),
-            str(c.score.cloud),
             quantity(c.score.mean_latency_ms, "ms"),
             quantity(c.latency_ms, "ms"),
             count(c.macs),
@@ -220,6 +260,15 @@ def front_rows(found: SearchResult) -> list[tuple[str, ...]]:
         for c in shown(found, MAX_ROWS)
         if c.score is not None
     ]
+
+
+def cloud_places(clouds: Sequence[CloudSpec]) -> str:
+    """The clouds to choose from.
+
+    >>> cloud_places([CloudSpec(width=24), CloudSpec(kind="table", table="a.npz")])
+    '1 trained here, width 24, depth 1; 2 table a.npz'
+    """
+    return "; ".join(f"{place} {cloud_title(cloud)}" for place, cloud in enumerate(clouds, 1))
 
 
 def shown(found: SearchResult, most: int) -> list[Candidate]:

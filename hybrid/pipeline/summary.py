@@ -3,6 +3,7 @@
 import json
 import time
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,7 +11,6 @@ import numpy as np
 from firmware_export.tflm import arena_bytes
 from hybrid import policy
 from hybrid.artifacts import Predictions
-from hybrid.pipeline import storage
 from hybrid.pipeline.content import naucs, policy_scores
 from hybrid.pipeline.export import tool_versions
 from hybrid.pipeline.searching import cloud_title
@@ -31,13 +31,21 @@ def write_summary(run: "Run", *, started: float) -> dict[str, Any]:
     """
     path = run.folder.root / SUMMARY_FILE
     summary = _summary(run)
-    earlier = storage.read_json(path) if path.is_file() else {}
+    earlier = _earlier(path)
     if not run.folder.reused:
         summary["run_seconds"] = round(time.monotonic() - started, 1)
     elif earlier.get("key") == summary["key"]:
         summary["run_seconds"] = earlier["run_seconds"]
     run.folder.write_text(SUMMARY_FILE, json.dumps(summary, indent=1, sort_keys=True) + "\n")
     return summary
+
+
+def _earlier(path: Path) -> dict[str, Any]:
+    """The summary that stood here; nothing where there is none to read, for it is written anew."""
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        return {}
 
 
 def _summary(run: "Run") -> dict[str, Any]:
