@@ -94,8 +94,8 @@ class Run:
     def _cloud_key(self, base: str, cloud: CloudSpec) -> str:
         """Not of where it runs, which changes no answer, nor of what is the edge's in the training."""
         files, train = [file_digest(cloud.table), file_digest(cloud.weights)], self.spec.train
-        rounds = {"rounds": min(train.rounds, 1), "round_epochs": 1}  # whether any follow sets the last learning rate
-        own = replace(train, edge_epochs=1, edge_learning_rate=1.0, distillation=0.0, temperature=1.0, **rounds)
+        own = replace(train, edge_epochs=1, edge_learning_rate=1.0, distillation=0.0, temperature=1.0, round_epochs=1)
+        own = replace(own, rounds=min(own.rounds, 1))  # whether any follow sets the last learning rate
         return digest("cloud", base, replace(cloud, server="", latency_ms=0.0), files, own)
 
     def _search_keys(self, base: str, clouds: tuple[str, ...]) -> tuple[str, str, str]:
