@@ -25,7 +25,7 @@ from hybrid.train import Trainer
 from nas.space import Space, from_genes, sample
 from nas.tuner import metrics_of
 
-FM = ("data.name=fashion_mnist", "device=stm32f746")
+FM = ("data.name=fashion_mnist", "device=stm32f746", "search.min_coverage=0.7")
 CIFAR = (
     "data.name=cifar10",
     "device=stm32l432",

@@ -199,7 +199,9 @@ def data(name: str, image_size: int) -> None:
 @cli.command()
 @run_options
 def search(**options: Any) -> None:
-    """Search the edge architecture for this data and board, together with the cloud that it will ask.
+    """Search the edge net for this data and board, and its cloud.
+
+    The pair is searched together: the net that is best beside the cloud that it will ask.
 
     Of --max-latency-ms and --min-coverage, one says at what pairs are scored. Further clouds to choose from go into the
     TOML file as [[clouds]], or --set 'clouds=[{width=16}]'; each has the defaults, not the keys of [cloud]. Several
@@ -307,7 +309,7 @@ def serve(bundle: Path, host: str, port: int) -> None:
 @cli.group(invoke_without_command=True)
 @click.pass_context
 def devices(ctx: click.Context) -> None:
-    """List the known devices, links and cloud servers; `calibrate` refits a device."""
+    """List devices, links and cloud servers; calibrate a device."""
     if ctx.invoked_subcommand is None:
         list_profiles()
 

@@ -37,7 +37,8 @@ from hybrid.progress import SILENT
 # %%
 REHEARSAL = (
     "data.limit=3000",
-    "search.trials=20",
+    "search.trials=8",
+    "search.rows=1000",
     "search.supernet_epochs=1",
     "search.supernet_rows=1000",
     "train.edge_epochs=2",

@@ -330,8 +330,11 @@ def test_a_limit_that_no_threshold_holds(copied):
         ("search.supernet_epochs=9", EVERY - {"cloud"}),
         ("search.trials=9", EVERY - BEFORE - {"question"}),  # the same question: a search can be prolonged
         ("search.min_coverage=0.9", EVERY - BEFORE),
-        ("search.max_latency_ms=50", EVERY - BEFORE),
-        ('look.kind="net"', EVERY - BEFORE),  # two nets share the flash: the search looks for smaller ones
+        ("search.max_latency_ms=50", EVERY - {"cloud"}),  # the supernet trains no net that does not fit
+        ('look.kind="net"', EVERY - {"cloud"}),  # two nets share the flash: the search looks for smaller ones
+        ("train.edge_epochs=9", EVERY - BEFORE - ASKED),
+        ("train.distillation=0.9", EVERY - {"cloud"}),  # the supernet is distilled as well
+        ("train.batch_size=9", EVERY),
         ("look.exit_after=1", {"look", "quantize", *LATE}),
         ("look.share=0.3", LATE),
         ("router.epochs=9", LATE),

@@ -70,14 +70,21 @@ def test_a_candidate_says_what_its_own_net_says(space):
     supernet, data = Supernet(space, seed=3), rows(space)
     supernet.see(data)
     rng = np.random.default_rng(1)
-    archs = [smallest(space), largest_of_kinds(space, rng), *(sample(space, rng) for _ in range(6))]
+    archs = [smallest(space), largest_of_kinds(space, rng), *(sample(space, rng) for _ in range(3))]
+    assert {block.kind for arch in archs for block in arch.blocks} == set(KINDS)
+    assert {arch.grey for arch in archs} == set(space.grey)
     for arch in archs:
         net = supernet.net(arch)
-        assert [w.shape for w in net.get_weights()] == [w.shape for w in build_net(arch).get_weights()]
         logits, features = (np.asarray(out) for out in net(normalise(data.x)))
         said = supernet.outputs(arch, data.x)
         np.testing.assert_allclose(said.logits, logits, rtol=1e-3, atol=1e-4)
         np.testing.assert_allclose(said.features, features, rtol=1e-3, atol=1e-4)
+
+
+def test_a_candidate_s_own_net_is_built_like_any_other():
+    supernet, arch = Supernet(SPACE, seed=3), sample(SPACE, np.random.default_rng(2))
+    supernet.see(rows(SPACE))
+    assert [w.shape for w in supernet.net(arch).get_weights()] == [w.shape for w in build_net(arch).get_weights()]
 
 
 def test_statistics_are_the_candidates_own():
@@ -92,17 +99,18 @@ def test_statistics_are_the_candidates_own():
 
 
 def test_training_teaches_every_net_and_the_same_again(train):
-    space = replace(SPACE, stages=tuple(replace(c, kind=("conv", "ib")) for c in SPACE.stages), one_kind=True)
+    # 3 epochs of 8 steps: pools of 24 / 8 = 3 nets, each of which is compiled.
+    space = replace(SPACE, stages=(replace(SPACE.stages[0], kind=("conv", "ib"), depth=(1,)),), num_stages=(1,))
     data, unseen = rows(space, 256), rows(space, 96, seed=1)
-    archs = [sample(space, np.random.default_rng(9)) for _ in range(3)]
+    archs = [sample(space, np.random.default_rng(seed)) for seed in range(3)]
 
     def learned():
         supernet = Supernet(space, seed=0)
-        supernet.fit(data, None, epochs=6, train=train)
+        supernet.fit(data, None, epochs=3, train=train)
         return [float((supernet.outputs(a, unseen.x).logits.argmax(axis=1) == unseen.y).mean()) for a in archs]
 
     accuracies = learned()
-    assert min(accuracies) > 0.6  # a third by chance
+    assert min(accuracies) > 0.5  # a third by chance, with a standard error of 0.05
     assert learned() == accuracies
 
 

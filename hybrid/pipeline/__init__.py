@@ -65,12 +65,12 @@ class Run:
         spec, base = self.spec, digest(project_version(), self.data.digest, self.spec.seed)
         clouds = {steps.cloud_stage(place): self._cloud_key(base, cloud) for place, cloud in enumerate(self.clouds)}
         supernet, question, search = self._search_keys(base, tuple(clouds.values()))
-        edge = digest("edge", *clouds.values(), search)
+        edge = digest("edge", *clouds.values(), search, spec.train)
         alternate = digest("alternate", edge)
         look = digest("look", alternate, spec.look.kind, spec.look.nets, spec.look.width, spec.look.exit_after)
         quantize = digest("quantize", look, spec.quantize)
         router = digest("router", quantize, spec.look, spec.router, device_engine())
-        folds = digest("folds", *clouds.values(), search, spec.router.folds)
+        folds = digest("folds", *clouds.values(), search, spec.train, spec.router.folds)
         predict = digest("predict", router)
         places = (*self.links.values(), *self.servers, *(cloud.latency_ms for cloud in self.clouds))
         sweep = digest("sweep", predict, spec.sweep, self.device, *places, *self.compared.values())
@@ -92,9 +92,11 @@ class Run:
         }
 
     def _cloud_key(self, base: str, cloud: CloudSpec) -> str:
-        """Not of where it runs: that costs time and changes no answer."""
-        files = [file_digest(cloud.table), file_digest(cloud.weights)]
-        return digest("cloud", base, replace(cloud, server="", latency_ms=0.0), files, self.spec.train)
+        """Not of where it runs, which changes no answer, nor of what is the edge's in the training."""
+        files, train = [file_digest(cloud.table), file_digest(cloud.weights)], self.spec.train
+        own = replace(train, edge_epochs=1, edge_learning_rate=1.0, distillation=0.0, temperature=1.0, round_epochs=1)
+        own = replace(own, rounds=min(own.rounds, 1))  # whether any follow sets the last learning rate
+        return digest("cloud", base, replace(cloud, server="", latency_ms=0.0), files, own)
 
     def _search_keys(self, base: str, clouds: tuple[str, ...]) -> tuple[str, str, str]:
         """Of the supernet, of the question that a search answers, and of its answer; a search can be prolonged.
@@ -108,7 +110,9 @@ class Run:
             return "", given, given
         place = searching.teacher(self.clouds)
         taught_by = "" if place is None else clouds[place]
-        trained = (asked.supernet_epochs, asked.supernet_rows, self.spec.train)
+        train = self.spec.train
+        recipe = (train.batch_size, train.weight_decay, train.distillation, train.temperature)
+        trained = (asked.supernet_epochs, asked.supernet_rows, *recipe, train.flip, train.crop_pixels)
         supernet = digest("supernet", base, self.space, taught_by, *trained, *device, look.width)
         times = [(server.latency_ms, cloud.latency_ms) for server, cloud in zip(self.servers, self.clouds, strict=True)]
         scored = (asked.rows, asked.min_coverage, self.link, times)
