@@ -262,7 +262,7 @@ def read(folder: Path) -> SearchResult:
             front=_read_candidates(folder / PARETO_FILE),
         )
     except SpecError as exc:
-        remedy = f"delete {folder}, then give the same command again: what was scored is kept"
+        remedy = f"run the search again once {folder} is deleted: what was scored is kept"
         raise SpecError(f"{folder}: damaged ({exc}); {remedy}") from exc
     if result.edge not in [c.arch for c in result.candidates]:
         remedy = f"to use it, set search.arch to a copy; to be rid of it, delete {folder}"
@@ -274,7 +274,7 @@ def _read_candidates(path: Path) -> tuple[Candidate, ...]:
     try:
         data: Any = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as exc:
-        raise SpecError(f"{path.name}: {exc}") from exc
+        raise SpecError(f"{path.name}: cannot be read ({exc})") from exc
     return structure(data, tuple[Candidate, ...], where=path.name)
 
 
@@ -301,7 +301,7 @@ def _refuse(space: Space, pricing: Pricing[E]) -> None:
     except BudgetError as exc:
         why = "this is the smallest net of the space; loosen search.max_macs, max_flash_bytes or max_latency_ms"
         remedy = f"{why} where set, choose a larger device, or a space with narrower widths"
-        raise BudgetError(exc.resource, exc.needed, exc.available, exc.device, remedy) from None
+        raise BudgetError(exc.resource, exc.needed, exc.available, pricing.device.name, remedy) from None
 
 
 def _summary(result: SearchResult) -> str:
