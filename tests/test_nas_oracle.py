@@ -285,7 +285,7 @@ def test_parents_die_of_age():
     young = [scored(sample(space, rng), 0.1) for _ in range(POPULATION)]
 
     def kin(population):  # children that have all but a few of the founder's blocks
-        children = [propose(space, population, (), np.random.default_rng(n)) for n in range(100)]
+        children = [propose(space, population, (), np.random.default_rng(n)) for n in range(400)]
         return sum(sum(a == b for a, b in zip(c.blocks, founder.blocks, strict=False)) >= 3 for c in children)
 
     assert kin([scored(founder, 0.9), *young[1:]]) > 5 * kin([scored(founder, 0.9), *young]) + 5

@@ -1,11 +1,15 @@
 """One story from end to end, through the command itself: data in, bundle and report out, resumed, served, verified."""
 
 import json
+import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
+import time
 import urllib.request
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -29,9 +33,10 @@ PREDICTIONS = ("labels", "edge_logits", "router_score", "cloud_scores", "stage")
 EVERY = {*STAGES, "question", "look", "folds", "bundle"}
 ASKED = {"question", "search"}
 BEFORE = {"cloud", "supernet"}
-TINY = """
+TRIALS = 6
+TINY = f"""
 [search]
-trials = 4
+trials = {TRIALS}
 supernet_epochs = 1
 supernet_rows = 500
 [cloud]
@@ -396,29 +401,91 @@ def npz(tmp_path_factory):
     return path
 
 
+def in_journal(folder):
+    """The scored candidates in the journal of a search that is not done."""
+    paths = list(folder.glob(".search-*.scratch/journal.jsonl"))
+    lines = paths[0].read_text().splitlines(keepends=True)[1:] if paths else []
+    entries = [json.loads(line)["candidate"] for line in lines if line.endswith("\n")]
+    return [candidate for candidate in entries if candidate["status"] == "scored"]
+
+
+def untimed(folder):
+    """The candidates of a finished search, without the time that their scoring took."""
+    return [{**candidate, "seconds": None} for candidate in read(folder / "search/candidates.json")]
+
+
+def kill_in_the_middle(words, sentence, *, begun=lambda: True):
+    """Start the command and kill it as soon as it has said `sentence` and `begun` holds."""
+    with subprocess.Popen(command(*words), cwd=ROOT, stdout=subprocess.PIPE, text=True) as job:
+        next(line for line in job.stdout if line.startswith(sentence))
+        while not begun() and job.poll() is None:
+            time.sleep(0.002)
+        job.send_signal(signal.SIGKILL)
+
+
 def test_a_killed_run_goes_on_and_one_seed_gives_the_same_bytes(tmp_path, spec, npz):
     killed, whole = tmp_path / "killed", tmp_path / "whole"
     asked = ("--dataset", npz, "--spec", spec)
-    for stage, sentence in (("search", "Search:"), ("quantize", "Quantisation:")):
-        words = command("run", "--out", killed, *asked)
-        with subprocess.Popen(words, cwd=ROOT, stdout=subprocess.PIPE, text=True) as job:
-            next(line for line in job.stdout if line.startswith(sentence))
-            job.send_signal(signal.SIGKILL)
-        assert (killed / f".{stage}.partial").is_dir()  # so it was in the middle of a stage
+    kill_in_the_middle(("search", "--out", killed, *asked), "Search:", begun=lambda: in_journal(killed))
+    assert (killed / ".search.partial").is_dir()
+    scored = in_journal(killed)
+    assert 0 < len(scored) < TRIALS
+    kill_in_the_middle(("run", "--out", killed, *asked), "Quantisation:")
+    assert (killed / ".quantize.partial").is_dir()
+    assert in_journal(killed)[: len(scored)] == scored  # it stays, so that a finished search can be prolonged
     early = [name for name in STAGES if (killed / name).is_dir()]
     assert early == ["cloud", "supernet", "search", "edge", "alternate"]
     made = {name: (killed / name / ".stage.json").stat().st_mtime_ns for name in early}
+    found = read(killed / "search/candidates.json")
+    assert [c for c in found if c["status"] == "scored"][: len(scored)] == scored  # not again: the seconds are the same
 
     hybrid("run", "--out", killed, *asked)
     hybrid("run", "--out", whole, *asked)
     assert not list(killed.rglob("*.partial"))
     assert {name: stamps(killed)[name] for name in early} == made
+    assert untimed(killed) == untimed(whole)
+    assert read(killed / "search/pareto.json")
     assert read(killed / "summary.json")["run_seconds"] is None
     ours, others = tree(killed / "bundle"), tree(whole / "bundle")
     assert set(ours) == set(others)
     differ = {path for path in ours if ours[path] != others[path]}
     assert not [path for path in differ if not path.startswith("cloud/models/") and path != "manifest.json"]
     assert ours["edge.tflite"] == others["edge.tflite"]
+
+
+@pytest.mark.slow
+def test_chief_and_worker_search_from_their_own_run_folders(tmp_path, spec, npz):
+    """They find the same supernet by the same seed; the worker scores all, and the chief has the results."""
+    with closing(socket.socket()) as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    jobs = {}
+    for name in ("chief", "tuner0"):
+        variables = {"TUNER_ID": name, "ORACLE_IP": "127.0.0.1", "ORACLE_PORT": str(port)}
+        jobs[name] = subprocess.Popen(
+            command("search", "--out", tmp_path / name, "--dataset", npz, "--spec", spec),
+            cwd=ROOT,
+            env=os.environ | {f"KERASTUNER_{key}": value for key, value in variables.items()},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+    said = {name: job.communicate() for name, job in jobs.items()}
+    assert [job.returncode for job in jobs.values()] == [0, 0], said
+    assert [err for _, err in said.values()] == ["", ""]
+    assert f"Pareto set of {TRIALS} pairs" in said["chief"][0]
+    assert said["tuner0"][0].splitlines()[-1].startswith("search: this worker has nothing left to do; the chief")
+    assert (tmp_path / "chief/search/edge.toml").is_file()
+    assert not (tmp_path / "tuner0/search").exists()
+
+    hybrid("search", "--out", tmp_path / "alone", "--dataset", npz, "--spec", spec)
+    alone, together = (
+        {c["arch"]["name"]: c["score"] for c in untimed(tmp_path / name) if c["score"]} for name in ("alone", "chief")
+    )
+    assert len(together) == TRIALS
+    both = alone.keys() & together.keys()  # the first generation at least
+    assert both
+    assert all(alone[name] == together[name] for name in both)
 
 
 def test_a_black_box_and_an_image_folder(tmp_path, spec):
