@@ -13,6 +13,7 @@ from hybrid.errors import CloudError, ClusterError, HybridError, SpecError
 from hybrid.pipeline import Run, searching, storage
 from hybrid.pipeline.folder import RunFolder
 from hybrid.pipeline.summary import _earlier
+from hybrid.progress import Silent
 from hybrid.specs import ArchSpec, BlockSpec, CloudSpec
 from nas import distributed
 from nas import search as nas_search
@@ -51,6 +52,16 @@ def run_of(folder, data, *assignments):
     return Run(folder, run_spec(assignments=(f'data.name="{data}"', *tiny, *assignments)))
 
 
+class Said(Silent):
+    """Remembers the sentences."""
+
+    def __init__(self):
+        self.lines = []
+
+    def say(self, text):
+        self.lines.append(text)
+
+
 # A finished search
 
 
@@ -59,10 +70,10 @@ def test_a_damaged_file_of_a_finished_search_is_named_with_the_folder_to_delete(
     nas_search.write(RESULT, tmp_path)
     path = tmp_path / name
     path.write_bytes(path.read_bytes()[:20])
-    with pytest.raises(SpecError, match=rf"{name}.*run the search again once {tmp_path} is deleted: what was scored"):
+    with pytest.raises(SpecError, match=rf"{name}.*; delete {tmp_path}, then give .*: what was scored is kept"):
         nas_search.read(tmp_path)
     path.unlink()
-    with pytest.raises(SpecError, match=rf"{name}: cannot be read.*once {tmp_path} is deleted"):
+    with pytest.raises(SpecError, match=rf"{name}: cannot be read.*; delete {tmp_path}"):
         nas_search.read(tmp_path)
 
 
@@ -102,6 +113,10 @@ def test_a_search_is_prolonged_and_outlives_damage(tmp_path):
         _ = run_of(out, data, ours, "search.trials=3").searched
     shutil.rmtree(out / "search")
     assert run_of(out, data, ours, "search.trials=3").searched == longer
+
+    said = Said()
+    assert len(Run(out, run_of(out, data, ours, "search.trials=9").spec, said).searched.candidates) == 6  # 2 x 3 widths
+    assert said.lines[-1].startswith("scored 6 of 9, for the space has no more, 0 did not fit; edge-")
 
     run = run_of(out, data, ours)
     judge = searching.question(run, [run.cloud(0)[1]]).judge
@@ -188,3 +203,9 @@ def test_a_chief_that_cannot_listen_says_so_before_anything_is_trained(tmp_path,
 def test_a_given_net_leaves_no_cloud_to_choose():
     with pytest.raises(SpecError, match=r"clouds: a search chooses one of several, and search\.arch leaves none"):
         run_spec(assignments=['search.arch="edge.toml"', "clouds=[{width=8}]"])
+
+
+@pytest.mark.parametrize("kinds", ["[]", '["conv", "ds", "conv"]'])
+def test_kinds_of_blocks_are_refused_by_their_key(kinds):
+    with pytest.raises(SpecError, match=r"search\.kinds: got .*, allowed one or more distinct kinds"):
+        run_spec(assignments=[f"search.kinds={kinds}"])
