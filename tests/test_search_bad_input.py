@@ -209,3 +209,13 @@ def test_a_given_net_leaves_no_cloud_to_choose():
 def test_kinds_of_blocks_are_refused_by_their_key(kinds):
     with pytest.raises(SpecError, match=r"search\.kinds: got .*, allowed one or more distinct kinds"):
         run_spec(assignments=[f"search.kinds={kinds}"])
+
+
+def test_a_given_net_goes_with_the_cloud_as_it_is_asked_for_now(tmp_path):
+    (tmp_path / "edge.toml").write_text(to_toml(EDGE))
+    data, arch = stripes(tmp_path / "toy.npz"), f'search.arch="{tmp_path / "edge.toml"}"'
+    before, slower = (run_of(tmp_path / "run", data, arch, *more) for more in ((), ["cloud.latency_ms=70"]))
+    assert before.searched.cloud.latency_ms == 0
+    assert slower.searched.cloud == slower.spec.cloud
+    changed = {name for name, key in before.keys.items() if key != slower.keys[name]}
+    assert changed == {"search", "sweep", "bundle"}  # nothing is trained again
