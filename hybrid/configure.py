@@ -251,6 +251,13 @@ def check(spec: RunSpec) -> None:
         raise SpecError("data: calibration_fraction and validation_fraction must be above 0")
     if not data.calibration_fraction + data.validation_fraction < 1:
         raise SpecError("data: calibration_fraction + validation_fraction leave no training examples; lower them")
+    kinds = spec.search.kinds
+    if not kinds or len(set(kinds)) < len(kinds):
+        raise SpecError(f"search.kinds: got {list(kinds)}, allowed one or more distinct kinds")
+    if spec.search.arch and spec.clouds:
+        raise SpecError(
+            "clouds: a search chooses one of several, and search.arch leaves none to make; give one of both"
+        )
     if not spec.quantize.methods:
         raise SpecError("quantize.methods: empty; allowed ptq, qat or both")
 

@@ -15,11 +15,11 @@ class BudgetError(HybridError):
     """A net needs more than its device has.
 
     `resource` names what ran out (``flash_bytes``, ``peak_sram_bytes``, ``latency_ms``); `needed` and `available` are
-    in its unit.
+    in its unit; `device` says whose limit it is.
     """
 
     def __init__(self, resource: str, needed: float, available: float, device: str, remedy: str) -> None:
-        self.resource, self.needed, self.available = resource, needed, available
+        self.resource, self.needed, self.available, self.device = resource, needed, available, device
         super().__init__(f"{resource}: needs {needed:,.10g}, device {device} has {available:,.10g}; {remedy}")
 
 

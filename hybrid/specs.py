@@ -87,7 +87,7 @@ class SearchSpec:
     arch: str = ""
     """A TOML file with the edge ArchSpec: no search, this net."""
     kinds: tuple[BlockKind, ...] = ("conv",)
-    """Kinds of blocks in the default space; ``conv`` alone trains fastest on a CPU."""
+    """Kinds of blocks in the default space; without ``ds`` and ``ib`` it is lean, and trains fastest on a CPU."""
     space: str = ""
     """A TOML file with a search space of your own; empty takes the default for the input."""
 

@@ -184,7 +184,7 @@ def search(
     result = SearchResult(
         edge=chosen.arch, cloud=clouds[score.cloud], candidates=candidates, front=pareto_set(candidates)
     )
-    narrator.say(_summary(result))
+    narrator.say(_summary(result, spec.trials))
     return result
 
 
@@ -262,7 +262,7 @@ def read(folder: Path) -> SearchResult:
             front=_read_candidates(folder / PARETO_FILE),
         )
     except SpecError as exc:
-        remedy = f"run the search again once {folder} is deleted: what was scored is kept"
+        remedy = f"delete {folder}, then give the same command again: what was scored is kept"
         raise SpecError(f"{folder}: damaged ({exc}); {remedy}") from exc
     if result.edge not in [c.arch for c in result.candidates]:
         remedy = f"to use it, set search.arch to a copy; to be rid of it, delete {folder}"
@@ -301,13 +301,14 @@ def _refuse(space: Space, pricing: Pricing[E]) -> None:
     except BudgetError as exc:
         why = "this is the smallest net of the space; loosen search.max_macs, max_flash_bytes or max_latency_ms"
         remedy = f"{why} where set, choose a larger device, or a space with narrower widths"
-        raise BudgetError(exc.resource, exc.needed, exc.available, pricing.device.name, remedy) from None
+        raise BudgetError(exc.resource, exc.needed, exc.available, exc.device, remedy) from None
 
 
-def _summary(result: SearchResult) -> str:
+def _summary(result: SearchResult, trials: int) -> str:
     chosen, score, counts = result.chosen, result.chosen.score, result.counts
+    fewer = f" of {trials:,}, for the space has no more" if counts["scored"] < trials else ""
     reached = f"{score.hybrid_accuracy:.1%} with the cloud (at most {score.bound:.1%}), " if score else ""
     return (
-        f"scored {counts['scored']}, {counts['skipped']} did not fit; {chosen.arch.name} goes on: {reached}"
+        f"scored {counts['scored']:,}{fewer}, {counts['skipped']:,} did not fit; {chosen.arch.name} goes on: {reached}"
         f"{chosen.macs / 1e6:.2f} M MACs, {chosen.latency_ms:.1f} ms"
     )

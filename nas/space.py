@@ -135,10 +135,10 @@ def edge_space(
 ) -> Space:
     """Return the default space for an input: images, spectrograms, or windows over time of shape (length, 1, channels).
 
-    `width` multiplies all widths. With ``kinds=("conv",)`` or ``("conv", "res")`` it is lean, for the quick preset:
-    plain convolutions of small width, because TensorFlow on a CPU trains them faster than depthwise layers of as many
-    MACs. The device likes depthwise layers better (fewer weights for the same accuracy), so that the full space has
-    every kind.
+    `width` multiplies all widths. Without the kinds ``ds`` and ``ib`` it is lean, for the quick preset: dense
+    convolutions of small width, because TensorFlow on a CPU trains them faster than depthwise layers of as many MACs.
+    The device likes depthwise layers better (fewer weights for the same accuracy), so that the full space has every
+    kind.
     """
     lean = not {"ds", "ib"} & set(kinds)
     stem_width, *widths = (_scaled(options, width) for options in (_LEAN_WIDTHS if lean else _WIDE_WIDTHS))

@@ -64,13 +64,13 @@ class Run:
         """What each step depends on, as a digest; a step's key holds those of the steps before it."""
         spec, base = self.spec, digest(project_version(), self.data.digest, self.spec.seed)
         clouds = {steps.cloud_stage(place): self._cloud_key(base, cloud) for place, cloud in enumerate(self.clouds)}
-        supernet, question, search = self._search_keys(base, tuple(clouds.values()))
-        edge = digest("edge", *clouds.values(), search, spec.train)
+        supernet, question, found = self._search_keys(base, tuple(clouds.values()))
+        edge = digest("edge", *clouds.values(), found, spec.train)
         alternate = digest("alternate", edge)
         look = digest("look", alternate, spec.look.kind, spec.look.nets, spec.look.width, spec.look.exit_after)
         quantize = digest("quantize", look, spec.quantize)
         router = digest("router", quantize, spec.look, spec.router, device_engine())
-        folds = digest("folds", *clouds.values(), search, spec.train, spec.router.folds)
+        folds = digest("folds", *clouds.values(), found, spec.train, spec.router.folds)
         predict = digest("predict", router)
         places = (*self.links.values(), *self.servers, *(cloud.latency_ms for cloud in self.clouds))
         sweep = digest("sweep", predict, spec.sweep, self.device, *places, *self.compared.values())
@@ -79,7 +79,7 @@ class Run:
             **clouds,
             "supernet": supernet,
             "question": question,
-            "search": search,
+            "search": digest(found, *self.clouds),  # which it writes down as they are
             "edge": edge,
             "alternate": alternate,
             "look": look,
