@@ -176,7 +176,7 @@ def end_to_end_result(seed: int, work: Path) -> dict[str, Any]:
     for label, (nets, share) in programs.items():
         program = ship(nets, seed, work, share=share)
         answers = predictions(program, nets, "test")
-        stage_macs = np.cumsum([sum(cost.stage_macs(stage).values()) for stage in program.stages])
+        stage_macs = np.cumsum([cost.stage_work(stage).macs for stage in program.stages])
         found[label] = read_predictions(answers) | {
             "mean_macs": float(stage_macs[answers.stage].mean()),
             "flash_bytes": cost.program_flash_bytes(program),
@@ -194,7 +194,7 @@ def latency_result(nets: list[Net], input_shape: tuple[int, int, int], seed: int
         link=profiles.link("lte"),
         cloud_name=server.name,
         cloud_ms=server.latency_ms,
-        stage_macs=tuple(cost.stage_macs(stage) for stage in program.stages),
+        stage_work=tuple(cost.stage_work(stage) for stage in program.stages),
     )
     payload = payload_bytes(input_shape, "cbor")
     calibration, test = (predictions(program, nets, split) for split in ("calibration", "test"))

@@ -122,6 +122,13 @@ class Device:
     latency_band: float
     """Relative half-width of the latency estimate."""
     source: str
+    cycles_per_output: float = 0.0
+    """For each number that a layer with weights writes: its int8 scale; 0: in `cycles_per_mac`."""
+    cycles_per_element: float = 0.0
+    """For each number that additions and pooling read or write."""
+    cycles_per_operator: float = 0.0
+    ragged_penalty: float = 1.0
+    """Factor on the MACs of layers whose channels are no multiple of four."""
 
 
 @dataclass(frozen=True, kw_only=True)

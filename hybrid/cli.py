@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
-from hybrid.errors import USER_ERRORS
+from hybrid.errors import USER_ERRORS, WorkerDoneError
 from hybrid.narrator import Terminal
 from hybrid.version import project_version
 
@@ -60,9 +60,13 @@ def run_options(command: Callable[..., None]) -> Callable[..., None]:
         click.option("--max-loss", type=float, help="Choose: accuracy at most this below the cloud's, in [0, 1]."),
         click.option("--max-queries", type=float, help="Choose: cloud asked for at most this share, in [0, 1]."),
         click.option("--confidence", type=float, help="With which the choice holds on new data; 0: only measured."),
-        click.option("--max-latency-ms", type=float, help="Choose: mean latency at most this."),
+        click.option("--max-latency-ms", type=float, help="Choose: mean latency at most this; what a search keeps to."),
         click.option("--min-accuracy", type=float, help="Choose: hybrid accuracy at least this, in [0, 1]."),
-        click.option("--min-coverage", type=float, help="Choose: share answered on the edge at least this, in [0, 1]."),
+        click.option(
+            "--min-coverage",
+            type=float,
+            help="Choose: share answered on the edge at least this; what a search keeps to.",
+        ),
         click.option("--no-excess-loss", is_flag=True, default=None, help="Choose: no less accurate than the cloud."),
     )
     for option in reversed(options):
@@ -71,21 +75,28 @@ def run_options(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def open_run(
-    out: Path, preset: str | None, spec_path: Path | None, assignments: tuple[str, ...], **named: Any
+    out: Path,
+    preset: str | None,
+    spec_path: Path | None,
+    assignments: tuple[str, ...],
+    *,
+    searches: bool = False,
+    **named: Any,
 ) -> "Run":
     """Build the run that the options describe.
 
     A run folder's own spec is the base unless a preset is named; then come the TOML file, ``--set``, named options.
+    Of a command that `searches`, a budget counts for the search as well as for the operating point.
     """
-    from hybrid.configure import run_spec, toml_value
+    from hybrid.configure import run_spec
 
     kept = out / SPEC_FILE
     bases = [kept] if preset is None and kept.is_file() else []
-    set_by_name = [f"{SHORTCUTS[name]}={toml_value(value)}" for name, value in named.items() if value is not None]
+    given = {name: value for name, value in named.items() if value is not None}
     spec = run_spec(
         preset_name=preset or "quick",
         paths=bases + ([spec_path] if spec_path else []),
-        assignments=(*assignments, *set_by_name),
+        assignments=(*assignments, *set_by_name(given), *(search_budget(given) if searches else ())),
     )
     from hybrid.pipeline import Run
 
@@ -93,6 +104,26 @@ def open_run(
     the_run.data  # noqa: B018  # what is wrong with the data shows before TensorFlow loads, which takes seconds
     load_tensorflow()
     return the_run
+
+
+def set_by_name(given: dict[str, Any]) -> list[str]:
+    """The assignments that named options stand for."""
+    from hybrid.configure import toml_value
+
+    return [f"{SHORTCUTS[name]}={toml_value(value)}" for name, value in given.items()]
+
+
+def search_budget(given: dict[str, Any]) -> list[str]:
+    """What the search is scored at, by the options for the operating point; the latency counts where both are given.
+
+    >>> search_budget({"min_coverage": 0.8}), search_budget({"max_latency_ms": 50.0, "min_coverage": 0.8})
+    (['search.max_latency_ms=0', 'search.min_coverage=0.8'], ['search.min_coverage=0.8', 'search.max_latency_ms=50.0'])
+    """
+    latency, coverage = given.get("max_latency_ms"), given.get("min_coverage")
+    asked = [] if coverage is None else [f"search.min_coverage={coverage}"]
+    if latency is not None:
+        return [*asked, f"search.max_latency_ms={latency}"]
+    return ["search.max_latency_ms=0", *asked] if asked else []
 
 
 def load_tensorflow() -> None:
@@ -143,7 +174,7 @@ def run(**options: Any) -> None:
     """Do everything, from the data to the bundle and the report."""
     from hybrid.pipeline.summary import summary_rows, write_summary
 
-    the_run = open_run(**options)
+    the_run = open_run(**options, searches=True)
     bundle, report = the_run.bundle, the_run.report
     terminal = Terminal()
     terminal.table("On the test split", summary_rows(write_summary(the_run, started=STARTED)))
@@ -168,26 +199,33 @@ def data(name: str, image_size: int) -> None:
 @cli.command()
 @run_options
 def search(**options: Any) -> None:
-    """Search the edge architecture."""
-    searched = open_run(**options).searched
-    rows = [
-        (c.arch.name, f"{c.macs:,} MACs", f"{c.flash_bytes:,} B flash", _score(c.score), c.reason or c.status)
-        for c in searched.candidates
-    ]
-    terminal = Terminal()
-    terminal.table("Candidates", rows)
-    terminal.say(f"Winner: {searched.winner.name}, in {options['out'] / 'search' / 'edge.toml'}")
+    """Search the edge net for this data and board, and its cloud.
 
+    The pair is searched together: the net that is best beside the cloud that it will ask.
 
-def _score(score: float | None) -> str:
-    return "-" if score is None else f"{score:.1%}"
+    Of --max-latency-ms and --min-coverage, one says at what pairs are scored. Further clouds to choose from go into the
+    TOML file as [[clouds]], or --set 'clouds=[{width=16}]'; each has the defaults, not the keys of [cloud]. Several
+    machines search together where KERASTUNER_TUNER_ID, KERASTUNER_ORACLE_IP and KERASTUNER_ORACLE_PORT are set, each
+    with a run folder of its own.
+    """
+    from hybrid.pipeline.searching import FRONT_HEADINGS, budget_words, chosen_rows, cloud_places, front_rows
+
+    the_run, terminal = open_run(**options, searches=True), Terminal()
+    found, folder = the_run.searched, options["out"] / "search"
+    if found.front:
+        title = f"Pareto set of {found.counts['scored']} pairs {budget_words(the_run.spec.search)}; * is chosen"
+        terminal.table(title, front_rows(found), FRONT_HEADINGS)
+        terminal.say(f"Clouds: {cloud_places(the_run.clouds)}.")
+    terminal.table("The pair, on validation", chosen_rows(the_run))
+    terminal.say(f"Pair: {folder / 'edge.toml'}, {folder / 'cloud.toml'}")
+    terminal.say(f"All candidates: {folder / 'candidates.json'}; the Pareto set: {folder / 'pareto.json'}")
 
 
 @cli.command()
 @run_options
 def train(**options: Any) -> None:
     """Train the cloud, the edge, and both around the router."""
-    trained = open_run(**options).trained
+    trained = open_run(**options, searches=True).trained
     terminal = Terminal()
     for index, one in enumerate(trained.rounds, 1):
         verdict = "kept" if one.kept else "undone"
@@ -268,9 +306,42 @@ def serve(bundle: Path, host: str, port: int) -> None:
     serve_bundle(bundle, host, port, narrator=Terminal())
 
 
-@cli.command()
-def devices() -> None:
-    """List the known devices, links and cloud servers."""
+@cli.group(invoke_without_command=True)
+@click.pass_context
+def devices(ctx: click.Context) -> None:
+    """List devices, links and cloud servers; calibrate a device."""
+    if ctx.invoked_subcommand is None:
+        list_profiles()
+
+
+@devices.command()
+@click.argument("measured", type=click.Path(path_type=Path))
+@click.option("--device", required=True, help="Profile to start from: a name (see hybrid devices) or a TOML profile.")
+@click.option("--out", type=click.Path(path_type=Path, dir_okay=False), required=True, help="TOML profile to write.")
+def calibrate(measured: Path, device: str, out: Path) -> None:
+    """Refit a device's profile from your own measurements on the board.
+
+    MEASURED is a CSV with the columns model (path of a .tflite, from the CSV's folder), latency_ms and, if you have it,
+    energy_mj. The profile goes where --device is asked for.
+    """
+    from hybrid import calibrate as fitting
+    from hybrid import profiles
+
+    start = profiles.device(device)
+    if out.suffix != ".toml":
+        raise click.UsageError(f"--out: got {str(out)!r}, allowed a path ending in .toml")
+    rows = fitting.read_measurements(measured)
+    done = fitting.calibrate(rows, start, out.stem)
+    profiles.write_device(done.device, out)
+    terminal = Terminal()
+    shown = [(model, f"{100 * error:+.1f} %") for model, error in done.residuals.items()]
+    terminal.table("Estimated against measured time", shown)
+    terminal.say(fitting.told(done, start, len(rows)))
+    terminal.say(f"Profile: {out}, good to ±{100 * done.device.latency_band:.0f} %")
+
+
+def list_profiles() -> None:
+    """Print the shipped profiles."""
     from hybrid import profiles
 
     terminal = Terminal()
@@ -310,6 +381,9 @@ def main() -> None:
     except click.UsageError as exc:
         where = exc.ctx.command_path if exc.ctx else "hybrid"
         _refuse(f"{exc.format_message().rstrip('.')}; see {where} --help")
+    except WorkerDoneError as exc:
+        click.echo(str(exc))
+        sys.exit(0)
     except USER_ERRORS as exc:
         _refuse(str(exc))
     except (KeyboardInterrupt, click.Abort):

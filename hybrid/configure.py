@@ -178,15 +178,12 @@ _ALLOWED = {
     "data.image_size": (0, _ANY),
     "data.limit": (0, _ANY),
     "search.trials": (1, _ANY),
-    "search.epochs": (1, _ANY),
-    "search.rows": (1, _ANY),
+    "search.supernet_epochs": (1, _ANY),
+    "search.supernet_rows": (0, _ANY),
+    "search.rows": (100, _ANY),
     "search.noise_tolerance": (0, _ANY),
     "search.max_macs": (0, _ANY),
     "search.max_flash_bytes": (0, _ANY),
-    "cloud.width": (1, _ANY),
-    "cloud.depth": (1, _ANY),
-    "cloud.epochs": (1, _ANY),
-    "cloud.application_pixels": (32, _ANY),
     "train.batch_size": (1, _ANY),
     "train.edge_epochs": (1, _ANY),
     "train.edge_learning_rate": (1e-9, _ANY),
@@ -223,6 +220,8 @@ _ALLOWED = {
     "sweep.max_latency_ms": (0, _ANY),
     "sweep.min_accuracy": (0, 1),
     "sweep.min_coverage": (0, 1),
+    "search.max_latency_ms": (0, _ANY),
+    "search.min_coverage": (0, 1),
     "export.arena_margin": (0, _ANY),
     "export.golden_examples": (1, _ANY),
     "export.deadline_ms": (1, 86_400_000),
@@ -230,20 +229,40 @@ _ALLOWED = {
     "export.query_cost": (0.001, 0.5),
 }
 """Least and greatest value of every figure of a `RunSpec`; its shares of the data are checked together."""
+_ALLOWED_OF_A_CLOUD = {
+    "width": (1, _ANY),
+    "depth": (1, _ANY),
+    "epochs": (1, _ANY),
+    "application_pixels": (32, _ANY),
+    "latency_ms": (0, _ANY),
+}
 
 
 def check(spec: RunSpec) -> None:
     """Refuse values that no run can use. Raises: SpecError naming the first."""
     for key, (least, most) in _ALLOWED.items():
         section, _, name = key.rpartition(".")
-        value = getattr(getattr(spec, section) if section else spec, name)
-        if not (least <= value <= most and value < _ANY):  # false for NaN too
-            allowed = f"{least:,} or more" if most == _ANY else f"{least:,} to {most:,}"
-            raise SpecError(f"{key}: got {value}, allowed {allowed}")
+        _within(key, getattr(getattr(spec, section) if section else spec, name), least, most)
+    for where, cloud in (("cloud", spec.cloud), *((f"clouds[{i}]", one) for i, one in enumerate(spec.clouds))):
+        for name, (least, most) in _ALLOWED_OF_A_CLOUD.items():
+            _within(f"{where}.{name}", getattr(cloud, name), least, most)
     data = spec.data
     if not (data.calibration_fraction > 0 and data.validation_fraction > 0):
         raise SpecError("data: calibration_fraction and validation_fraction must be above 0")
     if not data.calibration_fraction + data.validation_fraction < 1:
         raise SpecError("data: calibration_fraction + validation_fraction leave no training examples; lower them")
+    kinds = spec.search.kinds
+    if not kinds or len(set(kinds)) < len(kinds):
+        raise SpecError(f"search.kinds: got {list(kinds)}, allowed one or more distinct kinds")
+    if spec.search.arch and spec.clouds:
+        raise SpecError(
+            "clouds: a search chooses one of several, and search.arch leaves none to make; give one of both"
+        )
     if not spec.quantize.methods:
         raise SpecError("quantize.methods: empty; allowed ptq, qat or both")
+
+
+def _within(key: str, value: float, least: float, most: float) -> None:
+    if not (least <= value <= most and value < _ANY):  # false for NaN too
+        allowed = f"{least:,} or more" if most == _ANY else f"{least:,} to {most:,}"
+        raise SpecError(f"{key}: got {value}, allowed {allowed}")

@@ -14,12 +14,17 @@ class SpecError(HybridError, ValueError):
 class BudgetError(HybridError):
     """A net needs more than its device has.
 
-    `resource` names what ran out (``flash_bytes``, ``peak_sram_bytes``); `needed` and `available` are in its unit.
+    `resource` names what ran out (``flash_bytes``, ``peak_sram_bytes``, ``latency_ms``); `needed` and `available` are
+    in its unit; `device` says whose limit it is.
     """
 
-    def __init__(self, resource: str, needed: int, available: int, device: str, remedy: str) -> None:
-        self.resource, self.needed, self.available = resource, needed, available
-        super().__init__(f"{resource}: needs {needed:,}, device {device} has {available:,}; {remedy}")
+    def __init__(self, resource: str, needed: float, available: float, device: str, remedy: str) -> None:
+        self.resource, self.needed, self.available, self.device = resource, needed, available, device
+        super().__init__(f"{resource}: needs {needed:,.10g}, device {device} has {available:,.10g}; {remedy}")
+
+
+class WorkerDoneError(HybridError):
+    """No failure: this process was a worker of a search that another one leads, and there is nothing left to do."""
 
 
 class UnsupportedOpError(HybridError):
@@ -34,6 +39,10 @@ class CloudError(HybridError):
     """The cloud classifier cannot be reached, or answers something unusable."""
 
 
+class ClusterError(HybridError):
+    """The chief and the workers of a search on many machines cannot work together."""
+
+
 USER_ERRORS = (HybridError, DatasetError)
 
 __all__ = [
@@ -41,8 +50,10 @@ __all__ = [
     "BudgetError",
     "BundleError",
     "CloudError",
+    "ClusterError",
     "DatasetError",
     "HybridError",
     "SpecError",
     "UnsupportedOpError",
+    "WorkerDoneError",
 ]

@@ -20,10 +20,11 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from hybrid.report import PolicyCurve
+    from hybrid.report import Pair, PolicyCurve
 
 WIDTH_PX, HEIGHT_PX = 480, 340
 MAX_POINTS = 241
+MAX_DOTS = 600
 HEAT_RGB = (0, 114, 178)
 
 
@@ -125,6 +126,29 @@ def latency_svg(
     _ring(axes, confirmed.mean_latency_ms, 100 * confirmed.accuracy)
     _plain_log_ticks(axes)
     return _svg(figure, "Accuracy on test against mean latency, one line per link")
+
+
+def search_svg(pairs: "Sequence[Pair]") -> str:
+    """Draw hybrid accuracy against mean latency: a dot per pair, the Pareto set and its bounds larger, a ring chosen.
+
+    Of the pairs beside the Pareto set at most `MAX_DOTS` are drawn, evenly spread.
+    """
+    figure, axes = _axes("mean time until the answer, ms, queries included", "hybrid accuracy on validation, %")
+    front, others = [p for p in pairs if p.front], [p for p in pairs if not p.front]
+    others = others[:: max(1, -(-len(others) // MAX_DOTS))]
+    _dots(axes, others, marker="o", markersize=3, color=_PLACEHOLDERS["muted"], alpha=0.6)
+    _dots(axes, front, marker="o", markersize=6, color=_PLACEHOLDERS["s0"], zorder=4)
+    edges = {"markerfacecolor": "none", "markeredgecolor": _PLACEHOLDERS["s1"]}
+    _dots(axes, front, figure="bound", marker="s", markersize=5, zorder=3, **edges)
+    for pair in pairs:
+        if pair.chosen:
+            _ring(axes, pair.mean_latency_ms, 100 * pair.hybrid_accuracy)
+    return _svg(figure, "Hybrid accuracy against mean latency, a dot for each pair that the search scored")
+
+
+def _dots(axes: "Axes", pairs: "Sequence[Pair]", *, figure: str = "hybrid_accuracy", **style: Any) -> None:
+    x, y = [p.mean_latency_ms for p in pairs], [100 * getattr(p, figure) for p in pairs]
+    axes.plot(x, y, linestyle="", **style)
 
 
 def _drawn_percent(shares: Floats) -> NDArray[np.float64]:

@@ -117,7 +117,10 @@ class Graph:
         return bytes(builder.Output())
 
     def _rename(self, outputs: dict[str, int]) -> None:
+        """Name the outputs; the converter's names of all other tensors, up to 300 bytes each, are dropped."""
         self._subgraph.outputs = list(outputs.values())
+        for tensor in self._subgraph.tensors:
+            tensor.name = None
         for name, number in outputs.items():
             self._subgraph.tensors[number].name = name
         for signature in self._model.signatureDefs or []:

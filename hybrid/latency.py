@@ -4,24 +4,33 @@ The edge always runs first; where it does not keep an example, a query follows. 
 its bytes, and for a microcontroller's small payloads the fixed part is most of it.
 """
 
-from collections.abc import Mapping
+from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from hybrid.artifacts import Bools, Device, Link
+from hybrid.work import Work
 
 Array = NDArray[np.float64]
 MAX_ATTEMPTS = 8
 """A query lost this often is taken to arrive with its last attempt."""
 
 
-def edge_latency_ms(macs_by_kind: Mapping[str, int], device: Device) -> float:
-    """Time of one inference: cycles of each kind of layer over the clock, and the fixed overhead.
+def edge_latency_ms(work: Work, device: Device) -> float:
+    """Time of one inference: cycles of MACs, outputs and operators over the clock, and the fixed overhead.
 
     The estimate is good to ``device.latency_band`` either way.
     """
-    cycles = sum(macs * device.cycles_per_mac[kind] for kind, macs in macs_by_kind.items())
+    extra = device.ragged_penalty - 1
+    cycles = (
+        work.outputs * device.cycles_per_output
+        + work.elements * device.cycles_per_element
+        + work.operators * device.cycles_per_operator
+    )
+    for kind, macs in work.macs_by_kind.items():
+        if macs:
+            cycles += (macs + extra * work.ragged_macs_by_kind[kind]) * device.cycles_per_mac[kind]
     return cycles / (device.clock_mhz * 1e3) + device.overhead_ms
 
 
@@ -32,6 +41,12 @@ def query_latency_ms(n: int, payload_bytes: ArrayLike, link: Link, cloud_ms: flo
     """
     attempts = _attempts(n, link, rng)
     return link.wake_ms + attempts * uplink_ms(payload_bytes, link) + _rtts_ms(attempts, link, rng) + cloud_ms
+
+
+def mean_query_ms(payload_bytes: float, link: Link, cloud_ms: float) -> float:
+    """Mean of what `query_latency_ms` draws."""
+    each = float(uplink_ms(payload_bytes, link)) + _mean_rtt_ms(link)
+    return link.wake_ms + _mean_attempts(link) * each + cloud_ms
 
 
 def uplink_ms(payload_bytes: ArrayLike, link: Link) -> Array:
@@ -75,6 +90,14 @@ def _rtts_ms(attempts: NDArray[np.int64], link: Link, rng: np.random.Generator) 
     """Sum of one round trip for each attempt, ``(n,)``."""
     drawn = _truncated_normal(len(attempts) * MAX_ATTEMPTS, link, rng).reshape(len(attempts), MAX_ATTEMPTS)
     return np.where(np.arange(MAX_ATTEMPTS) < attempts[:, None], drawn, 0.0).sum(axis=1)
+
+
+def _mean_rtt_ms(link: Link) -> float:
+    """Mean of the normal law above `rtt_min_ms`: ``mean + sd * density(a) / (1 - cumulated(a))``, a its lower end."""
+    if link.rtt_sd_ms <= 0:
+        return max(link.rtt_mean_ms, link.rtt_min_ms)
+    law, end = NormalDist(), (link.rtt_min_ms - link.rtt_mean_ms) / link.rtt_sd_ms
+    return link.rtt_mean_ms + link.rtt_sd_ms * law.pdf(end) / (1 - law.cdf(end))
 
 
 def _truncated_normal(n: int, link: Link, rng: np.random.Generator) -> Array:

@@ -32,8 +32,8 @@ def build_net(arch: ArchSpec, k: Any = None) -> Any:
 
         k = keras
     inputs = k.Input(arch.input_shape, name="input")
-    x = _blocks(k, inputs, arch.blocks)
-    return k.Model(inputs, _head(k, x, arch), name=arch.name.replace("-", "_"))
+    x = _blocks(k, seen(k, inputs, arch), arch.blocks)
+    return k.Model(inputs, head(k, x, arch), name=arch.name.replace("-", "_"))
 
 
 def build_exit(arch: ArchSpec, after: int, k: Any = None) -> tuple[Any, Any]:
@@ -48,16 +48,38 @@ def build_exit(arch: ArchSpec, after: int, k: Any = None) -> tuple[Any, Any]:
         k = keras
     name = arch.name.replace("-", "_")
     inputs = k.Input(arch.input_shape, name="input")
-    trunk = _blocks(k, inputs, arch.blocks[:after])
-    near = k.Model(inputs, [*_head(k, trunk, arch), k.layers.Activation("linear", name="trunk")(trunk)], name=name)
+    trunk = _blocks(k, seen(k, inputs, arch), arch.blocks[:after])
+    near = k.Model(inputs, [*head(k, trunk, arch), k.layers.Activation("linear", name="trunk")(trunk)], name=name)
     resumed = k.Input(trunk.shape[1:], name="trunk_input")
-    far = k.Model(resumed, _head(k, _blocks(k, resumed, arch.blocks[after:]), arch), name=f"{name}_exit")
+    far = k.Model(resumed, head(k, _blocks(k, resumed, arch.blocks[after:]), arch), name=f"{name}_exit")
     return near, far
 
 
-def _head(k: Any, x: Any, arch: ArchSpec) -> list[Any]:
+def head(k: Any, x: Any, arch: ArchSpec) -> list[Any]:
+    """Logits and pooled features of the last block's output."""
     features = k.layers.GlobalAveragePooling2D(name="features")(x)
     return [k.layers.Dense(arch.num_classes, name="logits")(features), features]
+
+
+def seen(k: Any, x: Any, arch: ArchSpec) -> Any:
+    """What the stem sees of the input: the mean over squares of pixels, then over the channels.
+
+    The latter is a 1 x 1 convolution that starts as the mean, exact in int8 (equal weights are all 127), and may learn
+    other shares; without batch normalisation, which would ask for one more range.
+    """
+    channels = x.shape[-1]
+    if arch.input_pool > 1:
+        x = k.layers.AveragePooling2D(_sides(x, arch.input_pool), padding="same")(x)
+    if arch.grey and channels > 1:
+        start = k.initializers.Constant(1 / channels)
+        x = k.layers.Conv2D(1, 1, use_bias=False, kernel_initializer=start, name="grey")(x)
+    return x
+
+
+def _sides(x: Any, size: int) -> tuple[int, int]:
+    """Height and width of a window of `size`; 1 on an axis of one pixel, which has nothing beside it."""
+    height, width = (size if pixels > 1 else 1 for pixels in x.shape[1:3])
+    return height, width
 
 
 def _blocks(k: Any, x: Any, blocks: Sequence[BlockSpec]) -> Any:
@@ -68,22 +90,36 @@ def _blocks(k: Any, x: Any, blocks: Sequence[BlockSpec]) -> Any:
 
 def _block(k: Any, x: Any, block: BlockSpec) -> Any:
     for index in range(block.depth):
-        x = _LAYERS[block.kind](k, x, block, block.stride if index == 0 else 1)
+        x = layer(k, x, block, block.stride if index == 0 else 1)
     return x
 
 
+def layer(k: Any, x: Any, block: BlockSpec, stride: int) -> Any:
+    """One of a block's layers."""
+    return _LAYERS[block.kind](k, x, block, stride)
+
+
+def _normalisation(k: Any) -> Any:
+    """The layer of Keras 3 that trains fast; tf_keras has its own."""
+    if k.__name__ != "keras":
+        return k.layers.BatchNormalization
+    from hybrid.normalisation import FusedBatchNormalization
+
+    return FusedBatchNormalization
+
+
 def _normed(k: Any, x: Any, *, relu: bool = True) -> Any:
-    x = k.layers.BatchNormalization(momentum=BATCH_NORM_MOMENTUM)(x)
+    x = _normalisation(k)(momentum=BATCH_NORM_MOMENTUM)(x)
     return k.layers.ReLU()(x) if relu else x
 
 
 def _conv(k: Any, x: Any, width: int, kernel: int, stride: int, *, relu: bool = True) -> Any:
-    x = k.layers.Conv2D(width, kernel, stride, padding="same", use_bias=False)(x)
+    x = k.layers.Conv2D(width, _sides(x, kernel), stride, padding="same", use_bias=False)(x)
     return _normed(k, x, relu=relu)
 
 
 def _depthwise(k: Any, x: Any, kernel: int, stride: int) -> Any:
-    x = k.layers.DepthwiseConv2D(kernel, stride, padding="same", use_bias=False)(x)
+    x = k.layers.DepthwiseConv2D(_sides(x, kernel), stride, padding="same", use_bias=False)(x)
     return _normed(k, x)
 
 

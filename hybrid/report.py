@@ -139,16 +139,40 @@ class MemoryMap:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Candidate:
-    """An architecture the search looked at; `accuracy` is None where `status` says why it was skipped."""
+class Pair:
+    """An edge net that the search scored, with the cloud that suits it best; all of it estimated, on validation.
+
+    `latency_ms` is the edge's own, `mean_latency_ms` has the queries in it.
+    """
 
     name: str
+    cloud: str
+    hybrid_accuracy: float
+    bound: float
+    edge_accuracy: float
+    coverage: float
+    mean_latency_ms: float
+    latency_ms: float
     macs: int
     flash_bytes: int
     peak_sram_bytes: int
-    accuracy: float | None
-    status: str
-    winner: bool = False
+    front: bool
+    """Whether no other pair is better in accuracy, latency, SRAM and flash at once."""
+    chosen: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchView:
+    """What the search scored, most accurate first, and how many nets did not fit or failed."""
+
+    pairs: tuple[Pair, ...]
+    tabled: tuple[Pair, ...]
+    """Of the Pareto set, what the table shows."""
+    skipped: int
+    failed: int
+    budget: str
+    """What pairs were scored at, in words."""
+    num_clouds: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -202,7 +226,8 @@ class ReportContent:
     gallery: tuple[GalleryGroup, ...]
     flash: MemoryMap
     sram: MemoryMap
-    candidates: tuple[Candidate, ...]
+    search: SearchView | None
+    """None where the edge net was given."""
     bundle: tuple[BundleFile, ...]
 
     @property
@@ -254,6 +279,7 @@ def render(content: ReportContent) -> str:
         tabled=len(content.class_names) <= MAX_TABLE_CLASSES,
         mistakes=frequent_mistakes(content.edge_confusion),
         coverage_svg=figures.coverage_svg(content.curves, content.confirmed),
+        search_svg=figures.search_svg(content.search.pairs) if content.search else "",
         latency_svg=figures.latency_svg(content.pareto, content.edge_only, content.cloud_only, content.confirmed),
     )
 

@@ -37,6 +37,10 @@ class ArchSpec:
     input_shape: tuple[int, int, int]
     num_classes: int
     blocks: tuple[BlockSpec, ...]
+    input_pool: int = 1
+    """Edge of the squares of pixels whose mean the stem sees; 2 halves the resolution inside the net."""
+    grey: bool = False
+    """The stem sees the mean over the input's channels."""
 
     @property
     def feature_width(self) -> int:
@@ -59,12 +63,21 @@ class DataSpec:
 
 @dataclass(frozen=True, kw_only=True)
 class SearchSpec:
-    """The search for the edge architecture."""
+    """The search for the edge architecture, and for the cloud that goes with it."""
 
-    trials: int = 4
-    epochs: int = 2
-    rows: int = 6000
-    """Training examples that a candidate sees."""
+    trials: int = 500
+    """Candidates scored."""
+    supernet_epochs: int = 8
+    """Training of the net that all candidates share their weights with."""
+    supernet_rows: int = 0
+    """Training examples that it sees; 0: all."""
+    rows: int = 4000
+    """Validation examples on which a pair is scored, at most."""
+    max_latency_ms: float = 0.0
+    """Mean latency at which a pair is scored: what the edge net takes of it is not there for queries; 0: see next."""
+    min_coverage: float = 0.85
+    """Coverage at which a pair is scored where no latency is asked for; about what a loss of half a point allows where
+    the edge is a few points below its cloud."""
     noise_tolerance: float = 1.0
     """Standard errors of the best score within which the faster net wins; 0 takes the best score."""
     max_macs: int = 0
@@ -74,7 +87,7 @@ class SearchSpec:
     arch: str = ""
     """A TOML file with the edge ArchSpec: no search, this net."""
     kinds: tuple[BlockKind, ...] = ("conv",)
-    """Kinds of blocks in the default space; ``conv`` alone trains fastest on a CPU."""
+    """Kinds of blocks in the default space; without ``ds`` and ``ib`` it is lean, and trains fastest on a CPU."""
     space: str = ""
     """A TOML file with a search space of your own; empty takes the default for the input."""
 
@@ -100,6 +113,8 @@ class CloudSpec:
     """Open Inference Protocol v2 model URL, such as http://host:8080/v2/models/cloud."""
     server: str = "cpu"
     """Profile that says how long one answer takes (see `hybrid devices`) or a TOML file; a URL is measured instead."""
+    latency_ms: float = 0.0
+    """How long one answer of this cloud takes, where you know it; 0: what `server` says."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -236,6 +251,9 @@ class RunSpec:
     data: DataSpec = field(default_factory=DataSpec)
     search: SearchSpec = field(default_factory=SearchSpec)
     cloud: CloudSpec = field(default_factory=CloudSpec)
+    clouds: tuple[CloudSpec, ...] = ()
+    """Further clouds, of which and of `cloud` the search chooses one together with the edge: ``[[clouds]]`` in TOML.
+    What one leaves out has its default, not what `cloud` says."""
     train: TrainSpec = field(default_factory=TrainSpec)
     look: LookSpec = field(default_factory=LookSpec)
     router: RouterSpec = field(default_factory=RouterSpec)

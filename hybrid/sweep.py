@@ -3,7 +3,7 @@
 Thresholds are swept on calibration data, chosen there, and confirmed on test data; see `choose` for the rule.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -15,6 +15,7 @@ from hybrid.artifacts import Bools, Device, Link, OperatingPoint, Predictions
 from hybrid.errors import SpecError
 from hybrid.specs import SweepSpec
 from hybrid.supervision import query_gain
+from hybrid.work import Work
 
 if TYPE_CHECKING:
     from hybrid.guarantee import Certificate
@@ -81,13 +82,13 @@ class Scenario:
     link: Link
     cloud_name: str
     cloud_ms: float
-    stage_macs: tuple[Mapping[str, int], ...]
-    """MACs by kind of layer of each of the device's nets, routers included."""
+    stage_work: tuple[Work, ...]
+    """The work of each of the device's nets, routers included."""
 
     @property
     def stage_ms(self) -> Array:
         """Estimated time until each stage has answered, ``(num_stages,)``; those before it ran as well."""
-        return np.cumsum([latency.edge_latency_ms(macs, self.device) for macs in self.stage_macs])
+        return np.cumsum([latency.edge_latency_ms(work, self.device) for work in self.stage_work])
 
 
 @dataclass(frozen=True)

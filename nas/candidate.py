@@ -1,9 +1,28 @@
-"""One net of the search: what it costs, known before any training, and how well it learned."""
+"""One net of the search: what it costs, known before any training, and how good it is beside a cloud."""
 
 from dataclasses import dataclass
 from typing import Literal
 
 from hybrid.specs import ArchSpec
+
+Status = Literal["fits", "skipped", "scored", "failed"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PairScore:
+    """An edge net and the cloud that suits it best, on held-out examples, at the mean latency or coverage asked for."""
+
+    cloud: int
+    """Place of the cloud among those to choose from."""
+    edge_accuracy: float
+    """Of the edge net alone."""
+    hybrid_accuracy: float
+    """With a quickly fitted router."""
+    bound: float
+    """The same with the proxy labels in the router's place: what no router exceeds."""
+    coverage: float
+    mean_latency_ms: float
+    """At that coverage, queries included."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -16,9 +35,8 @@ class Candidate:
     peak_sram_bytes: int
     latency_ms: float
     """Estimated time of one inference on the device."""
-    score: float | None = None
-    """Accuracy after the short training, on training examples held out from it."""
-    status: Literal["fits", "skipped", "trained"] = "fits"
+    score: PairScore | None = None
+    status: Status = "fits"
     seconds: float = 0.0
-    """What the short training took."""
+    """What the scoring took."""
     reason: str = ""

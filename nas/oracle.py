@@ -1,150 +1,44 @@
-"""The search run by keras-tuner: an Oracle that prices every net before it proposes one, and the Tuner that trains it.
+"""The search as keras-tuner knows it: the Oracle that proposes, and the one call that searches, alone or with others.
 
-A proposal follows from the seed, its number and the trials before it alone, so that a search that was killed goes on
-exactly where it was. ``oracle.json``, replaced in one step around each trial, holds all that this takes; the
-``trial_*`` files beside it are keras-tuner's own and only for its tools.
+What the Oracle knows is in its ledger's journal; keras-tuner's own files (``oracle.json``, ``trial_*``) are not
+written: they cost more than the search itself, and a kill between two of them loses a trial.
 """
 
+import hashlib
 import json
 import os
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass
+from functools import wraps
 from pathlib import Path
-from time import perf_counter
-from typing import Any
+from threading import RLock
+from time import monotonic
+from typing import Any, TypeVar
 
 import keras_tuner
-import numpy as np
-from keras_tuner.engine.base_tuner import BaseTuner
-from keras_tuner.engine.trial import Trial
+from keras_tuner.engine.trial import Trial, TrialStatus
 
-from hybrid.configure import structure
-from hybrid.errors import SpecError
-from hybrid.specs import ArchSpec
+from hybrid.errors import ClusterError
 from nas.candidate import Candidate
-from nas.space import GENES, Space, crossover, from_genes, gene_name, genes_of, mutate, sample, smallest
+from nas.ledger import Ledger, Price, Score, Told, from_text, to_text
+from nas.space import GENES, Space, gene_name, genes_of
+from nas.tuner import CANDIDATE, MAXIMISED, OBJECTIVE, PairTuner, metrics_of
 
-STATE_FILE = "oracle.json"
-SAMPLED_FIRST = 3
-"""Trials before the first mutation."""
-PARENTS = 3
-"""The best nets so far, from which mutations and crosses are made."""
-SAMPLE_SHARE = 0.25
-CROSS_SHARE = 0.25
-MAX_DRAWS = 200
-"""Nets drawn for one trial before the space counts as exhausted."""
-
-Price = Callable[[ArchSpec], Candidate]
-Score = Callable[[ArchSpec], float]
-Told = Callable[[Candidate], None]
-
-
-@dataclass(frozen=True, kw_only=True)
-class _State:
-    """What a resumed search needs; `identity` is of the question asked (space, data, device, seed)."""
-
-    identity: str
-    candidates: tuple[Candidate, ...] = ()
-
-
-def propose(space: Space, trained: list[Candidate], rng: np.random.Generator) -> ArchSpec:
-    """Draw the next net: a sample at first, later mostly a mutation or a cross of the best nets so far."""
-    draw = rng.random()
-    if len(trained) < SAMPLED_FIRST or draw < SAMPLE_SHARE:
-        return sample(space, rng)
-    best = sorted(trained, key=lambda c: c.score or 0.0, reverse=True)[:PARENTS]
-    a, b = (best[int(i)].arch for i in rng.choice(len(best), size=2, replace=False))
-    return crossover(a, b, space, rng) if draw < SAMPLE_SHARE + CROSS_SHARE else mutate(a, space, rng)
-
-
-class EdgeOracle(keras_tuner.Oracle):
-    """Proposes nets that fit; those that do not are recorded as skipped and cost no trial."""
-
-    def __init__(self, space: Space, *, price: Price, trials: int, seed: int, path: Path, identity: str) -> None:
-        super().__init__(
-            objective=keras_tuner.Objective("accuracy", "max"),
-            max_trials=trials,
-            hyperparameters=hyperparameters(space),
-            seed=seed,
-        )
-        self.verbose = 0
-        self._space, self._price, self._rng_seed = space, price, seed
-        self._path, self._identity = path, identity
-        self.candidates: dict[ArchSpec, Candidate] = {}
-
-    @property
-    def trained(self) -> list[Candidate]:
-        """Candidates with a score, in the order of their trials."""
-        return [c for c in self.candidates.values() if c.status == "trained"]
-
-    def populate_space(self, trial_id: str) -> dict[str, Any]:
-        """Answer keras-tuner's request for the next trial."""
-        trained = self.trained
-        rng = np.random.default_rng([self._rng_seed, len(trained)])
-        for _ in range(MAX_DRAWS):
-            if self._fits(arch := propose(self._space, trained, rng)):
-                return {"status": "RUNNING", "values": genes_of(arch)}
-        if not trained and self._fits(arch := smallest(self._space)):
-            return {"status": "RUNNING", "values": genes_of(arch)}
-        return {"status": "STOPPED"}
-
-    def _fits(self, arch: ArchSpec) -> bool:
-        """Price a new net; one that was seen before, trained or skipped, is no proposal."""
-        if arch in self.candidates:
-            return False
-        candidate = self._price(arch)
-        if candidate.status == "skipped":
-            self.candidates[arch] = candidate
-        return candidate.status == "fits"
-
-    def arch_of(self, trial: Trial) -> ArchSpec:
-        """Build the net of a trial from its hyperparameters."""
-        return from_genes(trial.hyperparameters.values, self._space)
-
-    def record(self, arch: ArchSpec, *, score: float, seconds: float) -> Candidate:
-        """Note what a training gave; it is saved when the trial ends."""
-        self.candidates[arch] = replace(self._price(arch), score=score, seconds=seconds, status="trained")
-        return self.candidates[arch]
-
-    def save(self) -> None:
-        """Write the state beside its old version, then put it in its place in one step."""
-        state = _State(identity=self._identity, candidates=tuple(self.candidates.values()))
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        fresh = self._path.with_suffix(".new")
-        fresh.write_text(json.dumps(asdict(state), indent=1), encoding="utf-8")
-        os.replace(fresh, self._path)
-
-    def reload(self) -> None:
-        """Take up a saved search. Raises: SpecError where the file is damaged or of another search."""
-        state = _read_state(self._path)
-        if state.identity != self._identity:
-            what = "holds the search of another space, data, device, seed or training"
-            raise SpecError(f"{self._path}: {what}; choose another run folder, or delete {self._path.parent}")
-        self.candidates = {c.arch: c for c in state.candidates}
-        for number, candidate in enumerate(self.trained):
-            self._restore(f"{number:0{len(str(self.max_trials))}d}", candidate)
-
-    def _restore(self, trial_id: str, candidate: Candidate) -> None:
-        values = self.hyperparameters.copy()
-        values.values = genes_of(candidate.arch)
-        trial = Trial(values, trial_id=trial_id, status="COMPLETED")
-        trial.score = candidate.score
-        self.trials[trial_id] = trial
-        self.start_order.append(trial_id)
-        self.end_order.append(trial_id)
-
-
-def _read_state(path: Path) -> _State:
-    try:
-        return structure(json.loads(path.read_text(encoding="utf-8")), _State, where="state")
-    except (OSError, ValueError) as exc:
-        raise SpecError(f"{path}: the search's state is damaged ({exc}); delete {path.parent} to search anew") from exc
+T = TypeVar("T")
+ADDRESS = "KERASTUNER_ORACLE_IP"
+"""Variable of keras-tuner that is set where chief and workers share a search."""
+QUESTION = "question"
+"""Fixed hyperparameter that names what is searched for, so that a worker of another search is found out."""
+MAX_FAILURES = 3
+"""Workers that may fail on one trial before the search ends."""
 
 
 def hyperparameters(space: Space) -> keras_tuner.HyperParameters:
     """Declare the space's genes to keras-tuner: a stage's genes are active where the net has that stage."""
     declared = keras_tuner.HyperParameters()
     declared.Choice("stages", list(space.num_stages))
+    declared.Choice("input_pool", list(space.input_pool))
+    declared.Choice("grey", list(space.grey))
     for index, choices in enumerate(space.positions[: max(space.num_stages) + 1]):
         counts = [count for count in space.num_stages if count >= index]
         with declared.conditional_scope("stages", counts):
@@ -155,28 +49,142 @@ def hyperparameters(space: Space) -> keras_tuner.HyperParameters:
     return declared
 
 
-class EdgeTuner(BaseTuner):
-    """Trains what the oracle proposes. The oracle's file is the only state, so that keras-tuner keeps none here."""
+def question(space: Space, identity: str) -> keras_tuner.HyperParameters:
+    """Return the one hyperparameter that chief and workers compare: a digest of `identity` and the space's genes."""
+    asked = json.dumps([identity, hyperparameters(space).get_config()])
+    fixed = keras_tuner.HyperParameters()
+    fixed.Fixed(QUESTION, hashlib.sha256(asked.encode()).hexdigest())
+    return fixed
 
-    oracle: EdgeOracle
 
-    def __init__(self, oracle: EdgeOracle, *, score: Score, told: Told, folder: Path) -> None:
-        super().__init__(oracle, directory=str(folder.parent), project_name=folder.name)
-        self._score, self._told = score, told
+def _synchronized(method: Callable[..., T]) -> Callable[..., T]:
+    """Let one thread at a time into an oracle; keras-tuner's decorator of this name keeps its lock after an error."""
 
-    def run_trial(self, trial: Trial) -> dict[str, float]:
-        """Train one net. An error ends the search: keras-tuner would hide it and try the next."""
-        arch = self.oracle.arch_of(trial)
-        started = perf_counter()
-        try:
-            score = self._score(arch)
-        except Exception as exc:
-            raise keras_tuner.errors.FatalError(str(exc)) from exc
-        self._told(self.oracle.record(arch, score=score, seconds=perf_counter() - started))
-        return {"accuracy": score}
+    @wraps(method)
+    def locked(self: "PairOracle", *args: Any, **kwargs: Any) -> T:
+        with self._lock:
+            return method(self, *args, **kwargs)
+
+    return locked
+
+
+@dataclass(frozen=True)
+class _Lease:
+    tuner_id: str
+    until: float
+
+
+class PairOracle(keras_tuner.Oracle):
+    """Hands out the ledger's trials, each to one worker for `lease_s` seconds, and takes the first answer to each.
+
+    A worker that dies or never returns loses its trial to the next that asks once the lease is over. While others run
+    the last trials, whoever asks is told to wait; once all have ended, to stop.
+    """
+
+    def __init__(self, ledger: Ledger, *, lease_s: float, clock: Callable[[], float] = monotonic) -> None:
+        super().__init__(
+            objective=OBJECTIVE,
+            max_trials=ledger.trials,
+            hyperparameters=hyperparameters(ledger.space),
+            allow_new_entries=False,
+            seed=ledger.seed,
+        )
+        self.verbose = 0
+        self.ledger = ledger
+        self._lease_s, self._clock = lease_s, clock
+        self._question = question(ledger.space, ledger.identity)
+        self._lock = RLock()
+        self._leases: dict[int, _Lease] = {}
+        self._failures: dict[int, int] = {}
+        for number in range(len(ledger.proposed)):
+            self._note_end(number)
+
+    def get_space(self) -> keras_tuner.HyperParameters:
+        """Return the question alone, for workers: keras-tuner prints each condition of a space that it sends."""
+        return self._question.copy()
+
+    @_synchronized
+    def goes_on(self) -> bool:
+        """Whether a trial runs, or one more can be proposed, which is then done."""
+        return bool(self.ledger.running) or self.ledger.ask() is not None
+
+    @_synchronized
+    def create_trial(self, tuner_id: str) -> Trial:
+        """Lend a trial to a worker: the one it has already, one that nobody has, or a new one."""
+        number = self._next(tuner_id)
+        if number is None:
+            status = TrialStatus.IDLE if self.ledger.running else TrialStatus.STOPPED
+            return Trial(keras_tuner.HyperParameters(), trial_id="", status=status)
+        self._leases[number] = _Lease(tuner_id, self._clock() + self._lease_s)
+        self.ongoing_trials[tuner_id] = self._trial(number)
+        return self.ongoing_trials[tuner_id]
+
+    def _next(self, tuner_id: str) -> int | None:
+        now = self._clock()
+        leases = {number: self._leases.get(number) for number in self.ledger.running}
+        own = [number for number, lease in leases.items() if lease is not None and lease.tuner_id == tuner_id]
+        free = [number for number, lease in leases.items() if lease is None or lease.until <= now]
+        return next(iter(own + free), None) if own or free else self.ledger.ask()
+
+    @_synchronized
+    def update_trial(self, trial_id: str, metrics: dict[str, float], step: int = 0) -> Trial:
+        """Leave the metrics to `end_trial`, which has them without keras-tuner's rounding."""
+        return self.get_trial(trial_id)
+
+    @_synchronized
+    def end_trial(self, trial: Trial) -> None:
+        """Take the answer to a trial, the first time it comes; one that failed goes to the next who asks.
+
+        Raises: ClusterError where several workers failed on it.
+        """
+        number, outcome = int(trial.trial_id), from_text(trial.hyperparameters.values[CANDIDATE])
+        self._leases.pop(number, None)
+        for tuner_id in [who for who, lent in self.ongoing_trials.items() if lent.trial_id == trial.trial_id]:
+            del self.ongoing_trials[tuner_id]
+        if outcome.status == "failed" and number in self.ledger.running:
+            self._note_failure(number, outcome)
+        elif outcome.status != "failed" and self.ledger.tell(number, outcome):
+            self._note_end(number)
+
+    def _note_failure(self, number: int, outcome: Candidate) -> None:
+        self._failures[number] = self._failures.get(number, 0) + 1
+        if self._failures[number] >= MAX_FAILURES:
+            what = f"trial {number} ({outcome.arch.name}) failed {MAX_FAILURES} times, last with {outcome.reason}"
+            raise ClusterError(f"{what}; mend that, then start the chief again: what came before is kept")
+
+    def _note_end(self, number: int) -> None:
+        """Tell keras-tuner's own tables of a trial that has ended."""
+        candidate = self.ledger.candidate(number)
+        if candidate.status == "fits":
+            return
+        trial = self._trial(number)
+        trial.status = TrialStatus.FAILED if candidate.score is None else TrialStatus.COMPLETED
+        for name, value in metrics_of(candidate).items():
+            trial.metrics.register(name, direction="max" if name in MAXIMISED else "min")
+            trial.metrics.update(name, value)
+        trial.score = None if candidate.score is None else candidate.score.hybrid_accuracy
+        self.end_order.append(trial.trial_id)
+
+    def _trial(self, number: int) -> Trial:
+        candidate = self.ledger.candidate(number)
+        trial_id = str(number)
+        if trial_id not in self.trials:
+            parameters = self.get_space()
+            parameters.values |= genes_of(candidate.arch)
+            self.trials[trial_id] = Trial(parameters, trial_id=trial_id)
+            self.start_order.append(trial_id)
+        self.trials[trial_id].hyperparameters.values[CANDIDATE] = to_text(candidate)
+        return self.trials[trial_id]
+
+    def get_trial(self, trial_id: str) -> Trial:
+        """Return a trial; an empty one where a worker brings what another chief proposed."""
+        return self.trials.get(trial_id) or Trial(keras_tuner.HyperParameters(), trial_id=trial_id)
 
     def save(self) -> None:
-        """Leave the saving to the oracle."""
+        """Leave the saving to the ledger."""
+
+    def reload(self) -> None:
+        """Leave the loading to the ledger."""
 
 
 def explore(
@@ -189,20 +197,29 @@ def explore(
     folder: Path,
     identity: str,
     told: Told = lambda candidate: None,
+    lease_s: float = 600.0,
+    patience_s: float = 300.0,
 ) -> tuple[Candidate, ...]:
     """Search `space`, or go on with the search that `folder` holds; every candidate in the order it was met.
 
-    `price` says what a net costs and whether it fits, `score` trains it; `told` hears of each trained net, and of those
-    that a resumed search brings along. `identity` names the question, so that a folder is not taken for another one's.
-    Raises: SpecError where the folder is damaged or holds another search; what `score` raises.
+    `told` hears of each scored net, and of those that a resumed search brings along. `identity` names the question, so
+    that a folder is not taken for another one's. Where keras-tuner's variables (`nas.distributed.role`) make this
+    process the chief of a search on many machines, it prices, proposes and keeps `folder`, and lends each trial for
+    `lease_s` seconds, more than any score takes; a worker only scores, waits `patience_s` for a chief that does not
+    answer, and returns nothing: the chief has it all.
+    Raises: SpecError where the folder is damaged, in use, full, or holds another search, ClusterError where chief and
+    workers do not find each other; what `score` raises.
     """
-    oracle = EdgeOracle(space, price=price, trials=trials, seed=seed, path=folder / STATE_FILE, identity=identity)
-    if (folder / STATE_FILE).exists():
-        oracle.reload()
-    for candidate in oracle.trained:
-        told(candidate)
-    try:
-        EdgeTuner(oracle, score=score, told=told, folder=folder).search()
-    except keras_tuner.errors.FatalError as exc:
-        raise (exc.__cause__ or exc) from None
-    return tuple(oracle.candidates.values())
+    if in_cluster := ADDRESS in os.environ:
+        from nas import distributed
+
+        if distributed.role() == "worker":
+            distributed.work(question(space, identity), score=score, told=told, folder=folder, patience_s=patience_s)
+            return ()
+    with Ledger(space, price=price, trials=trials, seed=seed, folder=folder, identity=identity, told=told) as ledger:
+        oracle = PairOracle(ledger, lease_s=lease_s)
+        if in_cluster:
+            distributed.serve(oracle)
+        else:
+            PairTuner(oracle, score=score, folder=folder).explore()
+        return tuple(ledger.candidates.values())

@@ -1,28 +1,36 @@
-"""Which edge net?  What fits the device, and of that, what learns best.
+"""Which edge net, and which cloud beside it?  What fits the device and the budget, and of that, which pair is best.
 
-Costs come before training: a net that does not fit is skipped and recorded with the reason, and never ends the search.
-Costs are passed in as functions, so that this module knows neither devices nor flatbuffers.
+Costs come before scores: a net that does not fit is skipped and recorded with the reason, and never ends the search.
+Costs, logits and the engine are passed in as functions, so that this module knows neither devices nor supernets.
 """
 
-import hashlib
 import json
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from itertools import chain
 from pathlib import Path
-from typing import Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
 
 from datasets.dataset import Dataset
-from hybrid.artifacts import Device
+from hybrid.artifacts import Bools, Device, Floats
 from hybrid.configure import read_toml, structure, to_toml
-from hybrid.errors import BudgetError, SpecError
+from hybrid.errors import BudgetError, SpecError, WorkerDoneError
 from hybrid.progress import SILENT, Advance, Narrator
-from hybrid.specs import ArchSpec, SearchSpec
-from nas.candidate import Candidate
-from nas.score import held_out, short_training, standard_error
-from nas.space import Space, smallest
+from hybrid.specs import ArchSpec, CloudSpec, SearchSpec
+from nas.candidate import Candidate, PairScore
+from nas.pareto import pareto_set
+from nas.score import Judge, paired_error, standard_error
+from nas.space import Space, sample, smallest
 
-WINNER_FILE = "edge.toml"
-CANDIDATES_FILE = "candidates.json"
+EDGE_FILE, CLOUD_FILE = "edge.toml", "cloud.toml"
+CANDIDATES_FILE, PARETO_FILE = "candidates.json", "pareto.json"
+FEASIBLE_DRAWS = 200
+"""Nets drawn, beside the smallest, before a space counts as too large for the device."""
+FINALISTS = 64
+"""Most pairs that are compared with the best one row by row."""
 
 
 class Cost(Protocol):
@@ -42,95 +50,42 @@ class Cost(Protocol):
 
 
 E = TypeVar("E", bound=Cost)
+Outputs = Callable[[ArchSpec], Floats]
+"""Logits ``(n, num_classes)`` of a net on the judge's rows, with the weights it inherits."""
+Explore = Callable[..., tuple[Candidate, ...]]
+"""The engine, `nas.oracle.explore`; on a worker it gives no candidates."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class SearchResult:
-    """The net that goes on to full training, and every net that was looked at, in order."""
+    """The pair that goes on to full training, every net that was looked at, in order, and those none is better than."""
 
-    winner: ArchSpec
+    edge: ArchSpec
+    cloud: CloudSpec
     candidates: tuple[Candidate, ...]
+    front: tuple[Candidate, ...] = ()
+    """The Pareto set: hybrid accuracy against latency, SRAM and flash."""
 
+    @property
+    def chosen(self) -> Candidate:
+        """The candidate that won."""
+        return next(c for c in self.candidates if c.arch == self.edge)
 
-def search(
-    space: Space,
-    *,
-    data: Dataset,
-    device: Device,
-    spec: SearchSpec,
-    seed: int,
-    estimate: Callable[[ArchSpec], E],
-    fits: Callable[[E], None],
-    latency_ms: Callable[[E], float],
-    folder: Path,
-    narrator: Narrator = SILENT,
-) -> SearchResult:
-    """Find the edge net for `device`, or price the one that ``spec.arch`` gives.
+    @property
+    def place(self) -> int:
+        """Of the chosen cloud among those to choose from."""
+        return self.chosen.score.cloud if self.chosen.score else 0
 
-    `fits` raises BudgetError for what `device` cannot hold. `folder` keeps the state: after an interruption the
-    same call goes on where it was, also with more ``spec.trials``.
-    Raises: BudgetError where no net fits, with the needs of the smallest; SpecError for a space or net of other shapes,
-    or a folder that is damaged or holds another search.
-    """
-    pricing = _Pricing(estimate=estimate, fits=fits, latency_ms=latency_ms, spec=spec, device=device)
-    if spec.arch:
-        return _given(Path(spec.arch), data, pricing)
-    _check(space, spec, data)
-    from nas.oracle import explore  # loads TensorFlow
-
-    fit_rows, score_rows = held_out(data, rows=spec.rows, seed=seed)
-    with narrator.track("search", spec.trials) as advance:
-        candidates = explore(
-            space,
-            price=pricing.price,
-            score=short_training(fit=fit_rows, score=score_rows, epochs=spec.epochs, seed=seed),
-            trials=spec.trials,
-            seed=seed,
-            folder=folder,
-            identity=_identity(space, data, device, spec, seed),
-            told=_told(advance),
-        )
-    if not any(c.status == "trained" for c in candidates):
-        _refuse(space, pricing)
-    winner = choose(candidates, score_rows=len(score_rows), tolerance=spec.noise_tolerance)
-    narrator.say(_summary(winner, candidates))
-    return SearchResult(winner=winner.arch, candidates=candidates)
-
-
-def choose(candidates: tuple[Candidate, ...], *, score_rows: int, tolerance: float = 1.0) -> Candidate:
-    """Choose the fastest of the trained nets whose accuracy is within the noise of the best.
-
-    The noise is `tolerance` binomial standard errors of the best accuracy on its `score_rows` examples (1: the
-    one-standard-error rule of Breiman et al., Classification and Regression Trees, 1984). Equal latency: higher
-    accuracy, then first met.
-    """
-    scored = [(c.score, c) for c in candidates if c.score is not None]
-    best = max(score for score, _ in scored)
-    near = [(score, c) for score, c in scored if score >= best - tolerance * standard_error(best, score_rows)]
-    return min(near, key=lambda pair: (pair[1].latency_ms, -pair[0]))[1]
-
-
-def write(result: SearchResult, folder: Path) -> None:
-    """Write the winner as ``edge.toml`` and the candidates as ``candidates.json``."""
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / WINNER_FILE).write_text(to_toml(result.winner), encoding="utf-8")
-    (folder / CANDIDATES_FILE).write_text(json.dumps(asdict(result), indent=1) + "\n", encoding="utf-8")
-
-
-def read(folder: Path) -> SearchResult:
-    """Read what `write` wrote. Raises: SpecError naming the file that is missing or damaged."""
-    path = folder / CANDIDATES_FILE
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as exc:
-        raise SpecError(f"{path}: cannot be read ({exc}); run the search again") from exc
-    result = structure(data, SearchResult, where=str(path))
-    return replace(result, winner=structure(read_toml(folder / WINNER_FILE), ArchSpec, where=WINNER_FILE))
+    @property
+    def counts(self) -> dict[str, int]:
+        """How many candidates were scored, skipped, or failed."""
+        states = [c.status for c in self.candidates]
+        return {state: states.count(state) for state in ("scored", "skipped", "failed")}
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Pricing(Generic[E]):
-    """The costs of nets, against the device and the spec's ceilings."""
+class Pricing(Generic[E]):
+    """The costs of nets, against the device and the spec's ceilings; `fits` raises BudgetError for the device's."""
 
     estimate: Callable[[ArchSpec], E]
     fits: Callable[[E], None]
@@ -141,11 +96,13 @@ class _Pricing(Generic[E]):
     def check(self, cost: E) -> None:
         """Raise BudgetError where a net of this cost cannot be used."""
         self.fits(cost)
-        for name, limit in (("macs", self.spec.max_macs), ("flash_bytes", self.spec.max_flash_bytes)):
-            if limit and getattr(cost, name) > limit:
+        latency = round(self.latency_ms(cost), 3)
+        for name, needed in (("macs", cost.macs), ("flash_bytes", cost.flash_bytes), ("latency_ms", latency)):
+            limit = getattr(self.spec, f"max_{name}")
+            if limit and needed > limit:
                 key = f"search.max_{name}"
                 where, remedy = f"{self.device.name} under {key}", f"raise {key} (0: no ceiling)"
-                raise BudgetError(name, getattr(cost, name), limit, where, remedy)
+                raise BudgetError(name, needed, limit, where, remedy)
 
     def price(self, arch: ArchSpec) -> Candidate:
         """Price one net, without building it."""
@@ -164,20 +121,161 @@ class _Pricing(Generic[E]):
         return candidate
 
 
-def _given(path: Path, data: Dataset, pricing: _Pricing[E]) -> SearchResult:
+def check(space: Space, data: Dataset, pricing: Pricing[E], *, seed: int) -> None:
+    """Refuse, before anything is trained, a space of other shapes than `data`, or of which nothing fits.
+
+    Raises: SpecError; BudgetError with the needs of the smallest net.
+    """
+    _check_shapes(pricing.spec.space or "search space", space.input_shape, space.num_classes, data)
+    rng = np.random.default_rng(seed)
+    drawn = (sample(space, rng) for _ in range(FEASIBLE_DRAWS))
+    if not any(pricing.price(arch).status == "fits" for arch in chain([smallest(space)], drawn)):
+        _refuse(space, pricing)
+
+
+def given(path: Path, data: Dataset, pricing: Pricing[E], cloud: CloudSpec) -> SearchResult:
+    """Price a net of the user's own, beside `cloud`. Raises: SpecError, BudgetError where it cannot be used."""
     arch = structure(read_toml(path), ArchSpec, where=str(path))
     _check_shapes(str(path), arch.input_shape, arch.num_classes, data)
     names = ("width", "stride", "kernel", "depth", "expansion")
     if min((getattr(block, name) for block in arch.blocks for name in names), default=0) < 1:
         raise SpecError(f"{path}: needs one block or more, with {', '.join(names)} of 1 or more")
     pricing.check(pricing.estimate(arch))
-    return SearchResult(winner=arch, candidates=(pricing.price(arch),))
+    return SearchResult(edge=arch, cloud=cloud, candidates=(pricing.price(arch),))
 
 
-def _check(space: Space, spec: SearchSpec, data: Dataset) -> None:
-    _check_shapes(spec.space or "search space", space.input_shape, space.num_classes, data)
-    if spec.epochs < 1:
-        raise SpecError(f"search.epochs: got {spec.epochs}, allowed 1 or more")
+def search(
+    space: Space,
+    *,
+    pricing: Pricing[E],
+    judge: Judge,
+    outputs: Outputs,
+    clouds: Sequence[CloudSpec],
+    explore: Explore,
+    seed: int,
+    folder: Path,
+    identity: str,
+    narrator: Narrator = SILENT,
+) -> SearchResult:
+    """Find the edge net and the cloud that are best together; `clouds` are those of ``judge.offers``, in order.
+
+    `folder` keeps the state and `identity` names the question: after an interruption the same call goes on where it
+    was, also with more ``spec.trials``.
+    Raises: BudgetError where no net fits, with the needs of the smallest; SpecError for a folder that is damaged or
+    holds another search; WorkerDoneError where this process was a worker, and another one leads.
+    """
+    spec, scorer = pricing.spec, Scorer(judge=judge, outputs=outputs)
+    with narrator.track("search", spec.trials) as advance:
+        candidates = explore(
+            space,
+            price=pricing.price,
+            score=scorer.score,
+            trials=spec.trials,
+            seed=seed,
+            folder=folder,
+            identity=identity,
+            told=_told(advance),
+        )
+    if not candidates:
+        raise WorkerDoneError("search: this worker has nothing left to do; the chief of the search has its results")
+    if not any(c.score for c in candidates):
+        _refuse(space, pricing)
+    chosen, score = choose(candidates, scorer.right, tolerance=spec.noise_tolerance)
+    result = SearchResult(
+        edge=chosen.arch, cloud=clouds[score.cloud], candidates=candidates, front=pareto_set(candidates)
+    )
+    narrator.say(_summary(result, spec.trials))
+    return result
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scorer:
+    """Scores nets, and remembers on which rows each pair was right."""
+
+    judge: Judge
+    outputs: Outputs
+    _packed: dict[ArchSpec, NDArray[np.uint8]] = field(default_factory=dict)
+
+    def score(self, candidate: Candidate) -> PairScore:
+        """The net with the cloud that suits it best."""
+        judged = self.judge.judge(self.outputs(candidate.arch), candidate.latency_ms)
+        self._packed[candidate.arch] = np.packbits(judged.right)
+        return judged.score
+
+    def right(self, candidate: Candidate) -> Bools:
+        """Where the pair is right, ``(n,)``; scored again where another process scored it."""
+        if candidate.arch not in self._packed:
+            self.score(candidate)
+        return np.unpackbits(self._packed[candidate.arch], count=len(self.judge.labels)).astype(np.bool_)
+
+
+def choose(
+    candidates: Iterable[Candidate], right: Callable[[Candidate], Bools], *, tolerance: float = 1.0
+) -> tuple[Candidate, PairScore]:
+    """Choose the fastest in mean latency of the pairs whose hybrid accuracy is within the noise of the best.
+
+    The noise is `tolerance` standard errors of the difference from the best on the same rows, which is less than that
+    of either accuracy (the one-standard-error rule of Breiman et al., Classification and Regression Trees, 1984, for
+    paired examples). `right` says on which rows a pair is right, and is asked of at most `FINALISTS` of them.
+    """
+    scored = sorted(((c, c.score) for c in candidates if c.score is not None), key=lambda pair: _merit(pair[1]))
+    best = scored[0]
+    if tolerance <= 0:
+        return best
+    best_right = right(best[0])
+    apart = 2**0.5 * standard_error(best_right)  # of unrelated answers; those of two nets for one task are related
+    near = [
+        (c, score)
+        for c, score in scored[1:]
+        if score.mean_latency_ms < best[1].mean_latency_ms
+        and score.hybrid_accuracy >= best[1].hybrid_accuracy - tolerance * apart
+    ]
+    for c, score in sorted(near[:FINALISTS], key=lambda pair: pair[1].mean_latency_ms):
+        gap = best[1].hybrid_accuracy - score.hybrid_accuracy
+        if gap <= tolerance * paired_error(best_right, right(c)):
+            return c, score
+    return best
+
+
+def _merit(score: PairScore) -> tuple[float, float]:
+    """Sorts the most accurate pair first; of equals the faster."""
+    return -score.hybrid_accuracy, score.mean_latency_ms
+
+
+def write(result: SearchResult, folder: Path) -> None:
+    """Write the pair as ``edge.toml`` and ``cloud.toml``, all candidates and the Pareto set as JSON."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / EDGE_FILE).write_text(to_toml(result.edge), encoding="utf-8")
+    (folder / CLOUD_FILE).write_text(to_toml(result.cloud), encoding="utf-8")
+    for name, candidates in ((CANDIDATES_FILE, result.candidates), (PARETO_FILE, result.front)):
+        lines = ",\n".join(json.dumps(asdict(candidate)) for candidate in candidates)
+        (folder / name).write_text(f"[\n{lines}\n]\n", encoding="utf-8")
+
+
+def read(folder: Path) -> SearchResult:
+    """Read what `write` wrote. Raises: SpecError naming the file that is missing or damaged."""
+    try:
+        result = SearchResult(
+            edge=structure(read_toml(folder / EDGE_FILE), ArchSpec, where=EDGE_FILE),
+            cloud=structure(read_toml(folder / CLOUD_FILE), CloudSpec, where=CLOUD_FILE),
+            candidates=_read_candidates(folder / CANDIDATES_FILE),
+            front=_read_candidates(folder / PARETO_FILE),
+        )
+    except SpecError as exc:
+        remedy = f"delete {folder}, then give the same command again: what was scored is kept"
+        raise SpecError(f"{folder}: damaged ({exc}); {remedy}") from exc
+    if result.edge not in [c.arch for c in result.candidates]:
+        remedy = f"to use it, set search.arch to a copy; to be rid of it, delete {folder}"
+        raise SpecError(f"{folder / EDGE_FILE}: is no candidate of this search; {remedy}")
+    return result
+
+
+def _read_candidates(path: Path) -> tuple[Candidate, ...]:
+    try:
+        data: Any = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as exc:
+        raise SpecError(f"{path.name}: cannot be read ({exc})") from exc
+    return structure(data, tuple[Candidate, ...], where=path.name)
 
 
 def _check_shapes(where: str, shape: tuple[int, int, int], num_classes: int, data: Dataset) -> None:
@@ -187,35 +285,30 @@ def _check_shapes(where: str, shape: tuple[int, int, int], num_classes: int, dat
 
 
 def _told(advance: Advance) -> Callable[[Candidate], None]:
-    best: list[Candidate] = []
+    best: list[PairScore] = []
 
     def told(candidate: Candidate) -> None:
-        best[:] = [max([*best, candidate], key=lambda c: c.score or 0.0)]
-        advance(1, f"{candidate.arch.name} {candidate.score:.1%}, best {best[0].arch.name} {best[0].score:.1%}")
+        best[:] = sorted([*best, *([candidate.score] if candidate.score else [])], key=_merit)[:1]
+        advance(1, f"best pair {best[0].hybrid_accuracy:.1%} at {best[0].mean_latency_ms:.0f} ms" if best else "")
 
     return told
 
 
-def _identity(space: Space, data: Dataset, device: Device, spec: SearchSpec, seed: int) -> str:
-    """Name the question; the number of trials is no part of it, so that a search can be prolonged."""
-    asked = [asdict(space), data.digest, asdict(device), asdict(replace(spec, trials=1, space="")), seed]
-    return hashlib.sha256(json.dumps(asked).encode()).hexdigest()
-
-
-def _refuse(space: Space, pricing: _Pricing[E]) -> None:
-    """Raise BudgetError with the needs of the smallest net, which the search has tried when all else did not fit."""
+def _refuse(space: Space, pricing: Pricing[E]) -> None:
+    """Raise BudgetError with the needs of the smallest net, where that does not fit."""
     try:
         pricing.check(pricing.estimate(smallest(space)))
     except BudgetError as exc:
-        why = "this is the smallest net of the space; loosen search.max_macs or search.max_flash_bytes where set"
-        remedy = f"{why}, choose a larger device, or a space with narrower widths"
-        raise BudgetError(exc.resource, exc.needed, exc.available, pricing.device.name, remedy) from None
+        why = "this is the smallest net of the space; loosen search.max_macs, max_flash_bytes or max_latency_ms"
+        remedy = f"{why} where set, choose a larger device, or a space with narrower widths"
+        raise BudgetError(exc.resource, exc.needed, exc.available, exc.device, remedy) from None
 
 
-def _summary(winner: Candidate, candidates: tuple[Candidate, ...]) -> str:
-    trained = sum(c.status == "trained" for c in candidates)
-    skipped = sum(c.status == "skipped" for c in candidates)
+def _summary(result: SearchResult, trials: int) -> str:
+    chosen, score, counts = result.chosen, result.chosen.score, result.counts
+    fewer = f" of {trials:,}, for the space has no more" if counts["scored"] < trials else ""
+    reached = f"{score.hybrid_accuracy:.1%} with the cloud (at most {score.bound:.1%}), " if score else ""
     return (
-        f"tried {trained}, {skipped} did not fit; {winner.arch.name} goes on, with {winner.score:.1%} after the"
-        f" short training, {winner.macs / 1e6:.2f} M MACs, {winner.latency_ms:.1f} ms"
+        f"scored {counts['scored']:,}{fewer}, {counts['skipped']:,} did not fit; {chosen.arch.name} goes on: {reached}"
+        f"{chosen.macs / 1e6:.2f} M MACs, {chosen.latency_ms:.1f} ms"
     )

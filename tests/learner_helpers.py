@@ -81,5 +81,6 @@ def made_up(x, y, *, num_classes, mirror=False):
 
 
 def tensors(flatbuffer):
-    """The tensors of the only subgraph by name, as schema objects."""
-    return {tensor.name.decode(): tensor for tensor in Graph(flatbuffer)._subgraph.tensors}
+    """The tensors of the only subgraph by name, as schema objects; those without a name under their numbers."""
+    found = Graph(flatbuffer)._subgraph.tensors
+    return {tensor.name.decode() if tensor.name else str(n): tensor for n, tensor in enumerate(found)}

@@ -20,9 +20,8 @@ from hybrid.configure import to_toml
 
 ROOT = Path(__file__).parents[1]
 TINY = (
-    "search.trials=1",
-    "search.epochs=1",
-    "search.rows=64",
+    "search.trials=2",
+    "search.supernet_epochs=1",
     'cloud.kind="table"',
     "train.edge_epochs=1",
     "train.rounds=0",
@@ -178,6 +177,15 @@ def test_data_reads_an_npz(hybrid, npz):
         (settings("data.calibration_fraction=0.6", "data.validation_fraction=0.6"), ["leave no training examples"]),
         (settings("quantize.methods=[]"), ["quantize.methods", "empty"]),
         (["--trials", "0"], ["search.trials", "1 or more"]),
+        (settings("search.rows=99"), ["search.rows", "99", "100 or more"]),
+        (settings("search.supernet_epochs=0"), ["search.supernet_epochs", "0", "1 or more"]),
+        (settings("search.min_coverage=1.1"), ["search.min_coverage", "1.1", "0 to 1"]),
+        (settings("search.epochs=1"), ["search", "unknown key 'epochs'"]),
+        (settings("cloud.latency_ms=-1"), ["cloud.latency_ms", "-1", "0 or more"]),
+        (settings("clouds=[{width=8}, {width=0}]"), ["clouds[1].width", "0", "1 or more"]),
+        (settings("clouds=[{wide=8}]"), ["clouds", "unknown key 'wide'"]),
+        (settings("clouds=3"), ["clouds", "a list"]),
+        (settings('clouds=[{server="mainframe"}]'), ["cloud", "mainframe", "cpu-large"]),
         (["--trials", "few"], ["--trials", "few", "see hybrid run --help"]),
         (["--min-accuracy", "95"], ["sweep.min_accuracy", "95", "0 to 1"]),
         (["--min-coverage", "nan"], ["sweep.min_coverage", "nan"]),
@@ -381,6 +389,16 @@ def test_no_net_fits_the_device(refused, tmp_path, npz, table):
     assert "needs" in line
     assert "device rp2040 has 1,024" in line
     assert list((tmp_path / "run").rglob("*.partial")) == []
+
+
+def test_a_latency_that_no_net_keeps_to_is_refused_before_a_cloud_is_trained(refused, tmp_path, npz):
+    out = tmp_path / "run"
+    line = refused("search", "--out", out, "--dataset", npz, "--max-latency-ms", "0.001")
+    assert line.startswith("error: latency_ms: needs ")
+    assert "device stm32f746 has 0.001; this is the smallest net of the space" in line
+    assert [path.name for path in out.iterdir()] == ["spec.toml"]
+    spec = (out / "spec.toml").read_text()
+    assert spec.count("max_latency_ms = 0.001") == 2  # of the search and of the operating point
 
 
 @pytest.mark.parametrize(

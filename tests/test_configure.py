@@ -59,7 +59,7 @@ def test_set(assignment, section, key, value):
 @pytest.mark.parametrize(
     ("assignment", "message"),
     [
-        ("trian.rounds=3", "^spec: unknown key 'trian'; did you mean train[?] Allowed: cloud, data,"),
+        ("trian.rounds=3", "^spec: unknown key 'trian'; did you mean train[?] Allowed: cloud, clouds, data,"),
         ("train.edge_epoch=3", "^spec.train: unknown key 'edge_epoch'; did you mean edge_epochs[?] Allowed: batch_"),
         ("train.zzz=3", "^spec.train: unknown key 'zzz'; Allowed: batch_size,"),
         ("train.rounds=2.5", r"^spec\.train\.rounds: got 2\.5, expected int$"),

@@ -1,4 +1,3 @@
-import re
 import time
 from dataclasses import replace
 
@@ -6,10 +5,16 @@ import numpy as np
 import pytest
 from tiny_edge import cascade, program
 
-from hybrid import cost, profiles
-from hybrid.arena import footprint
+from hybrid import cost, profiles, runtimes
+from hybrid.arena import arena_needs, footprint
 from hybrid.errors import BudgetError
+from hybrid.flatbuffers import named_outputs
+from hybrid.latency import edge_latency_ms
+from hybrid.layers import Walk
+from hybrid.nets import build_net
+from hybrid.quantize import convert
 from hybrid.specs import ArchSpec, BlockSpec
+from hybrid.work import flatbuffer_work
 
 BASE = ArchSpec(
     name="edge", input_shape=(28, 28, 1), num_classes=10, blocks=(BlockSpec(kind="conv", width=8, stride=2),)
@@ -32,6 +37,24 @@ ODD = replace(
 )
 
 
+COLOUR = ArchSpec(
+    name="colour",
+    input_shape=(20, 20, 3),
+    num_classes=4,
+    blocks=(BlockSpec(kind="conv", width=8), BlockSpec(kind="ib", width=8, expansion=2)),
+    input_pool=2,
+    grey=True,
+)
+WINDOW = ArchSpec(
+    name="window",
+    input_shape=(64, 1, 6),
+    num_classes=3,
+    blocks=(BlockSpec(kind="conv", width=8, kernel=5, stride=2), BlockSpec(kind="ds", width=12, kernel=7)),
+    input_pool=2,
+)
+NETS = (MIXED, ODD, COLOUR, WINDOW)
+
+
 def test_one_convolution_by_hand():
     e = cost.estimate(BASE)
     # 14 * 14 positions * 3 * 3 * 1 * 8 weights, and 8 * 10 of the dense layer.
@@ -48,9 +71,37 @@ def test_residual_adds_keep_their_input_alive():
     pair = BlockSpec(kind="res", width=16)
     plain = BlockSpec(kind="conv", width=16, depth=2)
     arch = replace(BASE, input_shape=(4, 4, 16), blocks=(pair,))
-    planned = cost._planned_bytes(cost._Walk(arch))
-    assert planned == 3 * 256
-    assert cost._planned_bytes(cost._Walk(replace(arch, blocks=(plain,)))) == 2 * 256
+    assert cost._planned_bytes(Walk(arch)) == 3 * 256
+    assert cost._planned_bytes(Walk(replace(arch, blocks=(plain,)))) == 2 * 256
+
+
+def test_a_shortcut_comes_first_where_its_name_does():
+    """The converter's order: conv2d_10 before conv2d_8, but conv2d_9 after conv2d_7."""
+    for before, kinds in ((8, ["pointwise", "conv", "conv"]), (7, ["conv", "conv", "pointwise"])):
+        blocks = (BlockSpec(kind="conv", width=8, depth=before), BlockSpec(kind="res", width=12))
+        assert [op.kind for op in Walk(replace(BASE, blocks=blocks)).ops[before : before + 3]] == kinds
+
+
+def test_what_the_stem_sees():
+    # 8 x 8 x 3 in squares of 2: 4 x 4 x 3; grey: 4 * 4 * 3 MACs; conv 3 x 3 from 1 to 4 channels at 16 positions.
+    arch = replace(BASE, input_shape=(8, 8, 3), input_pool=2, grey=True, blocks=(BlockSpec(kind="conv", width=4),))
+    assert [op.kind for op in Walk(arch).ops] == ["pool", "pointwise", "conv", "mean", "dense"]
+    assert cost.estimate(arch).macs_by_kind == {"conv": 16 * 9 * 4, "pointwise": 48, "depthwise": 0, "dense": 40}
+    assert Walk(replace(arch, input_shape=(7, 1, 1))).ops[0].shape == (4, 1, 1)
+    assert Walk(replace(arch, input_shape=(7, 1, 1))).ops[1].kind == "conv"  # one channel is grey already
+
+
+def test_windows_over_time_have_kernels_of_one_column():
+    block = BlockSpec(kind="ds", width=8, kernel=5)
+    weights = [op.weights for op in Walk(replace(BASE, input_shape=(32, 1, 4), blocks=(block,))).ops[:2]]
+    assert weights == [5 * 4, 4 * 8]
+
+
+def test_work_by_hand():
+    # Convolution 14 * 14 * 8 outputs from one channel: ragged. The mean reads as many, the dense layer writes 10.
+    work = cost.estimate(BASE).work
+    assert (work.outputs, work.elements, work.operators) == (14 * 14 * 8 + 10, 14 * 14 * 8, 3)
+    assert work.ragged_macs_by_kind == {"conv": 14_112, "pointwise": 0, "depthwise": 0, "dense": 0}
 
 
 def test_kinds_of_layers_by_hand():
@@ -93,61 +144,54 @@ def test_the_budget_itself_still_fits():
 
 
 def test_estimates_are_fast():
+    device = profiles.device("stm32f746")
     start = time.process_time()
     for _ in range(200):
-        cost.estimate(MIXED)
+        edge_latency_ms(cost.estimate(MIXED).work, device)
     assert 200 / (time.process_time() - start) > 2000
 
 
 def _convert(arch):
-    import tensorflow as tf
     import tf_keras
 
-    from hybrid.nets import build_net
-
     rng = np.random.default_rng(0)
+    tf_keras.backend.clear_session()  # as `hybrid.qat.twins` does: the order of a shortcut follows the layers' names
     net = build_net(arch, tf_keras)
     # Untrained biases are zero and shared by the converter; a trained net's are not.
     net.set_weights([np.abs(rng.normal(1, 0.2, w.shape)) if w.ndim == 1 else w for w in net.get_weights()])
-    converter = tf.lite.TFLiteConverter.from_keras_model(net)
-    converter.optimizations = [tf.lite.Optimize.DEFAULT]
-    batch = rng.uniform(-1, 1, (4, 1, *arch.input_shape)).astype(np.float32)
-    converter.representative_dataset = lambda: ([x] for x in batch)
-    converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
-    converter.inference_input_type = converter.inference_output_type = tf.int8
-    return converter.convert()
+    return named_outputs(convert(net, rng.integers(0, 256, (4, *arch.input_shape), dtype=np.uint8)))
 
 
-@pytest.fixture(scope="module", params=[MIXED, ODD], ids=lambda arch: arch.name)
+@pytest.fixture(scope="module", params=NETS, ids=lambda arch: arch.name)
 def converted(request):
     return request.param, _convert(request.param)
 
 
-def test_macs_agree_with_the_flatbuffer(converted):
+def test_work_agrees_with_the_flatbuffer(converted):
     arch, flatbuffer = converted
+    assert flatbuffer_work(flatbuffer) == cost.estimate(arch).work
     assert cost.flatbuffer_macs(flatbuffer) == cost.estimate(arch).macs_by_kind
 
 
 def test_flash_agrees_with_the_flatbuffer(converted):
     arch, flatbuffer = converted
-    estimated = cost.estimate(arch).flash_bytes
-    assert len(flatbuffer) <= estimated <= 1.05 * len(flatbuffer) + 500
+    assert len(flatbuffer) <= cost.estimate(arch).flash_bytes <= 1.03 * len(flatbuffer)
 
 
-def test_peak_sram_agrees_with_the_recording_interpreter(converted, capfd):
-    runtime = pytest.importorskip("tflite_micro.python.tflite_micro").runtime
-
+def test_peak_sram_is_the_arena_of_tflite_micro(converted):
+    """To the byte; of the smallest nets the least arena that works, which is more than what stays in use."""
+    pytest.importorskip("tflite_micro")
     arch, flatbuffer = converted
-    recording = runtime.InterpreterConfig.kAllocationRecording
-    interpreter = runtime.Interpreter.from_bytes(flatbuffer, arena_size=1 << 20, intrepreter_config=recording)
-    capfd.readouterr()
-    interpreter.print_allocations()
-    measured = {name: int(size) for name, size in re.findall(r"allocation (total|head) (\d+)", capfd.readouterr().err)}
-    orders = [cost._planned_bytes(cost._Walk(arch, shortcut_first=first)) for first in (False, True)]
-    assert measured["head"] in orders
-    assert measured["head"] <= cost._planned_peak_bytes(arch) == max(orders)
-    overhead = measured["total"] - measured["head"]
-    assert overhead <= cost.estimate(arch).peak_sram_bytes - max(orders) <= 1.1 * overhead
+    needs = arena_needs(flatbuffer)
+    assert cost.estimate(arch).peak_sram_bytes == needs.least_bytes >= needs.head_bytes + needs.tail_bytes
+
+
+def test_a_net_with_pool_grey_and_window_runs_in_tflite_micro(converted):
+    pytest.importorskip("tflite_micro")
+    arch, flatbuffer = converted
+    x = np.random.default_rng(1).integers(0, 256, (2, *arch.input_shape), dtype=np.uint8)
+    logits, features = runtimes.run(flatbuffer, x, engine="tflm")
+    assert (logits.shape, features.shape) == ((2, arch.num_classes), (2, arch.feature_width))
 
 
 def test_a_stage_counts_its_router_among_the_dense_layers():
@@ -158,7 +202,7 @@ def test_a_stage_counts_its_router_among_the_dense_layers():
         "depthwise": 0,
         "dense": 4 * 3,
     }
-    assert cost.stage_macs(stage)["dense"] == 4 * 3 + 5  # the router reads four features and a confidence
+    assert cost.stage_work(stage).macs_by_kind["dense"] == 4 * 3 + 5  # the router reads four features and a confidence
 
 
 def test_footprint_of_a_program():

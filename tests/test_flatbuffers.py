@@ -43,6 +43,7 @@ def test_outputs_have_their_names_and_order():
     for flatbuffer, names in ((tiny_edge(), ["logits", "features", "trunk"]), (tiny_second(), ["logits", "features"])):
         numbers = list(tensors(flatbuffer))
         assert [numbers[index] for index in Graph(flatbuffer)._subgraph.outputs] == names
+        assert sum(tensor.name is not None for tensor in Graph(flatbuffer)._subgraph.tensors) == len(names)
         (signature,) = Graph(flatbuffer)._model.signatureDefs
         assert [output.name.decode() for output in signature.outputs] == names
 

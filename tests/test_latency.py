@@ -5,6 +5,7 @@ import pytest
 
 from hybrid import latency, profiles
 from hybrid.artifacts import Device, Link
+from hybrid.work import MAC_KINDS, Work
 
 DEVICE = Device(
     name="d", title="", core="", clock_mhz=100, flash_bytes=1, sram_bytes=1, reserved_flash_bytes=0,
@@ -22,14 +23,37 @@ def rng():
 
 
 def test_edge_latency_by_hand():
-    macs = {"conv": 1_000_000, "pointwise": 500_000, "depthwise": 100_000, "dense": 20_000}
+    work = Work(
+        macs_by_kind={"conv": 1_000_000, "pointwise": 500_000, "depthwise": 100_000, "dense": 20_000},
+        ragged_macs_by_kind={"conv": 100_000, "pointwise": 0, "depthwise": 0, "dense": 0},
+        outputs=20_000,
+        elements=1000,
+        operators=12,
+    )
     # 2.0 M + 0.5 M + 0.4 M + 0.06 M = 2.96 M cycles at 100 cycles a microsecond: 29.6 ms, and 0.5 ms fixed.
-    assert latency.edge_latency_ms(macs, DEVICE) == pytest.approx(30.1)
+    assert latency.edge_latency_ms(work, DEVICE) == pytest.approx(30.1)
+    # 20,000 * 10 + 1000 * 30 + 12 * 500 = 236,000 cycles: 2.36 ms; half of 100,000 * 2 cycles more: 1 ms.
+    full = replace(DEVICE, cycles_per_output=10, cycles_per_element=30, cycles_per_operator=500, ragged_penalty=1.5)
+    assert latency.edge_latency_ms(work, full) == pytest.approx(33.46)
 
 
 def test_query_latency_by_hand():
     # wake 100, (800 + 200) bytes * 8 bits / 80 kbit/s = 100, round trip 50, cloud 7.
     assert latency.query_latency_ms(3, 800, LINK, 7, rng()) == pytest.approx([257, 257, 257])
+
+
+def test_mean_query_latency_by_hand():
+    assert latency.mean_query_ms(800, LINK, 7) == pytest.approx(257)  # nothing is drawn: as above
+    # Of the attempts at a loss of a half, the mean is 1 + 1/2 + ... + 1/128 = 2 - 1/128.
+    lossy = replace(LINK, loss=0.5)
+    assert latency.mean_query_ms(800, lossy, 7) == pytest.approx(107 + (2 - 1 / 128) * 150)
+
+
+@pytest.mark.parametrize("link", profiles.links().values(), ids=lambda link: link.name)
+def test_mean_query_latency_is_the_mean_of_what_is_drawn(link):
+    drawn = latency.query_latency_ms(100_000, 800, link, 7, rng())
+    error = drawn.std() / 100_000**0.5
+    assert abs(latency.mean_query_ms(800, link, 7) - drawn.mean()) < 4 * error + 1e-9
 
 
 def test_payload_may_differ_by_example():
@@ -90,14 +114,21 @@ def test_same_seed_same_network():
 
 def test_the_l4r5_reproduces_its_measured_benchmarks():
     """MLPerf Tiny v1.0, OctoML with CMSIS-NN on NUCLEO_L4R5ZI: measured milliseconds."""
-    measured = {
-        389.6: {"conv": 12_238_848, "pointwise": 262_144, "depthwise": 0, "dense": 640},
-        99.8: {"conv": 320_000, "pointwise": 2_048_000, "depthwise": 288_000, "dense": 768},
-        301.2: {"conv": 497_664, "pointwise": 6_193_152, "depthwise": 798_336, "dense": 512},
-        8.6: {"conv": 0, "pointwise": 0, "depthwise": 0, "dense": 264_192},
+    macs = {
+        389.6: ((12_238_848, 262_144, 0, 640), 442_368, 86_026, 32_778, 15),
+        99.8: ((320_000, 2_048_000, 288_000, 768), 320_000, 72_012, 8_012, 12),
+        301.2: ((497_664, 6_193_152, 798_336, 512), 497_664, 231_554, 2_306, 30),
+        8.6: ((0, 0, 0, 264_192), 0, 1_672, 0, 10),
     }
-    for ms, macs in measured.items():
-        assert latency.edge_latency_ms(macs, profiles.device("stm32l4r5")) == pytest.approx(ms, rel=0.07)
+    for ms, (by_kind, ragged, outputs, elements, operators) in macs.items():
+        work = Work(
+            macs_by_kind=dict(zip(MAC_KINDS, by_kind, strict=True)),
+            ragged_macs_by_kind=dict.fromkeys(MAC_KINDS, 0) | {"conv": ragged},
+            outputs=outputs,
+            elements=elements,
+            operators=operators,
+        )
+        assert latency.edge_latency_ms(work, profiles.device("stm32l4r5")) == pytest.approx(ms, rel=0.08)
 
 
 def test_the_fixed_part_of_a_query_dominates_its_bytes():

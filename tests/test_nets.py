@@ -144,10 +144,52 @@ def test_the_twin_has_its_weights_in_the_same_order(kind):
         ]
 
     net, other = build_net(arch(kind)), build_net(arch(kind), tf_keras)
-    assert layer_kinds(net) == layer_kinds(other)
+    assert [kind.removeprefix("Fused") for kind in layer_kinds(net)] == layer_kinds(other)
     assert [w.shape for w in net.get_weights()] == [w.shape for w in other.get_weights()]
     renamed = {"depthwise_kernel": "kernel"}
     assert [renamed.get(n, n) for n in names(net)] == [renamed.get(n, n) for n in names(other)]
+
+
+SEEN = replace(ARCH, input_pool=2, grey=True)
+
+
+def test_the_stem_sees_the_mean_over_squares_and_channels():
+    """9 x 7 in squares of 2 is 5 x 4; the last row and column are means over what is there."""
+    import keras
+
+    net, x = build_net(SEEN), normalise(X)
+    seen = np.asarray(keras.Model(net.input, net.get_layer("grey").output)(x))
+    assert seen.shape == (4, 5, 4, 1)
+    np.testing.assert_allclose(seen[:, 0, 0, 0], x[:, :2, :2].mean(axis=(1, 2, 3)), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(seen[:, 4, 3, 0], x[:, 8, 6].mean(axis=1), rtol=1e-5, atol=1e-6)
+    assert net.get_layer("grey").trainable
+
+
+def test_one_channel_is_grey_already():
+    assert "grey" not in [layer.name for layer in build_net(replace(SEEN, input_shape=(9, 7, 1))).layers]
+
+
+@pytest.mark.parametrize("kind", BLOCKS)
+def test_windows_over_time_are_seen_along_time_alone(kind):
+    window = replace(arch(kind), input_shape=(16, 1, 3), input_pool=2)
+    net = build_net(window)
+    assert net.get_layer("features").input.shape == (None, 4, 1, 6)  # 16 pooled to 8, stride 2
+    kernels = {layer.kernel_size for layer in net.layers if hasattr(layer, "kernel_size")}
+    assert kernels <= {(5, 1), (3, 1), (1, 1)}
+    assert (3, 1) in kernels
+    (other,) = twins(lambda k: (build_net(window, k),), (randomised(net),))
+    x = normalise(np.random.default_rng(0).integers(0, 256, (2, 16, 1, 3), dtype=np.uint8))
+    for ours, theirs in zip(net(x), other(x), strict=True):
+        np.testing.assert_allclose(np.asarray(ours), theirs.numpy(), rtol=1e-5, atol=1e-5)
+
+
+def test_the_twin_of_a_net_with_pool_and_grey_computes_the_same():
+    net = randomised(build_net(SEEN))
+    (other,) = twins(lambda k: (build_net(SEEN, k),), (net,))
+    for ours, theirs in zip(net(normalise(X)), other(normalise(X)), strict=True):
+        np.testing.assert_allclose(np.asarray(ours), theirs.numpy(), rtol=1e-5, atol=1e-5)
+    near, _ = build_exit(SEEN, 1)
+    assert near.outputs[2].shape == (None, 5, 4, 4)
 
 
 def test_normalise():

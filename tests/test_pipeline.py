@@ -1,11 +1,15 @@
 """One story from end to end, through the command itself: data in, bundle and report out, resumed, served, verified."""
 
 import json
+import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
+import time
 import urllib.request
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,14 +28,17 @@ from hybrid.pipeline.storage import read_routed
 
 ROOT = Path(__file__).parents[1]
 LATE = {"router", "predict", "sweep", "bundle"}
-STAGES = ("search", "cloud", "edge", "alternate", "quantize", "router", "predict", "sweep")
+STAGES = ("cloud", "supernet", "search", "edge", "alternate", "quantize", "router", "predict", "sweep")
 PREDICTIONS = ("labels", "edge_logits", "router_score", "cloud_scores", "stage")
-EVERY = {*STAGES, "look", "folds", "bundle"}
-TINY = """
+EVERY = {*STAGES, "question", "look", "folds", "bundle"}
+ASKED = {"question", "search"}
+BEFORE = {"cloud", "supernet"}
+TRIALS = 6
+TINY = f"""
 [search]
-trials = 1
-epochs = 1
-rows = 200
+trials = {TRIALS}
+supernet_epochs = 1
+supernet_rows = 500
 [cloud]
 width = 8
 epochs = 1
@@ -151,7 +158,18 @@ def test_the_command_is_quiet_and_tells_the_steps_in_their_order(story):
     assert err == ""
     assert "\x1b" not in out
     sentences = [line.partition(":")[0] for line in out.splitlines() if line and not line.startswith(" ")]
-    steps = ("Data", "Cloud", "Search", "Edge", "Alternation", "Quantisation", "Router", "Predictions", "Export")
+    steps = (
+        "Data",
+        "Cloud",
+        "Supernet",
+        "Search",
+        "Edge",
+        "Alternation",
+        "Quantisation",
+        "Router",
+        "Predictions",
+        "Export",
+    )
     assert [s for s in sentences if s in (*steps, "Report", "Bundle")] == [*steps, "Report", "Report", "Bundle"]
 
 
@@ -313,16 +331,26 @@ def test_a_limit_that_no_threshold_holds(copied):
     [
         ("seed=1", {*EVERY}),
         ("data.limit=300", {*EVERY}),
-        ("cloud.epochs=9", EVERY - {"search"}),
-        ("search.trials=9", EVERY - {"cloud"}),
+        ("cloud.epochs=9", EVERY),  # the supernet learns from the cloud, and pairs are scored with it
+        ("search.supernet_epochs=9", EVERY - {"cloud"}),
+        ("search.trials=9", EVERY - BEFORE - {"question"}),  # the same question: a search can be prolonged
+        ("search.min_coverage=0.9", EVERY - BEFORE),
+        ("search.max_latency_ms=50", EVERY - {"cloud"}),  # the supernet trains no net that does not fit
         ('look.kind="net"', EVERY - {"cloud"}),  # two nets share the flash: the search looks for smaller ones
+        ("train.edge_epochs=9", EVERY - BEFORE - ASKED),
+        ("train.distillation=0.9", EVERY - {"cloud"}),  # the supernet is distilled as well
+        ("train.batch_size=9", EVERY),
         ("look.exit_after=1", {"look", "quantize", *LATE}),
         ("look.share=0.3", LATE),
         ("router.epochs=9", LATE),
         ("quantize.qat_epochs=9", {"quantize", *LATE}),
         ("sweep.confidence=0.95", {"sweep", "bundle"}),
-        ('link="wifi"', {"sweep", "bundle"}),
-        ('cloud.server="gpu-large"', {"sweep", "bundle"}),
+        ('link="wifi"', EVERY - BEFORE),  # what a query takes decides how often the cloud may be asked
+        ('cloud.server="gpu-large"', EVERY - BEFORE),
+        ("cloud.latency_ms=3", EVERY - BEFORE),
+        ("sweep.min_coverage=0.9", {"sweep", "bundle"}),
+        ("sweep.max_latency_ms=50", {"sweep", "bundle"}),
+        ('sweep.payload="raw"', {"sweep", "bundle"}),
         ("sweep.no_excess_loss=true", {"sweep", "bundle"}),
         ("export.golden_examples=3", {"bundle"}),
     ],
@@ -332,6 +360,24 @@ def test_what_a_change_makes_again(tmp_path, npz, change, made_again):
     before = Run(tmp_path, run_spec(assignments=[set_data])).keys
     after = Run(tmp_path, run_spec(assignments=[set_data, change])).keys
     assert {name for name in before if before[name] != after[name]} == made_again
+
+
+def test_a_further_cloud_is_trained_beside_the_first_and_asks_a_new_question(tmp_path, npz):
+    set_data = f'data.name="{npz}"'
+    before = Run(tmp_path, run_spec(assignments=[set_data])).keys
+    more = ["clouds=[{width=16}, {width=16, latency_ms=3.0}]"]
+    after = Run(tmp_path, run_spec(assignments=[set_data, *more])).keys
+    assert set(after) - set(before) == {"cloud_1", "cloud_2"}
+    assert after["cloud_1"] == after["cloud_2"] != after["cloud"]  # where a cloud runs changes no answer
+    assert {name for name in before if before[name] != after[name]} == EVERY - BEFORE
+
+
+def test_a_given_net_needs_no_search_and_so_no_link(tmp_path, npz):
+    given = [f'data.name="{npz}"', 'search.arch="mine.toml"']
+    before = Run(tmp_path, run_spec(assignments=given)).keys
+    for change, again in (('link="wifi"', {"sweep", "bundle"}), ('device="stm32l4r5"', EVERY - BEFORE)):
+        after = Run(tmp_path, run_spec(assignments=[*given, change])).keys
+        assert {name for name in before if before[name] != after[name]} == again
 
 
 @pytest.mark.parametrize(("key", "stage"), [("cloud.table", "cloud"), ("search.arch", "search")])
@@ -355,27 +401,91 @@ def npz(tmp_path_factory):
     return path
 
 
+def in_journal(folder):
+    """The scored candidates in the journal of a search that is not done."""
+    paths = list(folder.glob(".search-*.scratch/journal.jsonl"))
+    lines = paths[0].read_text().splitlines(keepends=True)[1:] if paths else []
+    entries = [json.loads(line)["candidate"] for line in lines if line.endswith("\n")]
+    return [candidate for candidate in entries if candidate["status"] == "scored"]
+
+
+def untimed(folder):
+    """The candidates of a finished search, without the time that their scoring took."""
+    return [{**candidate, "seconds": None} for candidate in read(folder / "search/candidates.json")]
+
+
+def kill_in_the_middle(words, sentence, *, begun=lambda: True):
+    """Start the command and kill it as soon as it has said `sentence` and `begun` holds."""
+    with subprocess.Popen(command(*words), cwd=ROOT, stdout=subprocess.PIPE, text=True) as job:
+        next(line for line in job.stdout if line.startswith(sentence))
+        while not begun() and job.poll() is None:
+            time.sleep(0.002)
+        job.send_signal(signal.SIGKILL)
+
+
 def test_a_killed_run_goes_on_and_one_seed_gives_the_same_bytes(tmp_path, spec, npz):
     killed, whole = tmp_path / "killed", tmp_path / "whole"
     asked = ("--dataset", npz, "--spec", spec)
-    with subprocess.Popen(command("run", "--out", killed, *asked), cwd=ROOT, stdout=subprocess.PIPE, text=True) as job:
-        next(line for line in job.stdout if line.startswith("Quantisation:"))
-        job.send_signal(signal.SIGKILL)
-    assert (killed / ".quantize.partial").is_dir()  # so it was in the middle of a stage
+    kill_in_the_middle(("search", "--out", killed, *asked), "Search:", begun=lambda: in_journal(killed))
+    assert (killed / ".search.partial").is_dir()
+    scored = in_journal(killed)
+    assert 0 < len(scored) < TRIALS
+    kill_in_the_middle(("run", "--out", killed, *asked), "Quantisation:")
+    assert (killed / ".quantize.partial").is_dir()
+    assert in_journal(killed)[: len(scored)] == scored  # it stays, so that a finished search can be prolonged
     early = [name for name in STAGES if (killed / name).is_dir()]
-    assert early == ["search", "cloud", "edge", "alternate"]
+    assert early == ["cloud", "supernet", "search", "edge", "alternate"]
     made = {name: (killed / name / ".stage.json").stat().st_mtime_ns for name in early}
+    found = read(killed / "search/candidates.json")
+    assert [c for c in found if c["status"] == "scored"][: len(scored)] == scored  # not again: the seconds are the same
 
     hybrid("run", "--out", killed, *asked)
     hybrid("run", "--out", whole, *asked)
     assert not list(killed.rglob("*.partial"))
     assert {name: stamps(killed)[name] for name in early} == made
+    assert untimed(killed) == untimed(whole)
+    assert read(killed / "search/pareto.json")
     assert read(killed / "summary.json")["run_seconds"] is None
     ours, others = tree(killed / "bundle"), tree(whole / "bundle")
     assert set(ours) == set(others)
     differ = {path for path in ours if ours[path] != others[path]}
     assert not [path for path in differ if not path.startswith("cloud/models/") and path != "manifest.json"]
     assert ours["edge.tflite"] == others["edge.tflite"]
+
+
+@pytest.mark.slow
+def test_chief_and_worker_search_from_their_own_run_folders(tmp_path, spec, npz):
+    """They find the same supernet by the same seed; the worker scores all, and the chief has the results."""
+    with closing(socket.socket()) as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    jobs = {}
+    for name in ("chief", "tuner0"):
+        variables = {"TUNER_ID": name, "ORACLE_IP": "127.0.0.1", "ORACLE_PORT": str(port)}
+        jobs[name] = subprocess.Popen(
+            command("search", "--out", tmp_path / name, "--dataset", npz, "--spec", spec),
+            cwd=ROOT,
+            env=os.environ | {f"KERASTUNER_{key}": value for key, value in variables.items()},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+    said = {name: job.communicate() for name, job in jobs.items()}
+    assert [job.returncode for job in jobs.values()] == [0, 0], said
+    assert [err for _, err in said.values()] == ["", ""]
+    assert f"Pareto set of {TRIALS} pairs" in said["chief"][0]
+    assert said["tuner0"][0].splitlines()[-1].startswith("search: this worker has nothing left to do; the chief")
+    assert (tmp_path / "chief/search/edge.toml").is_file()
+    assert not (tmp_path / "tuner0/search").exists()
+
+    hybrid("search", "--out", tmp_path / "alone", "--dataset", npz, "--spec", spec)
+    alone, together = (
+        {c["arch"]["name"]: c["score"] for c in untimed(tmp_path / name) if c["score"]} for name in ("alone", "chief")
+    )
+    assert len(together) == TRIALS
+    both = alone.keys() & together.keys()  # the first generation at least
+    assert both
+    assert all(alone[name] == together[name] for name in both)
 
 
 def test_a_black_box_and_an_image_folder(tmp_path, spec):
@@ -401,6 +511,33 @@ def test_a_black_box_and_an_image_folder(tmp_path, spec):
     _, err = hybrid("serve", run / "bundle", "--port", "0", code=2)
     assert "black box" in err
     assert err.count("\n") == 1
+
+
+def test_of_two_clouds_the_search_takes_the_one_that_suits(tmp_path, spec, npz):
+    """The first is trained here and takes a minute to answer; the further one knows everything, at once."""
+    out, table = tmp_path / "run", tmp_path / "table.npz"
+    splits = load(str(npz), validation_fraction=0.3).splits
+    np.savez(table, **{name: np.eye(4)[splits[name].y] for name in ("calibration", "validation", "test")})
+    asked = ("--dataset", npz, "--spec", spec, "--set", "data.validation_fraction=0.3", "--trials", "3")
+    clouds = ("cloud.latency_ms=60000", f'clouds=[{{kind="table", table="{table}", latency_ms=1.0}}]')
+    budget = ("--link", "ble", "--max-latency-ms", "150")
+    said, _ = hybrid("search", "--out", out, *asked, *budget, *(word for one in clouds for word in ("--set", one)))
+    assert f"table {table}" in " ".join(said.split())
+    assert "Pareto set of 3 pairs at a mean latency of 150 ms or less; * is chosen" in said.replace("\u00a0", " ")
+    scores = [pair["score"] for pair in read(out / "search/candidates.json") if pair["score"]]
+    assert {score["cloud"] for score in scores} == {1}
+    assert all(score["mean_latency_ms"] <= 150 for score in scores)
+
+    chosen = run_spec(paths=[out / "spec.toml"])
+    assert chosen.search.max_latency_ms == chosen.sweep.max_latency_ms == 150
+    later = Run(out, chosen)
+    assert later.pair.cloud == chosen.clouds[0]
+    assert later.trained.cloud_net is None
+    assert later.swept.test.cloud_right.all()
+    assert later.swept.points[0].cloud == "own"
+    assert later.swept.chosen.mean_latency_ms <= 150
+    assert (out / "cloud/cloud_weights.npz").is_file()
+    assert not (out / "cloud_1/cloud_weights.npz").exists()
 
 
 # The bundle, checked and served

@@ -6,8 +6,8 @@ import pytest
 
 from hybrid import profiles
 from hybrid.configure import to_toml
-from hybrid.cost import MAC_KINDS
 from hybrid.errors import SpecError
+from hybrid.work import MAC_KINDS
 
 FOLDER = Path(profiles.__file__).parent
 
@@ -43,6 +43,8 @@ def test_device_figures_are_possible(device):
     assert 0 < device.reserved_sram_bytes < device.sram_bytes
     assert 0 < device.sleep_power_mw < device.power_mw
     assert 0 < device.latency_band <= 0.6
+    assert 1 < device.ragged_penalty < 4
+    assert 0 <= device.cycles_per_output < device.cycles_per_element or device.core == "Xtensa LX7"
 
 
 @pytest.mark.parametrize("link", profiles.links().values(), ids=lambda link: link.name)

@@ -8,14 +8,17 @@ from learner_helpers import EDGE, SPEC, head, real, spec, tensors
 
 from datasets import Split
 from hybrid import fitting, quantize, runtimes
-from hybrid.flatbuffers import Graph
+from hybrid.cost import estimate
+from hybrid.flatbuffers import Graph, named_outputs
 from hybrid.look import cut
 from hybrid.nets import build_net
 from hybrid.predict import stage_outputs
 from hybrid.progress import SILENT
-from hybrid.qat import twins
+from hybrid.qat import quantization_aware_fit, twin, twins
 from hybrid.quantize import convert, quantize_edge, quantize_stages
 from hybrid.schema import schema
+from hybrid.specs import ArchSpec, BlockSpec
+from hybrid.work import flatbuffer_work
 
 METHODS = ("ptq", "qat")
 
@@ -164,3 +167,35 @@ def test_further_nets_are_quantised_one_by_one(fashion, edge_net, int8_edge):
     asked = spec(look={"kind": "net", "width": 1.0}, quantize={"methods": ("ptq",)})
     made = quantize_stages(EDGE, (edge_net, edge_net), fashion, None, asked, narrator=SILENT)
     assert [one.flatbuffer for one in made] == [int8_edge.flatbuffer] * 2
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_net_with_pool_grey_and_window_costs_what_was_reckoned(fashion, method):
+    """Both ways give the same operators, no requantisation after the mean over pixels, and the estimated sizes."""
+    images, rng = fashion.train.x[:96], np.random.default_rng(0)
+    x = {"colour": np.repeat(images[:, :12, :12], 3, axis=3), "window": images.reshape(96, 196, 1, 4)[:, :64]}
+    for name, rows in x.items():
+        arch = ArchSpec(
+            name=name,
+            input_shape=rows.shape[1:],
+            num_classes=10,
+            blocks=(BlockSpec(kind="conv", width=8, kernel=5), BlockSpec(kind="ib", width=8, expansion=2)),
+            input_pool=2,
+            grey=name == "colour",
+        )
+        net = build_net(arch)
+        net.set_weights([np.abs(rng.normal(1, 0.2, w.shape)) if w.ndim == 1 else w for w in net.get_weights()])
+        copy = twin(arch, net)
+        if method == "qat":
+            target = fitting.targets(fashion.train.y[:96], 10, None, temperature=2.0)
+            copy = quantization_aware_fit(
+                copy, rows, target, epochs=1, batch_size=32, learning_rate=1e-4, alpha=0.0, temperature=2.0, seed=0,
+                narrator=SILENT,
+            )  # fmt: skip
+        flatbuffer = named_outputs(convert(copy, rows if method == "ptq" else None))
+        costs, affine = estimate(arch), input_tensor(flatbuffer).quantization
+        assert (affine.scale[0], affine.zeroPoint[0]) == (1 / 128, 0)
+        assert operators(flatbuffer)[0] == "AVERAGE_POOL_2D"
+        assert flatbuffer_work(flatbuffer) == costs.work
+        # Trained in int8, the dense layer has one scale instead of ten: 9 * 2 * 12 bytes less.
+        assert 0.95 * costs.flash_bytes <= len(flatbuffer) <= costs.flash_bytes

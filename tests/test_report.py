@@ -17,21 +17,22 @@ import pytest
 
 from hybrid.artifacts import Device, Footprint, Link, OperatingPoint
 from hybrid.errors import HybridError
-from hybrid.figures import POLICY_STYLES, coverage_svg, png_data_uri
+from hybrid.figures import MAX_DOTS, POLICY_STYLES, coverage_svg, png_data_uri, search_svg
 from hybrid.policy import BASELINES
 from hybrid.remarks import half_width_95, remarks
 from hybrid.report import (
     BundleFile,
-    Candidate,
     Caption,
     DatasetCard,
     Drift,
     GalleryGroup,
     MemoryMap,
+    Pair,
     PolicyCurve,
     QuantizeTrial,
     ReportContent,
     RouterTrial,
+    SearchView,
     Segment,
     StageCost,
     frequent_mistakes,
@@ -171,12 +172,22 @@ def memory_maps(device, footprint):
     ]
 
 
-SEARCH = (
-    ("ds-16-32-64", 2_310_000, 98_304, 64_000, 0.861, "trained"),
-    ("ds-24-48-96", 4_870_000, 187_392, 90_112, 0.883, "trained"),
-    ("ib-16-24-48-x4", 6_020_000, 154_624, 131_072, 0.879, "trained"),
-    ("conv-64-128-256", 58_300_000, 1_310_720, 401_408, None, "flash_bytes: needs 1,310,720"),
+PAIRS = tuple(
+    Pair(
+        name=name, cloud="trained here, width 32, depth 1", hybrid_accuracy=accuracy, bound=accuracy + 0.02,
+        edge_accuracy=accuracy - 0.05, coverage=0.7, mean_latency_ms=130.0 + ms, latency_ms=ms, macs=macs,
+        flash_bytes=flash, peak_sram_bytes=sram, front=front, chosen=name == "ds-24-48-96",
+    )
+    for name, macs, flash, sram, accuracy, ms, front in (
+        ("ib-16-24-48-x4", 6_020_000, 154_624, 131_072, 0.931, 88.0, True),
+        ("ds-24-48-96", 4_870_000, 187_392, 90_112, 0.930, 61.0, True),
+        ("ds-16-32-64", 2_310_000, 98_304, 64_000, 0.912, 29.0, True),
+        ("ds-16-32-72", 2_520_000, 108_304, 65_000, 0.908, 31.0, False),
+    )
 )  # fmt: skip
+SEARCH = SearchView(
+    pairs=PAIRS, tabled=PAIRS[:3], skipped=1234, failed=0, budget="at a coverage of 70 % or more", num_clouds=1
+)
 
 
 def stage(name, **changes):
@@ -233,10 +244,7 @@ def content(names=CLOTHES, channels=1):
         curves=policy_curves(w), edge_confusion=confusion(w.truth, w.edge, len(names)),
         cloud_confusion=confusion(w.truth, w.cloud, len(names)), class_coverage=per_class.astype(np.float32),
         gallery=tuple(gallery(w, names, channels)), flash=flash, sram=sram,
-        candidates=tuple(
-            Candidate(name=n, macs=m, flash_bytes=f, peak_sram_bytes=s, accuracy=a, status=t, winner=n == "ds-24-48-96")
-            for n, m, f, s, a, t in SEARCH
-        ),
+        search=SEARCH,
         bundle=tuple(
             BundleFile(path=path, size_bytes=size, sha256=hashlib.sha256(path.encode()).hexdigest())
             for path, size in (("manifest.json", 2_113), ("edge.tflite", 187_392), ("src/edge.c", 411_208))
@@ -275,6 +283,11 @@ class Page(HTMLParser):
 
     def handle_data(self, data):
         self.text.append(data)
+
+
+def words(text):
+    """What a page says, with plain spaces."""
+    return " ".join(" ".join(Page(text).text).split()).replace("\u00a0", " ")
 
 
 def test_the_same_content_gives_the_same_page():
@@ -317,7 +330,7 @@ def test_every_headline_value_is_on_the_page():
     said += [
         *("nAUC 61.2", "nAUC 49.7", "nAUC 49.1", "nAUC 70.2", "59.3", "48.1", "937 constants"),
         "At most 0.5 points below the cloud's, with confidence 90 % over 6,000 calibration examples.",
-        "flash_bytes: needs 1,310,720",
+        "1,234 did not fit the board or a limit",
         hashlib.sha256(b"manifest.json").hexdigest()[:16],
         *CLOTHES,
     ]
@@ -328,9 +341,10 @@ def test_strings_are_escaped_everywhere():
     evil = '<script>alert("x")</script>&'
     names = (evil, *CLOTHES[1:])
     c = content(names)
-    candidate = replace(c.candidates[0], name=evil, status=evil)
+    pair = replace(PAIRS[0], name=evil, cloud=evil)
+    search = replace(SEARCH, pairs=(pair,), tabled=(pair,), budget=evil, num_clouds=2)
     c = replace(
-        c, title=evil, spec_toml=evil, versions={evil: evil}, candidates=(candidate,),
+        c, title=evil, spec_toml=evil, versions={evil: evil}, search=search,
         link=replace(c.link, title=evil, source=evil), device=replace(c.device, title=evil),
         dataset=replace(c.dataset, name=evil, licence=evil),
         bundle=(BundleFile(path=evil, size_bytes=1, sha256=evil),),
@@ -354,7 +368,7 @@ def test_a_hundred_classes_stay_light_and_are_drawn():
 def test_a_run_with_little_to_show_still_gives_a_page():
     c = content()
     bare = replace(
-        c, candidates=(), gallery=(), points=(), pareto=(), router_trials=(), guarantee=None, confirmed=c.edge_only,
+        c, search=None, gallery=(), points=(), pareto=(), router_trials=(), guarantee=None, confirmed=c.edge_only,
         stages=(stage("edge", router_kind="max_softmax", router_parameters=1),),
         edge_confusion=np.diag(np.arange(10)), cloud_confusion=np.zeros((10, 10), int),
     )  # fmt: skip
@@ -366,6 +380,30 @@ def test_a_run_with_little_to_show_still_gives_a_page():
     assert "most frequent mistakes" not in text
     assert "nan" not in text
     assert Page(text).unclosed == []
+
+
+def test_the_search_is_told():
+    text = words(page())
+    for said in (
+        "How the edge net was found",
+        "4 edge nets were scored with the weights of one supernet, each beside the cloud",
+        "at a coverage of 70 % or more, behind a quickly fitted router. 1,234 did not fit the board",
+        "ds-24-48-96 chosen 93.0 % 95.0 % 88.0 % 70.0 % 191 ms 61.0 ms 4.87 M 183.0 KiB 88.0 KiB",
+    ):
+        assert said in text
+    assert "ds-16-32-72" not in text  # not of the Pareto set
+    two = words(render(replace(content(), search=replace(SEARCH, num_clouds=2))))
+    assert "How the pair was found" in two
+    assert "each beside the one of 2 clouds that suits it best" in two
+    assert "88.0 % trained here, width 32, depth 1 70.0 %" in two
+
+
+def test_a_long_search_is_thinned_but_for_its_pareto_set():
+    many = tuple(replace(PAIRS[3], name=f"n{i}", mean_latency_ms=100.0 + i) for i in range(3000))
+    drawn = search_svg((*PAIRS[:3], *many))
+    assert drawn.count("<use") <= MAX_DOTS + 60
+    assert drawn == search_svg((*PAIRS[:3], *many))
+    assert len(drawn) < 150_000
 
 
 def test_long_curves_are_thinned():
@@ -478,7 +516,7 @@ def two_looks():
 def test_a_second_look_is_told():
     c = two_looks()
     assert c.mean_macs == 1_000_000 + 0.5 * 3_000_000
-    text = " ".join(" ".join(Page(render(c)).text).split()).replace("\u00a0", " ")
+    text = words(render(c))
     for said in (
         "MACs, mean of all inputs 2.50 M first look 1.00 M, all looks 4.00 M",
         "A second look, below −14 Where that score is lower, a further net reads the input",

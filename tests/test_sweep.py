@@ -10,6 +10,7 @@ from hybrid.artifacts import Device, Link, OperatingPoint, Predictions
 from hybrid.errors import SpecError
 from hybrid.specs import SweepSpec
 from hybrid.sweep import curve, nauc
+from hybrid.work import Task, total
 
 # Four examples, most trusted first. The edge is right on the first and the third, the cloud on all but the third.
 SCORES = [4, 3, 2, 1]
@@ -122,8 +123,14 @@ LINK = Link(
     mj_per_kilobyte=0, overhead_bytes=0, loss=0, source="",
 )  # fmt: skip
 # The edge takes 10,000 cycles at 1 MHz: 10 ms, 1 mJ. A query of 8 bytes: 60 + 8 + 30 + 2 = 100 ms, 3 + 5 = 8 mJ.
-SCENARIO = sweep.Scenario(device=DEVICE, link=LINK, cloud_name="c", cloud_ms=2, stage_macs=({"dense": 10_000},))
-TWO_STAGES = replace(SCENARIO, stage_macs=({"dense": 10_000}, {"dense": 30_000}))
+
+
+def dense(macs):
+    return total([Task("dense", macs, 10, False)])
+
+
+SCENARIO = sweep.Scenario(device=DEVICE, link=LINK, cloud_name="c", cloud_ms=2, stage_work=(dense(10_000),))
+TWO_STAGES = replace(SCENARIO, stage_work=(dense(10_000), dense(30_000)))
 
 
 def predictions(scores=SCORES, edge=EDGE, cloud=CLOUD, stage=None):

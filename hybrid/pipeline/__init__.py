@@ -1,4 +1,4 @@
-"""The whole story on one screen: data, search, training, quantisation and router, sweep, bundle, report.
+"""The whole story on one screen: data, clouds, search, training, quantisation and router, sweep, bundle, report.
 
 Each step of a `Run` keeps its result in the run folder (see `steps`) and is made again only when something that
 it depends on changed, so that a killed run goes on where it was. A notebook can ask for the steps one by one.
@@ -7,21 +7,24 @@ it depends on changed, so that a killed run goes on where it was. A notebook can
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from datasets import Dataset, load
 from hybrid import profiles
 from hybrid.artifacts import Device, Link
+from hybrid.clouds import CloudAnswers
 from hybrid.configure import to_toml
-from hybrid.pipeline import steps
+from hybrid.pipeline import searching, steps
 from hybrid.pipeline.content import drift
 from hybrid.pipeline.folder import RunFolder, digest, file_digest
 from hybrid.pipeline.results import Quantized, Swept, Trained
 from hybrid.progress import SILENT, Narrator
 from hybrid.report import Drift
 from hybrid.runtimes import device_engine
-from hybrid.specs import RunSpec
+from hybrid.specs import CloudSpec, RunSpec
 from hybrid.version import project_version
 from nas.search import SearchResult
+from nas.space import Space
 
 SPEC_FILE = "spec.toml"
 
@@ -35,8 +38,9 @@ class Run:
         self.device: Device = profiles.device(spec.device)
         self.link: Link = profiles.link(spec.link)
         self.links = {link.name: link for link in (self.link, *map(profiles.link, spec.sweep.links))}
-        servers = map(profiles.cloud, (spec.cloud.server, *spec.sweep.clouds))
-        self.servers = {server.name: server for server in servers}
+        self.clouds: tuple[CloudSpec, ...] = (spec.cloud, *spec.clouds)
+        self.servers = [profiles.cloud(cloud.server) for cloud in self.clouds]
+        self.compared = {server.name: server for server in map(profiles.cloud, spec.sweep.clouds)}
 
     @cached_property
     def data(self) -> Dataset:
@@ -59,24 +63,23 @@ class Run:
     def keys(self) -> dict[str, str]:
         """What each step depends on, as a digest; a step's key holds those of the steps before it."""
         spec, base = self.spec, digest(project_version(), self.data.digest, self.spec.seed)
-        cloud_files = [file_digest(spec.cloud.table), file_digest(spec.cloud.weights)]
-        search_files = [file_digest(spec.search.arch), file_digest(spec.search.space)]
-        cloud = digest("cloud", base, replace(spec.cloud, server=""), cloud_files, spec.train)
-        search = digest(
-            "search", base, spec.search, search_files, spec.look.kind, spec.look.nets, spec.look.width, self.device
-        )
-        edge = digest("edge", cloud, search)
+        clouds = {steps.cloud_stage(place): self._cloud_key(base, cloud) for place, cloud in enumerate(self.clouds)}
+        supernet, question, found = self._search_keys(base, tuple(clouds.values()))
+        edge = digest("edge", *clouds.values(), found, spec.train)
         alternate = digest("alternate", edge)
         look = digest("look", alternate, spec.look.kind, spec.look.nets, spec.look.width, spec.look.exit_after)
         quantize = digest("quantize", look, spec.quantize)
         router = digest("router", quantize, spec.look, spec.router, device_engine())
-        folds = digest("folds", cloud, search, spec.router.folds)
+        folds = digest("folds", *clouds.values(), found, spec.train, spec.router.folds)
         predict = digest("predict", router)
-        sweep = digest("sweep", predict, spec.sweep, self.device, *self.links.values(), *self.servers.values())
+        places = (*self.links.values(), *self.servers, *(cloud.latency_ms for cloud in self.clouds))
+        sweep = digest("sweep", predict, spec.sweep, self.device, *places, *self.compared.values())
         bundle = digest("bundle", sweep, spec)
         return {
-            "search": search,
-            "cloud": cloud,
+            **clouds,
+            "supernet": supernet,
+            "question": question,
+            "search": digest(found, *self.clouds),  # which it writes down as they are
             "edge": edge,
             "alternate": alternate,
             "look": look,
@@ -88,15 +91,57 @@ class Run:
             "bundle": bundle,
         }
 
+    def _cloud_key(self, base: str, cloud: CloudSpec) -> str:
+        """Not of where it runs, which changes no answer, nor of what is the edge's in the training."""
+        files, train = [file_digest(cloud.table), file_digest(cloud.weights)], self.spec.train
+        own = replace(train, edge_epochs=1, edge_learning_rate=1.0, distillation=0.0, temperature=1.0, round_epochs=1)
+        own = replace(own, rounds=min(own.rounds, 1))  # whether any follow sets the last learning rate
+        return digest("cloud", base, replace(cloud, server="", latency_ms=0.0), files, own)
+
+    def _search_keys(self, base: str, clouds: tuple[str, ...]) -> tuple[str, str, str]:
+        """Of the supernet, of the question that a search answers, and of its answer; a search can be prolonged.
+
+        A net that is given depends on its file and the device alone.
+        """
+        asked, look = self.spec.search, self.spec.look
+        device = (asked.max_macs, asked.max_flash_bytes, asked.max_latency_ms, self.device, look.kind, look.nets)
+        if self.space is None:
+            given = digest("given", base, file_digest(asked.arch), *device, look.width)
+            return "", given, given
+        place = searching.teacher(self.clouds)
+        taught_by = "" if place is None else clouds[place]
+        train = self.spec.train
+        recipe = (train.batch_size, train.weight_decay, train.distillation, train.temperature)
+        trained = (asked.supernet_epochs, asked.supernet_rows, *recipe, train.flip, train.crop_pixels)
+        supernet = digest("supernet", base, self.space, taught_by, *trained, *device, look.width)
+        times = [(server.latency_ms, cloud.latency_ms) for server, cloud in zip(self.servers, self.clouds, strict=True)]
+        scored = (asked.rows, asked.min_coverage, self.link, times)
+        question = digest("question", supernet, *clouds, *device, look.width, *scored)
+        return supernet, question, digest("search", question, asked.trials, asked.noise_tolerance)
+
+    @cached_property
+    def space(self) -> Space | None:
+        """What is searched; None where the edge net is given."""
+        return None if self.spec.search.arch else searching.space_of(self)
+
     @cached_property
     def searched(self) -> SearchResult:
-        """The edge architecture: what fits the device, briefly trained, and the winner."""
-        return steps.search(self)
+        """The edge architecture and the cloud that goes with it: what fits, scored as a pair, and the best."""
+        return searching.search(self)
+
+    @cached_property
+    def pair(self) -> RunSpec:
+        """The spec with the chosen cloud as the only one; what is done after the search goes by it."""
+        return replace(self.spec, cloud=self.searched.cloud, clouds=())
+
+    def cloud(self, place: int) -> tuple[Any, CloudAnswers]:
+        """One of the clouds to choose from: its net, None for a black box, and what it says."""
+        return steps.cloud(self, place)
 
     @cached_property
     def trained(self) -> Trained:
-        """The cloud, the edge with the cloud as teacher, then both alternated with the router."""
-        cloud, answers = steps.cloud(self)
+        """The chosen cloud, the edge with the cloud as teacher, then both alternated with the router."""
+        cloud, answers = self.cloud(self.searched.place)
         edge = steps.edge(self, answers)
         return steps.alternate(self, edge, cloud, answers)
 

@@ -14,22 +14,25 @@ from hybrid.configure import to_toml
 from hybrid.pipeline.export import tool_versions
 from hybrid.pipeline.floating import float_outputs
 from hybrid.pipeline.results import scenarios
+from hybrid.pipeline.searching import MAX_ROWS, budget_words, cloud_title, shown
 from hybrid.report import (
     BundleFile,
-    Candidate,
     Caption,
     DatasetCard,
     Drift,
     GalleryGroup,
     MemoryMap,
+    Pair,
     PolicyCurve,
     QuantizeTrial,
     ReportContent,
     RouterTrial,
+    SearchView,
     Segment,
     StageCost,
 )
 from hybrid.routing import Routed
+from nas.candidate import Candidate, PairScore
 
 if TYPE_CHECKING:
     from hybrid.pipeline import Run
@@ -116,7 +119,7 @@ def report_content(run: "Run", bundle: Path) -> ReportContent:
         gallery=_gallery(run),
         flash=_flash(run),
         sram=_sram(run),
-        candidates=_candidates(run),
+        search=_search(run),
         bundle=_bundle_files(bundle),
     )
 
@@ -137,7 +140,7 @@ def _stages(run: "Run") -> tuple[StageCost, ...]:
             name=name,
             reads=stage.reads,
             share=float((last >= index).mean()),
-            macs=sum(here.stage_macs[index].values()),
+            macs=here.stage_work[index].macs,
             router_kind=routed.kinds[index],
             router_parameters=stage.router.parameters,
             latency_ms=float(here.stage_ms[index]),
@@ -243,19 +246,36 @@ def _sram(run: "Run") -> MemoryMap:
     return MemoryMap(total_bytes=device.sram_bytes, segments=segments)
 
 
-def _candidates(run: "Run") -> tuple[Candidate, ...]:
-    searched = run.searched
-    return tuple(
-        Candidate(
-            name=candidate.arch.name,
-            macs=candidate.macs,
-            flash_bytes=candidate.flash_bytes,
-            peak_sram_bytes=candidate.peak_sram_bytes,
-            accuracy=candidate.score,
-            status=candidate.reason or candidate.status,
-            winner=candidate.arch == searched.winner,
-        )
-        for candidate in searched.candidates
+def _search(run: "Run") -> SearchView | None:
+    found, counts = run.searched, run.searched.counts
+    if not counts["scored"]:
+        return None
+    pairs = {c.arch.name: _pair(run, c, c.score) for c in found.candidates if c.score is not None}
+    return SearchView(
+        pairs=tuple(sorted(pairs.values(), key=lambda pair: -pair.hybrid_accuracy)),
+        tabled=tuple(pairs[c.arch.name] for c in shown(found, MAX_ROWS)),
+        skipped=counts["skipped"],
+        failed=counts["failed"],
+        budget=budget_words(run.spec.search),
+        num_clouds=len(run.clouds),
+    )
+
+
+def _pair(run: "Run", candidate: Candidate, score: PairScore) -> Pair:
+    return Pair(
+        name=candidate.arch.name,
+        cloud=cloud_title(run.clouds[score.cloud]),
+        hybrid_accuracy=score.hybrid_accuracy,
+        bound=score.bound,
+        edge_accuracy=score.edge_accuracy,
+        coverage=score.coverage,
+        mean_latency_ms=score.mean_latency_ms,
+        latency_ms=candidate.latency_ms,
+        macs=candidate.macs,
+        flash_bytes=candidate.flash_bytes,
+        peak_sram_bytes=candidate.peak_sram_bytes,
+        front=candidate in run.searched.front,
+        chosen=candidate.arch == run.searched.edge,
     )
 
 

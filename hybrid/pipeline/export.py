@@ -84,7 +84,7 @@ def golden_pixels(run: "Run", test: Predictions) -> Any:
 
 def cloud_half(run: "Run") -> dict[str, bytes]:
     """The files under ``cloud/``; without a SavedModel where the cloud is a black box."""
-    spec = run.spec
+    spec = run.pair
     black_box_url = spec.cloud.url if spec.cloud.kind == "url" else spec.export.url
     inputs = CloudInputs(
         saved_model=_saved_model(run),

@@ -37,10 +37,11 @@ class RunFolder:
         self.reused = False
         """Whether a stage was found finished, so that this process did not do all of the work."""
 
-    def stage(self, name: str, key: str, make: Callable[[Path], None]) -> Path:
+    def stage(self, name: str, key: str, make: Callable[[Path], None], *, keep: Path | None = None) -> Path:
         """The folder of stage `name`; `make` fills it, unless it stands there already with the same `key`.
 
-        `make` works in a temporary folder that is renamed when it is done: a killed run leaves no half stage.
+        `make` works in a temporary folder that is renamed when it is done: a killed run leaves no half stage. The
+        stage's scratch folders are then removed, all but `keep`.
         Raises: HybridError where the disk is full or the folder cannot be written.
         """
         done = self.root / name
@@ -56,7 +57,7 @@ class RunFolder:
             (work / STAMP).write_text(json.dumps(stamp), encoding="utf-8")
             shutil.rmtree(done, ignore_errors=True)
             os.replace(work, done)
-            for left in self.root.glob(f".{name}-*.scratch"):
+            for left in {*self.root.glob(f".{name}-*.scratch")} - {keep}:
                 shutil.rmtree(left, ignore_errors=True)
         except OSError as exc:
             raise HybridError(
@@ -80,7 +81,7 @@ class RunFolder:
         return {stamp.parent.name: json.loads(stamp.read_text(encoding="utf-8"))["seconds"] for stamp in stamps}
 
     def scratch(self, name: str, key: str) -> Path:
-        """A hidden folder that survives a killed run, for a stage that can go on in the middle; one for each key."""
+        """A hidden folder for a stage that can go on in the middle; one for each key. It survives a killed run."""
         return self.root / f".{name}-{key[:12]}.scratch"
 
     def write_text(self, name: str, text: str) -> Path:

@@ -7,6 +7,7 @@ from hybrid import cost, sweep
 from hybrid.artifacts import Footprint, OperatingPoint, Predictions
 from hybrid.clouds import CloudAnswers
 from hybrid.guarantee import Certificate
+from hybrid.pipeline.searching import server_of
 from hybrid.quantize import Int8Edge
 from hybrid.routing import Routed
 from hybrid.specs import ArchSpec
@@ -65,12 +66,12 @@ class Swept:
 
 def scenarios(run: "Run") -> list[sweep.Scenario]:
     """The run's device behind each link and cloud server that the spec compares; the run's own pair comes first."""
-    measured_ms = run.trained.answers.measured_ms
-    servers = {} if measured_ms is None else {"url": measured_ms}
-    servers |= {server.name: server.latency_ms for server in run.servers.values()}
-    stage_macs = tuple(cost.stage_macs(stage) for stage in run.quantized.routed.program.stages)
+    own, own_ms = server_of(run.searched.cloud, run.trained.answers.measured_ms)
+    servers = {own: own_ms}
+    servers |= {server.name: server.latency_ms for server in run.compared.values() if server.name != own}
+    stage_work = tuple(cost.stage_work(stage) for stage in run.quantized.routed.program.stages)
     return [
-        sweep.Scenario(device=run.device, link=link, cloud_name=name, cloud_ms=latency_ms, stage_macs=stage_macs)
+        sweep.Scenario(device=run.device, link=link, cloud_name=name, cloud_ms=latency_ms, stage_work=stage_work)
         for name, latency_ms in servers.items()
         for link in run.links.values()
     ]

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from firmware_export import bundle as bundles
 from firmware_export.payload import payload_bytes
-from hybrid import clouds, cost, guarantee, latency, sweep
+from hybrid import clouds, guarantee, sweep
 from hybrid.arena import footprint
 from hybrid.artifacts import Floats, Predictions
 from hybrid.cascade import stage_names
@@ -25,8 +25,6 @@ from hybrid.routing import Rows, route
 from hybrid.runtimes import ENGINE_TITLES, STAND_IN, device_engine
 from hybrid.specs import SweepSpec
 from hybrid.train import HELD_OUT_SPLITS, Trainer
-from nas import search as nas_search
-from nas.space import space_for
 
 if TYPE_CHECKING:
     from hybrid.pipeline import Run
@@ -38,33 +36,20 @@ LOOKS = {
 }
 
 
-def search(run: "Run") -> nas_search.SearchResult:
-    """Find the edge architecture."""
-    spec, data = run.spec, run.data
+def cloud_stage(place: int) -> str:
+    """The stage of one of the clouds to choose from.
 
-    def make(folder: Path) -> None:
-        run.narrator.say(f"Search: which edge net fits {run.device.title} and learns best?")
-        result = nas_search.search(
-            space_for(spec.search, data.input_shape, data.num_classes),
-            data=data,
-            device=run.device,
-            spec=spec.search,
-            seed=spec.seed,
-            estimate=lambda arch: staged(arch, spec.look),
-            fits=lambda estimate: cost.check_fits(estimate, run.device),
-            latency_ms=lambda estimate: latency.edge_latency_ms(estimate.macs_by_kind, run.device),
-            folder=run.folder.scratch("search", run.keys["search"]),
-            narrator=run.narrator,
-        )
-        nas_search.write(result, folder)
-
-    return nas_search.read(run.folder.stage("search", run.keys["search"], make))
+    >>> cloud_stage(0), cloud_stage(1)
+    ('cloud', 'cloud_1')
+    """
+    return f"cloud_{place}" if place else "cloud"
 
 
-def cloud(run: "Run") -> tuple[Any, CloudAnswers]:
-    """Train the cloud net, or ask the black box."""
-    spec, data = run.spec.cloud, run.data
-    net = trainer(run).new_cloud()
+def cloud(run: "Run", place: int) -> tuple[Any, CloudAnswers]:
+    """Train one of the clouds to choose from, or ask the black box."""
+    spec, data, stage = run.clouds[place], run.data, cloud_stage(place)
+    trainer = Trainer(data=data, spec=replace(run.spec, cloud=spec), narrator=run.narrator)
+    net = trainer.new_cloud()
 
     def make(folder: Path) -> None:
         if net is None:
@@ -72,20 +57,20 @@ def cloud(run: "Run") -> tuple[Any, CloudAnswers]:
             answers = clouds.black_box_answers(data, spec, narrator=run.narrator)
         else:
             run.narrator.say(f"Cloud: training a net of {net.count_params():,} parameters.")
-            trainer(run).fit_cloud(net, data.train)
+            trainer.fit_cloud(net, data.train)
             storage.write_weights(folder / CLOUD_WEIGHTS, net)
             splits = ("train", *HELD_OUT_SPLITS)
             answers = clouds.net_answers(net, data, splits=splits, narrator=run.narrator)
         storage.write_answers(folder, answers)
 
-    folder = run.folder.stage("cloud", run.keys["cloud"], make)
+    folder = run.folder.stage(stage, run.keys[stage], make)
     _load(net, folder / CLOUD_WEIGHTS)
     return net, storage.read_answers(folder)
 
 
 def edge(run: "Run", answers: CloudAnswers) -> Any:
     """Train the edge net with the cloud as its teacher."""
-    net = trainer(run).new_edge(run.searched.winner)
+    net = trainer(run).new_edge(run.searched.edge)
 
     def make(folder: Path) -> None:
         run.narrator.say(f"Edge: training a net of {net.count_params():,} parameters, the cloud as its teacher.")
@@ -113,7 +98,7 @@ def alternate(run: "Run", edge_net: Any, cloud_net: Any, answers: CloudAnswers) 
     _load(cloud_net, folder / CLOUD_WEIGHTS)
     alternated = storage.read_answers(folder)
     return Trained(
-        arch=run.searched.winner,
+        arch=run.searched.edge,
         edge_net=edge_net,
         stage_nets=looks(run, edge_net, alternated),
         cloud_net=cloud_net,
@@ -124,7 +109,7 @@ def alternate(run: "Run", edge_net: Any, cloud_net: Any, answers: CloudAnswers) 
 
 def looks(run: "Run", edge_net: Any, answers: CloudAnswers) -> tuple[Any, ...]:
     """The nets of all stages of the device: the edge net, and what looks again where the spec asks for it."""
-    kind, arch = run.spec.look.kind, run.searched.winner
+    kind, arch = run.spec.look.kind, run.searched.edge
     if kind == "none":
         return (edge_net,)
 
@@ -270,8 +255,8 @@ def report(run: "Run") -> Path:
 
 
 def trainer(run: "Run") -> Trainer:
-    """The trainer of this run."""
-    return Trainer(data=run.data, spec=run.spec, narrator=run.narrator)
+    """The trainer of this run's pair."""
+    return Trainer(data=run.data, spec=run.pair, narrator=run.narrator)
 
 
 def _load(net: Any, weights: Path) -> None:

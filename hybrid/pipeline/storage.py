@@ -2,7 +2,9 @@
 
 import io
 import json
-from collections.abc import Mapping, Sequence
+import zipfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any, TypeVar
@@ -14,6 +16,7 @@ from hybrid.artifacts import Footprint, OperatingPoint, Predictions
 from hybrid.cascade import stage_names
 from hybrid.clouds import CloudAnswers
 from hybrid.configure import structure
+from hybrid.errors import HybridError
 from hybrid.guarantee import Certificate
 from hybrid.program_json import program_from, program_values
 from hybrid.quantize import Int8Edge
@@ -29,8 +32,18 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """Read what `write_json` wrote."""
-    return json.loads(path.read_text(encoding="utf-8"))
+    """Read what `write_json` wrote. Raises: HybridError where it is damaged."""
+    with _damage_told(path):
+        return json.loads(path.read_text(encoding="utf-8"))
+
+
+@contextmanager
+def _damage_told(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, EOFError, ValueError, zipfile.BadZipFile) as exc:
+        remedy = f"delete {path.parent}, then give the same command again: other steps are kept"
+        raise HybridError(f"{path}: damaged ({exc}); {remedy}") from exc
 
 
 def write_arrays(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
@@ -41,8 +54,8 @@ def write_arrays(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
 
 
 def read_arrays(path: Path) -> dict[str, NDArray[Any]]:
-    """Read named arrays."""
-    with np.load(path) as stored:
+    """Read named arrays. Raises: HybridError where they are damaged."""
+    with _damage_told(path), np.load(path) as stored:
         return {name: stored[name] for name in stored.files}
 
 

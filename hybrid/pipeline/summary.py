@@ -3,6 +3,7 @@
 import json
 import time
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,11 +11,12 @@ import numpy as np
 from firmware_export.tflm import arena_bytes
 from hybrid import policy
 from hybrid.artifacts import Predictions
-from hybrid.pipeline import storage
 from hybrid.pipeline.content import naucs, policy_scores
 from hybrid.pipeline.export import tool_versions
+from hybrid.pipeline.searching import cloud_title
 from hybrid.runtimes import device_engine
 from hybrid.units import count, kib, percent, quantity
+from nas.search import SearchResult
 
 if TYPE_CHECKING:
     from hybrid.pipeline import Run
@@ -29,13 +31,21 @@ def write_summary(run: "Run", *, started: float) -> dict[str, Any]:
     """
     path = run.folder.root / SUMMARY_FILE
     summary = _summary(run)
-    earlier = storage.read_json(path) if path.is_file() else {}
+    earlier = _earlier(path)
     if not run.folder.reused:
         summary["run_seconds"] = round(time.monotonic() - started, 1)
     elif earlier.get("key") == summary["key"]:
         summary["run_seconds"] = earlier["run_seconds"]
     run.folder.write_text(SUMMARY_FILE, json.dumps(summary, indent=1, sort_keys=True) + "\n")
     return summary
+
+
+def _earlier(path: Path) -> dict[str, Any]:
+    """The summary that stood here; nothing where there is none to read, for it is written anew."""
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        return {}
 
 
 def _summary(run: "Run") -> dict[str, Any]:
@@ -49,6 +59,8 @@ def _summary(run: "Run") -> dict[str, Any]:
         "data_digest": run.data.digest,
         "device": run.device.name,
         "link": run.link.name,
+        "cloud": cloud_title(run.searched.cloud),
+        "search": _search(run.searched),
         "preset": run.spec.preset,
         "seed": run.spec.seed,
         "edge_float_accuracy": changed.float_accuracy,
@@ -72,6 +84,12 @@ def _summary(run: "Run") -> dict[str, Any]:
         "stage_seconds": run.folder.stage_seconds(),
         "tools": tool_versions(),
     }
+
+
+def _search(found: SearchResult) -> dict[str, Any] | None:
+    """How many nets were scored and skipped, and how the chosen pair scored; None where the net was given."""
+    score = found.chosen.score
+    return None if score is None else {**found.counts, "front": len(found.front), "chosen": asdict(score)}
 
 
 def _at_threshold(test: Predictions, threshold: int) -> dict[str, float]:

@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import TypeVar
 
 from hybrid.artifacts import CloudServer, Device, Link
-from hybrid.configure import did_you_mean, read_toml, structure
-from hybrid.cost import MAC_KINDS
+from hybrid.configure import did_you_mean, read_toml, structure, to_toml
 from hybrid.errors import SpecError
+from hybrid.work import MAC_KINDS
 
 P = TypeVar("P", Device, Link, CloudServer)
 _HERE = Path(__file__).parent
@@ -50,6 +50,17 @@ def cloud(name_or_toml_path: str | Path) -> CloudServer:
     Raises: SpecError for an unknown name or a bad file.
     """
     return _find(name_or_toml_path, "cloud.server", clouds(), CloudServer)
+
+
+def write_device(device: Device, path: Path) -> None:
+    """Write a profile that `device` reads, its source above the figures.
+
+    Raises: SpecError where the file cannot be written.
+    """
+    try:
+        path.write_text(f"# {device.source}\n{to_toml(device)}", encoding="utf-8")
+    except OSError as exc:
+        raise SpecError(f"{path}: cannot be written ({exc}); choose another --out") from exc
 
 
 @cache

@@ -1,0 +1,271 @@
+"""The search: how long it takes, how well shared weights rank nets, what it finds beside others, and its costs.
+
+    python benchmarks/search.py --work runs/search-benchmark [--parts costs fm rank ...]
+    python benchmarks/search.py --quick
+
+The first makes what the work folder lacks (hours on two cores), and writes benchmarks/results/search.json. Searches see
+training and validation examples, test examples are only counted. The second re-checks the costs on a few nets and the
+latency model (minutes), and prints the stored figures.
+"""
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import search_nets
+from mlperf_latency import latency_figures
+from scipy.stats import kendalltau
+from search_costs import cost_figures
+from search_nets import BASELINES, CIFAR, FM, alone, baseline, kept, opened, searched_figures
+
+from datasets import Split
+from hybrid import Router
+from hybrid.configure import structure
+from hybrid.pipeline import Run, searching
+from hybrid.pipeline.export import tool_versions
+from hybrid.specs import ArchSpec
+from hybrid.supervision import softmax
+from nas.oracle import explore
+from nas.score import Judge
+from nas.search import Scorer, choose
+from nas.space import sample
+
+RESULTS = Path(__file__).parent / "results"
+RESAMPLES = 2000
+RANKED = 16
+"""Random nets that are trained alone."""
+SEEDS = (0, 1, 2)
+JOINT = ("data.name=fashion_mnist", "device=stm32l432", "link=wifi", "search.max_latency_ms=60")
+"""A slow core behind a fast link: what the edge net takes of the mean latency is not there for queries."""
+RESNET8_MACS = 12_501_632
+
+
+def costs(work: Path, data: Path) -> dict[str, Any]:
+    """Estimates against what the export measures, on fifty nets; latency on models left out."""
+    return cost_figures(50, 0) | {"latency": latency_figures(data)}
+
+
+def fm(work: Path) -> dict[str, Any]:
+    """The quick search on Fashion-MNIST."""
+    return searched_figures(opened(work, "fm", *FM))
+
+
+def rank(work: Path) -> dict[str, Any]:
+    """Random nets of the Fashion-MNIST space: accuracy with shared weights against training alone, on validation."""
+    run = opened(work, "fm", *FM, 'quantize.methods=["ptq"]')
+    run.searched  # noqa: B018  # the supernet is made with it
+    space, price, rng = searching.space_of(run), searching.pricing_of(run).price, np.random.default_rng(123)
+    held_out, pairs = run.data.validation, []
+    outputs = searching.supernet(run, space, [run.cloud(0)[1]], Split(x=held_out.x, y=held_out.y))
+    while len(pairs) < RANKED:
+        arch = sample(space, rng)
+        if price(arch).status == "fits":
+            shared = float((outputs(arch).argmax(axis=1) == held_out.y).mean())
+            pairs.append((shared, alone(run, arch).figures["validation_accuracy"], price(arch).macs))
+            print(len(pairs), pairs[-1], file=sys.stderr, flush=True)
+    return {"pairs": pairs, **tau_figures(pairs)}
+
+
+def tau_figures(pairs: list[Any]) -> dict[str, float]:
+    """Kendall's tau and its 90 % bootstrap interval over nets; tau of the MACs alone beside it."""
+    table, rng = np.array(pairs), np.random.default_rng(0)
+    drawn = [table[rng.integers(len(table), size=len(table))] for _ in range(RESAMPLES)]
+    taus = [kendalltau(rows[:, 0], rows[:, 1]).statistic for rows in drawn]
+    low, high = np.nanquantile(taus, [0.05, 0.95])
+    return {
+        "tau": float(kendalltau(table[:, 0], table[:, 1]).statistic),
+        "low": float(low),
+        "high": float(high),
+        "tau_of_macs": float(kendalltau(table[:, 2], table[:, 1]).statistic),
+    }
+
+
+def cifar(work: Path) -> dict[str, Any]:
+    """The search on CIFAR-10 for a small board, and its net trained."""
+    run = opened(work, "cifar", *CIFAR)
+    found = searched_figures(run)
+    return found | {"alone": alone(run, run.searched.edge).figures, "edge": asdict(run.searched.edge)}
+
+
+def beside(work: Path, name: str) -> dict[str, Any]:
+    """Another net for the same task, trained like the chosen one."""
+    run = opened(work, "cifar", *CIFAR)
+    if name in BASELINES:
+        return alone(run, baseline(name, run)).figures
+    space, seconds = searching.space_of(run), 60 * searched_figures(run)["minutes"]
+    if name == "random":
+        found = search_nets.random_search(run, space, seconds=seconds, seed=0)
+    else:
+        found = search_nets.hyperband(run, space, work / "hyperband", seed=0)
+    arch: ArchSpec = found.pop("arch")
+    return alone(run, arch).figures | {"search": found, "edge": asdict(arch)}
+
+
+def joint(work: Path, seed: int) -> dict[str, Any]:
+    """Hybrid accuracy on test at one mean latency: searched as a pair, and searched for the edge alone."""
+    run = opened(work, f"joint-{seed}", *JOINT, f"seed={seed}")
+    run.searched  # noqa: B018
+    space, answers = searching.space_of(run), run.cloud(0)[1]
+    asked, pricing = searching.question(run, [answers]), searching.pricing_of(run)
+    outputs = searching.supernet(run, space, [answers], asked.rows)
+    edge_alone = replace(asked.judge, max_latency_ms=0.0, min_coverage=1.0)
+    archs = {"joint": run.searched.edge}
+    scorer = Scorer(judge=edge_alone, outputs=outputs)
+    found = explore(
+        space,
+        price=pricing.price,
+        score=scorer.score,
+        trials=run.spec.search.trials,
+        seed=seed,
+        folder=work / f"alone-{seed}",
+        identity="edge alone",
+        told=lambda candidate: None,
+    )
+    archs["separate"] = choose(found, scorer.right, tolerance=run.spec.search.noise_tolerance)[0].arch
+    return {way: paired_accuracy(run, arch, asked.judge, seed) for way, arch in archs.items()}
+
+
+def paired_accuracy(run: Run, arch: ArchSpec, judge: Judge, seed: int) -> dict[str, float]:
+    """Train the edge, fit the product's router on validation, set the threshold on calibration, count on test."""
+    net, data, answers = alone(run, arch, seed=seed), run.data, run.cloud(0)[1].probabilities
+    cloud = dict(answers) | {"test": test_answers(run)}
+    router = Router(random_state=seed).fit(net.logits["validation"], data.validation.y, cloud["validation"])
+    latency_ms = searching.pricing_of(run).price(arch).latency_ms
+    queries = replace(judge, labels=data.calibration.y).queries(latency_ms, judge.offers[0].query_ms)
+    order = np.sort(router.score(net.logits["calibration"]))[::-1]
+    threshold = int(order[len(order) - queries - 1]) if queries < len(order) else 128
+    kept_here = router.score(net.logits["test"]) >= threshold
+    edge_right = net.logits["test"].argmax(axis=1) == data.test.y
+    right = np.where(kept_here, edge_right, cloud["test"].argmax(axis=1) == data.test.y)
+    coverage = float(kept_here.mean())
+    return {
+        "hybrid_accuracy": float(right.mean()),
+        "edge_accuracy": float(edge_right.mean()),
+        "coverage": coverage,
+        "mean_latency_ms": latency_ms + (1 - coverage) * judge.offers[0].query_ms,
+        "edge_latency_ms": latency_ms,
+        "macs": net.figures["macs"],
+    }
+
+
+def test_answers(run: Run) -> Any:
+    """The cloud's probabilities on test."""
+    from hybrid import clouds, fitting
+    from hybrid.progress import SILENT
+
+    net = clouds.answering_net(run.cloud(0)[0], run.data)
+    return softmax(fitting.predict(net, run.data.test.x, label="", narrator=SILENT).logits)
+
+
+def parts(work: Path, data: Path) -> dict[str, Callable[[], Any]]:
+    """What the benchmark is made of, by name."""
+    beside_names = (*BASELINES, "random", "hyperband")
+    return {
+        "costs": lambda: costs(work, data),
+        "fm": lambda: fm(work),
+        "rank": lambda: rank(work),
+        "cifar": lambda: cifar(work),
+        **{f"beside {name}": lambda name=name: beside(work, name) for name in beside_names},  # type: ignore[misc]
+        **{f"joint {seed}": lambda seed=seed: joint(work, seed) for seed in SEEDS},  # type: ignore[misc]
+    }
+
+
+def figures(found: dict[str, Any]) -> dict[str, float]:
+    """The figures by name, of the parts that were made."""
+    made: dict[str, float] = {}
+    if "costs" in found:
+        names = ("specs_per_second", "sram_error_max_pct", "flash_error_max_pct")
+        made |= {name: found["costs"][name] for name in names}
+        made["latency_mape_pct"] = found["costs"]["latency"]["latency_mape_pct"]
+    if "fm" in found:
+        quick = found["fm"]
+        made |= {"candidates": quick["candidates"], "minutes_fm": quick["minutes"]}
+        made["candidates_per_minute"] = quick["candidates_per_minute"]
+    if "rank" in found:
+        made |= {"kendall_tau": found["rank"]["tau"], "kendall_tau_low": found["rank"]["low"]}
+        made["kendall_tau_high"] = found["rank"]["high"]
+    if "cifar" in found:
+        alone_figures = found["cifar"]["alone"]
+        made["minutes_cifar"] = found["cifar"]["minutes"]
+        made["chosen_cifar_int8_accuracy"] = alone_figures["test_accuracy"]
+        made["chosen_cifar_macs_share_of_resnet8"] = alone_figures["macs"] / RESNET8_MACS
+    made |= {
+        f"{name.removeprefix('beside ')}_cifar_int8_accuracy": value["test_accuracy"]
+        for name, value in found.items()
+        if name.startswith("beside ")
+    }
+    differences = [
+        100 * (value["joint"]["hybrid_accuracy"] - value["separate"]["hybrid_accuracy"])
+        for name, value in found.items()
+        if name.startswith("joint ")
+    ]
+    if differences:
+        made |= {"joint_minus_separate": float(np.mean(differences))}
+        made |= {"joint_minus_separate_low": min(differences), "joint_minus_separate_high": max(differences)}
+    return made
+
+
+def full(work: Path, data: Path, wanted: list[str]) -> dict[str, Any]:
+    """Make what is wanted and missing, and keep it with what was made before."""
+    found = {}
+    for name, make in parts(work, data).items():
+        path = work / f"{name}.json"
+        if path.is_file() or not wanted or name.split()[0] in wanted:
+            print(name, file=sys.stderr, flush=True)
+            found[name] = kept(path, make)
+    result = {
+        "command": "python benchmarks/search.py " + " ".join(sys.argv[1:]),
+        "tools": tool_versions(),
+        "parts": found,
+        "figures": figures(found),
+    }
+    (RESULTS / "search.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    return result
+
+
+def quick(data: Path | None) -> dict[str, Any]:
+    """Check the cheap figures on a few nets; the stored results. Exits 1 where the costs are not what was kept."""
+    stored: dict[str, Any] = json.loads((RESULTS / "search.json").read_text(encoding="utf-8"))
+    now = cost_figures(8, 0)
+    for name in ("sram_error_max_pct", "flash_error_max_pct"):
+        if not 0 <= now[name] <= max(5.0, stored["figures"].get(name, 5.0)):
+            raise SystemExit(f"{name}: {now[name]} on 8 nets, kept {stored['figures'].get(name)}")
+    if data is not None:
+        mape, before = latency_figures(data)["latency_mape_pct"], stored["figures"]["latency_mape_pct"]
+        if abs(mape - before) > 0.1:
+            raise SystemExit(f"latency_mape_pct: {mape}, kept {before}")
+    for part, value in stored["parts"].items():
+        if "edge" in value:  # the arch in the record costs what the record says
+            arch = structure(value["edge"], ArchSpec, where=part)
+            figures_then = value.get("alone", value)
+            if search_nets.estimate(arch).macs != figures_then["macs"]:
+                raise SystemExit(f"{part}: the net's MACs are not those kept")
+    return stored
+
+
+def main() -> None:
+    """Print one JSON object with the figures as the last line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="re-check the cheap figures, print the stored ones")
+    parser.add_argument("--work", type=Path, default=Path("runs/search-benchmark"), help="what is made is kept here")
+    parser.add_argument("--parts", nargs="*", default=[], help="costs, fm, rank, cifar, beside, joint; default: all")
+    parser.add_argument("--data", type=Path, default=os.environ.get("HYBRID_DATA_DIR"), help="folder of MLPerf Tiny's")
+    options = parser.parse_args()
+    if options.quick:
+        result = quick(None if options.data is None else Path(options.data))
+    else:
+        if options.data is None:
+            parser.error("--data is missing; give the folder with devices/mlperf_tiny.csv, or set HYBRID_DATA_DIR")
+        options.work.mkdir(parents=True, exist_ok=True)
+        result = full(options.work, Path(options.data), options.parts)
+    print(json.dumps({"figures": result["figures"]}))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,240 @@
+"""One net for a whole space: trained once, after which every candidate is scored in a fraction of a second.
+
+Each step trains a large net, a small one and a few between with the weights that they share (sandwich rule, Yu & Huang
+2019). All learn from labels and cloud; where no cloud answers for the training examples, the others learn from what the
+large one says (in-place distillation, ibid.). A cloud teaches better than the large net, which knows as little at first
+as the others: on Fashion-MNIST 83 against 81 % after one epoch, both together 82 %. A candidate takes its part of the
+weights and estimates its batch normalisation's statistics anew.
+"""
+
+import io
+import itertools
+import zipfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from datasets.batches import Augment, batches
+from datasets.dataset import Split
+from hybrid import nets
+from hybrid.artifacts import Floats, NetOutputs
+from hybrid.errors import SpecError
+from hybrid.fitting import Rate, distillation_loss, targets
+from hybrid.progress import SILENT, Narrator
+from hybrid.specs import ArchSpec, TrainSpec
+from nas.inherit import InheritingLayers
+from nas.shared import HEAD, Mode, SharedLayers, first_weights, place, weight_shapes
+from nas.space import Space, largest_of_kinds, sample, shrunk, smallest, smallest_of_kinds
+
+BETWEEN = 2
+"""Nets between the large and the small one, in each step."""
+LARGE_POOL, BETWEEN_POOL, SMALL_POOL = 8, 64, 4
+PEAK_RATE = 0.2
+MOMENTUM = 0.9
+STATISTICS_ROWS = 512
+INFER_BATCH = 256
+CLIP_NORM = 5.0
+
+SEEN = "seen"
+Draw = Callable[[Space, np.random.Generator], ArchSpec]
+
+
+class Supernet:
+    """The weights that all nets of a space share."""
+
+    def __init__(self, space: Space, *, seed: int) -> None:
+        self.space, self._seed = space, seed
+        self.weights = first_weights(weight_shapes(space), seed)
+        self._seen: Any = None
+
+    def outputs(self, arch: ArchSpec, x: NDArray[np.uint8]) -> NetOutputs:
+        """What `arch` with inherited weights says about stored examples `x` ``(n, height, width, channels)``."""
+        statistics = self._statistics(arch)
+        parts = [
+            self._forward(arch, nets.normalise(x[start : start + INFER_BATCH]), "infer", statistics)
+            for start in range(0, len(x), INFER_BATCH)
+        ]
+        logits, features = (np.concatenate([np.asarray(part) for part in kind]) for kind in zip(*parts, strict=True))
+        return NetOutputs(logits=logits, features=features)
+
+    def _statistics(self, arch: ArchSpec) -> dict[str, tuple[Any, Any]]:
+        statistics: dict[str, tuple[Any, Any]] = {}
+        self._forward(arch, self._seen, "estimate", statistics)
+        return statistics
+
+    def _forward(self, arch: ArchSpec, x: Any, mode: Mode, statistics: dict[str, Any] | None = None) -> list[Any]:
+        """Logits ``(n, num_classes)`` and features ``(n, width)``."""
+        return apply(SharedLayers(self.weights, mode, statistics), x, arch)
+
+    def net(self, arch: ArchSpec) -> Any:
+        """The Keras net of `arch` with inherited weights and statistics, like one of `hybrid.nets.build_net`."""
+        import keras
+
+        k = InheritingLayers(keras, self.weights, self._statistics(arch))
+        inputs = keras.Input(arch.input_shape, name="input")
+        net = keras.Model(inputs, apply(k, inputs, arch), name=arch.name.replace("-", "_"))
+        k.inherit()
+        return net
+
+    def fit(
+        self,
+        rows: Split,
+        cloud: Floats | None,
+        *,
+        allowed: Callable[[ArchSpec], bool] = lambda arch: True,
+        epochs: int,
+        train: TrainSpec,
+        mirror: bool = False,
+        narrator: Narrator = SILENT,
+    ) -> None:
+        """Train the shared weights on `rows`, with the cloud's probabilities on them ``(n, num_classes)`` where given.
+
+        No net that is not `allowed` is trained: what does not fit the device should not cost time, nor shape weights.
+        """
+        target = targets(rows.y, self.space.num_classes, cloud, temperature=train.temperature)
+        augment = Augment(mirror=mirror and train.flip, crop_pixels=train.crop_pixels)
+        size = min(train.batch_size, len(rows))
+        data = batches(rows.x, rows.y, target, batch_size=size, seed=self._seed, augment=augment)
+        loss = distillation_loss(alpha=0.0 if cloud is None else train.distillation, temperature=train.temperature)
+        self.see(rows)
+        steps, rng = epochs * len(data), np.random.default_rng([self._seed, 1])
+        sandwiches = Sandwiches(self.space, rng, allowed, steps)
+        step = _Step(
+            self.weights,
+            self._forward,
+            loss,
+            taught=cloud is not None,
+            steps=steps,
+            weight_decay=train.weight_decay,
+        )
+        with narrator.track("supernet", steps) as advance:
+            for x, _labels, goal in itertools.chain.from_iterable(itertools.repeat(data, epochs)):
+                advance(1, f"loss {step(sandwiches.draw(), x, goal):.3f}")
+
+    def see(self, rows: Split) -> None:
+        """Keep the examples from which every candidate estimates its statistics."""
+        self._seen = nets.normalise(rows.x[:STATISTICS_ROWS])
+
+    def write(self, path: Path) -> None:
+        """Write the shared weights and the examples for the statistics, at once."""
+        arrays = {name: weight.numpy() for name, weight in self.weights.items()}
+        buffer = io.BytesIO()
+        np.savez(buffer, **arrays, **{SEEN: np.asarray(self._seen)})
+        path.write_bytes(buffer.getvalue())
+
+    def read(self, path: Path) -> None:
+        """Take up what `write` wrote. Raises: SpecError where it is damaged or of another space."""
+        remedy = f"delete {path.parent} to train the supernet anew"
+        try:
+            with np.load(path) as stored:
+                arrays = {name: stored[name] for name in stored.files}
+        except (OSError, EOFError, ValueError, zipfile.BadZipFile) as exc:
+            raise SpecError(f"{path}: damaged ({exc}); {remedy}") from exc
+        self._seen = arrays.pop(SEEN, None)
+        shapes = {name: tuple(weight.shape) for name, weight in self.weights.items()}
+        if self._seen is None or {name: array.shape for name, array in arrays.items()} != shapes:
+            raise SpecError(f"{path}: is the supernet of another space; {remedy}")
+        for name, array in arrays.items():
+            self.weights[name].assign(array)
+
+
+def apply(k: Any, x: Any, arch: ArchSpec) -> list[Any]:
+    """The net of `arch` over a layers namespace that is told the place of each layer: logits and features."""
+    x = nets.seen(k, x, arch)
+    for position, block in enumerate(arch.blocks):
+        for depth in range(block.depth):
+            k.at(place(position, block.kind, depth))
+            x = nets.layer(k, x, block, block.stride if depth == 0 else 1)
+    k.at(place(len(arch.blocks) - 1, HEAD))
+    outputs: list[Any] = nets.head(k, x, arch)
+    return outputs
+
+
+class Sandwiches:
+    """Which nets are trained in a step: the large one first, then some between, then the small one.
+
+    They come from pools, because each is compiled once, which takes as long as a few dozen steps.
+    """
+
+    def __init__(self, space: Space, rng: np.random.Generator, allowed: Callable[[ArchSpec], bool], steps: int) -> None:
+        def pool(count: int, draw: Draw) -> list[ArchSpec]:
+            nets_ = {shrunk(draw(space, rng), space, rng, allowed): None for _ in range(max(2, min(count, steps // 8)))}
+            return [arch for arch in nets_ if allowed(arch)] or [smallest(space)]
+
+        self._rng = rng
+        self._large, self._small = pool(LARGE_POOL, largest_of_kinds), pool(SMALL_POOL, smallest_of_kinds)
+        self._between = pool(BETWEEN_POOL, sample)
+
+    def draw(self) -> list[ArchSpec]:
+        """The nets of the next step."""
+        order = [self._large, *[self._between] * BETWEEN, self._small]
+        return [pool[int(self._rng.integers(len(pool)))] for pool in order]
+
+
+class _Step:
+    """One step of training: gradients of all nets of the sandwich, added up; then Nesterov momentum."""
+
+    def __init__(
+        self,
+        weights: dict[str, Any],
+        forward: Callable[[ArchSpec, Any, Mode], Sequence[Any]],
+        loss: Callable[[Any, Any], Any],
+        *,
+        taught: bool,
+        steps: int,
+        weight_decay: float,
+    ) -> None:
+        import keras
+        import tensorflow as tf
+
+        self._weights, self._forward, self._loss = list(weights.values()), forward, loss
+        self._gradients = [tf.Variable(tf.zeros_like(weight)) for weight in self._weights]
+        self._momenta = [tf.Variable(tf.zeros_like(weight)) for weight in self._weights]
+        self._rate, self._done = Rate(peak=PEAK_RATE).schedule(keras, steps), 0
+        self._decay, self._taught = weight_decay, taught
+        self._update = tf.function(self._move, autograph=False)
+        self._compiled: dict[tuple[ArchSpec, bool], Any] = {}
+
+    def __call__(self, sandwich: Sequence[ArchSpec], x: Any, goal: Any) -> float:
+        """Train the nets of `sandwich` on `x` towards `goal`; the loss of the first."""
+        import tensorflow as tf
+
+        value, logits = self._add(sandwich[0], True)(x, goal)
+        for arch in sandwich[1:]:
+            self._add(arch, self._taught)(x, goal if self._taught else tf.nn.softmax(logits))
+        self._update(tf.constant(float(self._rate(self._done)), tf.float32))
+        self._done += 1
+        return float(value)
+
+    def _add(self, arch: ArchSpec, first: bool) -> Any:
+        """The compiled function that adds the gradients of a net; loss and logits. `first`: it learns from the goal."""
+        import tensorflow as tf
+
+        def add(x: Any, goal: Any) -> tuple[Any, Any]:
+            with tf.GradientTape() as tape:
+                logits = self._forward(arch, x, "train")[0]
+                each = self._loss(goal, logits) if first else tf.nn.softmax_cross_entropy_with_logits(goal, logits)
+                value = tf.reduce_mean(each)
+            for total, gradient in zip(self._gradients, tape.gradient(value, self._weights), strict=True):
+                if gradient is not None:
+                    total.assign_add(gradient)
+            return value, logits
+
+        if (arch, first) not in self._compiled:
+            self._compiled[arch, first] = tf.function(add, autograph=False, reduce_retracing=True)
+        return self._compiled[arch, first]
+
+    def _move(self, rate: Any) -> None:
+        import tensorflow as tf
+
+        clipped, _ = tf.clip_by_global_norm([gradient.value() for gradient in self._gradients], CLIP_NORM)
+        for weight, momentum, gradient, total in zip(
+            self._weights, self._momenta, clipped, self._gradients, strict=True
+        ):
+            decayed = gradient + self._decay * weight if len(weight.shape) > 1 else gradient
+            speed = momentum.assign(MOMENTUM * momentum + decayed)
+            weight.assign_sub(rate * (decayed + MOMENTUM * speed))
+            total.assign(tf.zeros_like(total))
