@@ -395,7 +395,7 @@ def test_a_latency_that_no_net_keeps_to_is_refused_before_a_cloud_is_trained(ref
     out = tmp_path / "run"
     line = refused("search", "--out", out, "--dataset", npz, "--max-latency-ms", "0.001")
     assert line.startswith("error: latency_ms: needs ")
-    assert "device stm32f746 has 0.001; this is the smallest net of the space" in line
+    assert "device stm32f746 under search.max_latency_ms has 0.001; this is the smallest net of the space" in line
     assert [path.name for path in out.iterdir()] == ["spec.toml"]
     spec = (out / "spec.toml").read_text()
     assert spec.count("max_latency_ms = 0.001") == 2  # of the search and of the operating point

@@ -214,11 +214,11 @@ def test_nothing_fits_tells_what_the_smallest_net_needs():
 @pytest.mark.parametrize(
     ("limits", "complaint"),
     [
-        ({"max_macs": 7999}, "macs: needs 8,000, device toy has 7,999"),
-        ({"max_flash_bytes": 799}, "flash_bytes: needs 800, device toy has 799"),
+        ({"max_macs": 7999}, "macs: needs 8,000, device toy under search.max_macs has 7,999"),
+        ({"max_flash_bytes": 799}, "flash_bytes: needs 800, device toy under search.max_flash_bytes has 799"),
         (
             {"max_latency_ms": 7.5},
-            "latency_ms: needs 8, device toy has 7.5; this is the smallest net",
+            "latency_ms: needs 8, device toy under search.max_latency_ms has 7.5; this is the smallest net",
         ),
     ],
 )
@@ -372,5 +372,5 @@ def test_write_and_read(result, tmp_path):
     with pytest.raises(SpecError, match=r"edge\.toml: is no candidate of this search"):
         nas_search.read(tmp_path)
     (tmp_path / "candidates.json").write_text("{")
-    with pytest.raises(SpecError, match=r"candidates\.json: cannot be read .*; run the search again"):
+    with pytest.raises(SpecError, match=r"candidates\.json: cannot be read .*; delete .*, then give the same command again"):
         nas_search.read(tmp_path)
