@@ -181,6 +181,7 @@ _ALLOWED = {
     "search.supernet_epochs": (1, _ANY),
     "search.supernet_rows": (0, _ANY),
     "search.rows": (100, _ANY),
+    "search.macs_exponent": (0, 1),
     "search.noise_tolerance": (0, _ANY),
     "search.max_macs": (0, _ANY),
     "search.max_flash_bytes": (0, _ANY),

@@ -129,25 +129,23 @@ def latency_svg(
 
 
 def search_svg(pairs: "Sequence[Pair]") -> str:
-    """Draw hybrid accuracy against mean latency: a dot per pair, the Pareto set and its bounds larger, a ring chosen.
+    """Draw expected accuracy against mean latency: a dot per pair, the Pareto set larger, a ring around the chosen.
 
     Of the pairs beside the Pareto set at most `MAX_DOTS` are drawn, evenly spread.
     """
-    figure, axes = _axes("mean time until the answer, ms, queries included", "hybrid accuracy on validation, %")
+    figure, axes = _axes("mean time until the answer, ms, queries included", "expected accuracy, %")
     front, others = [p for p in pairs if p.front], [p for p in pairs if not p.front]
     others = others[:: max(1, -(-len(others) // MAX_DOTS))]
     _dots(axes, others, marker="o", markersize=3, color=_PLACEHOLDERS["muted"], alpha=0.6)
     _dots(axes, front, marker="o", markersize=6, color=_PLACEHOLDERS["s0"], zorder=4)
-    edges = {"markerfacecolor": "none", "markeredgecolor": _PLACEHOLDERS["s1"]}
-    _dots(axes, front, figure="bound", marker="s", markersize=5, zorder=3, **edges)
     for pair in pairs:
         if pair.chosen:
-            _ring(axes, pair.mean_latency_ms, 100 * pair.hybrid_accuracy)
-    return _svg(figure, "Hybrid accuracy against mean latency, a dot for each pair that the search scored")
+            _ring(axes, pair.mean_latency_ms, 100 * pair.expected_accuracy)
+    return _svg(figure, "Expected accuracy against mean latency, a dot for each pair that the search scored")
 
 
-def _dots(axes: "Axes", pairs: "Sequence[Pair]", *, figure: str = "hybrid_accuracy", **style: Any) -> None:
-    x, y = [p.mean_latency_ms for p in pairs], [100 * getattr(p, figure) for p in pairs]
+def _dots(axes: "Axes", pairs: "Sequence[Pair]", **style: Any) -> None:
+    x, y = [p.mean_latency_ms for p in pairs], [100 * p.expected_accuracy for p in pairs]
     axes.plot(x, y, linestyle="", **style)
 
 

@@ -147,6 +147,8 @@ class Pair:
 
     name: str
     cloud: str
+    expected_accuracy: float
+    """Of the pair once its edge is trained on its own; the next three are with shared weights."""
     hybrid_accuracy: float
     bound: float
     edge_accuracy: float

@@ -67,7 +67,7 @@ class SearchSpec:
 
     trials: int = 500
     """Candidates scored."""
-    supernet_epochs: int = 8
+    supernet_epochs: int = 16
     """Training of the net that all candidates share their weights with."""
     supernet_rows: int = 0
     """Training examples that it sees; 0: all."""
@@ -78,6 +78,9 @@ class SearchSpec:
     min_coverage: float = 0.85
     """Coverage at which a pair is scored where no latency is asked for; about what a loss of half a point allows where
     the edge is a few points below its cloud."""
+    macs_exponent: float = 0.15
+    """Power of its MACs by which a pair's errors are taken to fall once its edge is trained on its own, for nets that
+    compute more learn for longer; 0 compares pairs as they are with shared weights."""
     noise_tolerance: float = 1.0
     """Standard errors of the best score within which the faster net wins; 0 takes the best score."""
     max_macs: int = 0

@@ -18,6 +18,8 @@ class PairScore:
     """Of the edge net alone."""
     hybrid_accuracy: float
     """With a quickly fitted router."""
+    expected_accuracy: float
+    """The same once the edge net is trained on its own, for comparing pairs (see `nas.score.errors_left`)."""
     bound: float
     """The same with the proxy labels in the router's place: what no router exceeds."""
     coverage: float

@@ -56,4 +56,4 @@ def _win(population: Sequence[Candidate], rng: np.random.Generator) -> Candidate
 
 
 def _accuracy(candidate: Candidate) -> float:
-    return candidate.score.hybrid_accuracy if isinstance(candidate.score, PairScore) else 0.0
+    return candidate.score.expected_accuracy if isinstance(candidate.score, PairScore) else 0.0

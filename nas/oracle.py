@@ -162,7 +162,7 @@ class PairOracle(keras_tuner.Oracle):
         for name, value in metrics_of(candidate).items():
             trial.metrics.register(name, direction="max" if name in MAXIMISED else "min")
             trial.metrics.update(name, value)
-        trial.score = None if candidate.score is None else candidate.score.hybrid_accuracy
+        trial.score = None if candidate.score is None else candidate.score.expected_accuracy
         self.end_order.append(trial.trial_id)
 
     def _trial(self, number: int) -> Trial:

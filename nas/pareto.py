@@ -14,12 +14,12 @@ Values = NDArray[np.float64]
 
 
 def objectives(candidates: Sequence[Candidate]) -> Values:
-    """Return what counts, each to be small, shape ``(n, 4)``: -hybrid accuracy, latency in ms, SRAM, flash in bytes.
+    """Return what counts, each to be small, shape ``(n, 4)``: -expected accuracy, latency in ms, SRAM, flash in bytes.
 
     Every candidate has a score.
     """
     rows = [
-        (-c.score.hybrid_accuracy, c.latency_ms, c.peak_sram_bytes, c.flash_bytes)
+        (-c.score.expected_accuracy, c.latency_ms, c.peak_sram_bytes, c.flash_bytes)
         for c in candidates
         if c.score is not None
     ]

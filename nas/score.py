@@ -60,13 +60,14 @@ class Judge:
     min_coverage: float = 0.0
     seed: int = 0
 
-    def judge(self, logits: Floats, latency_ms: float) -> Judged:
+    def judge(self, logits: Floats, latency_ms: float, *, left: float = 1.0) -> Judged:
         """Score an edge by its `logits` ``(n, num_classes)`` with the cloud that suits it best; of equals the first.
 
-        `latency_ms` is the edge's own; where it exceeds the budget the pair is the edge alone.
+        `latency_ms` is the edge's own; where it exceeds the budget the pair is the edge alone. `left` is the share of
+        the pair's errors that training the edge on its own is expected to leave.
         """
         edge_class, said = logits.argmax(axis=1), doubts(logits)
-        pairs = [self._pair(edge_class, said, latency_ms, cloud) for cloud in range(len(self.offers))]
+        pairs = [self._pair(edge_class, said, latency_ms, cloud, left) for cloud in range(len(self.offers))]
         return max(pairs, key=lambda judged: judged.score.hybrid_accuracy)
 
     def queries(self, latency_ms: float, query_ms: float) -> int:
@@ -77,7 +78,7 @@ class Judge:
             share = min(1.0, max(0.0, left / query_ms)) if query_ms > 0 else float(left >= 0)
         return floor(share * len(self.labels) + _TOLERANCE)
 
-    def _pair(self, edge_class: NDArray[np.intp], said: Array, latency_ms: float, cloud: int) -> Judged:
+    def _pair(self, edge_class: NDArray[np.intp], said: Array, latency_ms: float, cloud: int, left: float) -> Judged:
         offer, n = self.offers[cloud], len(self.labels)
         edge_right, cloud_right = edge_class == self.labels, offer.probabilities.argmax(axis=1) == self.labels
         most = self.queries(latency_ms, offer.query_ms)
@@ -92,6 +93,7 @@ class Judge:
             cloud=cloud,
             edge_accuracy=float(edge_right.mean()),
             hybrid_accuracy=float(right.mean()),
+            expected_accuracy=1.0 - left * float(1.0 - right.mean()),
             bound=float(edge_right.sum() + helped) / n,
             coverage=1.0 - len(asked) / n,
             mean_latency_ms=latency_ms + len(asked) / n * offer.query_ms,
@@ -101,6 +103,18 @@ class Judge:
     @property
     def _fold(self) -> NDArray[np.intp]:
         return np.random.default_rng(self.seed).permutation(len(self.labels)) % FOLDS
+
+
+def errors_left(macs: int, least_macs: int, exponent: float) -> float:
+    """Share of its errors with shared weights that a net keeps when it is trained on its own.
+
+    A supernet is trained briefly, and that is unfair to nets that compute more: they learn for longer. Each doubling of
+    MACs beyond the smallest net's takes a constant share off the errors.
+
+    >>> errors_left(8_000_000, 1_000_000, 1 / 3)
+    0.5
+    """
+    return float((least_macs / max(macs, least_macs)) ** exponent)
 
 
 def query_value(labels: Ints, edge_class: NDArray[np.intp], cloud: Floats) -> Array:

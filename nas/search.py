@@ -22,7 +22,7 @@ from hybrid.progress import SILENT, Advance, Narrator
 from hybrid.specs import ArchSpec, CloudSpec, SearchSpec
 from nas.candidate import Candidate, PairScore
 from nas.pareto import pareto_set
-from nas.score import Judge, paired_error, standard_error
+from nas.score import Judge, errors_left, paired_error, standard_error
 from nas.space import Space, sample, smallest
 
 EDGE_FILE, CLOUD_FILE = "edge.toml", "cloud.toml"
@@ -164,7 +164,8 @@ def search(
     Raises: BudgetError where no net fits, with the needs of the smallest; SpecError for a folder that is damaged or
     holds another search; WorkerDoneError where this process was a worker, and another one leads.
     """
-    spec, scorer = pricing.spec, Scorer(judge=judge, outputs=outputs)
+    spec, least = pricing.spec, pricing.estimate(smallest(space)).macs
+    scorer = Scorer(judge=judge, outputs=outputs, least_macs=least, macs_exponent=spec.macs_exponent)
     with narrator.track("search", spec.trials) as advance:
         candidates = explore(
             space,
@@ -190,15 +191,21 @@ def search(
 
 @dataclass(frozen=True, kw_only=True)
 class Scorer:
-    """Scores nets, and remembers on which rows each pair was right."""
+    """Scores nets, and remembers on which rows each pair was right.
+
+    `least_macs` are those of the space's smallest net, `macs_exponent` is that of `hybrid.specs.SearchSpec`.
+    """
 
     judge: Judge
     outputs: Outputs
+    least_macs: int = 1
+    macs_exponent: float = 0.0
     _packed: dict[ArchSpec, NDArray[np.uint8]] = field(default_factory=dict)
 
     def score(self, candidate: Candidate) -> PairScore:
         """The net with the cloud that suits it best."""
-        judged = self.judge.judge(self.outputs(candidate.arch), candidate.latency_ms)
+        left = errors_left(candidate.macs, self.least_macs, self.macs_exponent)
+        judged = self.judge.judge(self.outputs(candidate.arch), candidate.latency_ms, left=left)
         self._packed[candidate.arch] = np.packbits(judged.right)
         return judged.score
 
@@ -212,7 +219,7 @@ class Scorer:
 def choose(
     candidates: Iterable[Candidate], right: Callable[[Candidate], Bools], *, tolerance: float = 1.0
 ) -> tuple[Candidate, PairScore]:
-    """Choose the fastest in mean latency of the pairs whose hybrid accuracy is within the noise of the best.
+    """Choose the fastest in mean latency of the pairs whose expected accuracy is within the noise of the best.
 
     The noise is `tolerance` standard errors of the difference from the best on the same rows, which is less than that
     of either accuracy (the one-standard-error rule of Breiman et al., Classification and Regression Trees, 1984, for
@@ -228,10 +235,10 @@ def choose(
         (c, score)
         for c, score in scored[1:]
         if score.mean_latency_ms < best[1].mean_latency_ms
-        and score.hybrid_accuracy >= best[1].hybrid_accuracy - tolerance * apart
+        and score.expected_accuracy >= best[1].expected_accuracy - tolerance * apart
     ]
     for c, score in sorted(near[:FINALISTS], key=lambda pair: pair[1].mean_latency_ms):
-        gap = best[1].hybrid_accuracy - score.hybrid_accuracy
+        gap = best[1].expected_accuracy - score.expected_accuracy
         if gap <= tolerance * paired_error(best_right, right(c)):
             return c, score
     return best
@@ -239,7 +246,7 @@ def choose(
 
 def _merit(score: PairScore) -> tuple[float, float]:
     """Sorts the most accurate pair first; of equals the faster."""
-    return -score.hybrid_accuracy, score.mean_latency_ms
+    return -score.expected_accuracy, score.mean_latency_ms
 
 
 def write(result: SearchResult, folder: Path) -> None:

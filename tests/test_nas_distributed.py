@@ -45,7 +45,13 @@ def price(arch):
 def score(candidate):
     accuracy = candidate.macs / 100 + candidate.arch.blocks[0].stride / 3000
     return PairScore(
-        cloud=1, edge_accuracy=accuracy / 7, hybrid_accuracy=accuracy, bound=1.0, coverage=0.7, mean_latency_ms=1 / 3
+        cloud=1,
+        edge_accuracy=accuracy / 7,
+        hybrid_accuracy=accuracy,
+        expected_accuracy=accuracy,
+        bound=1.0,
+        coverage=0.7,
+        mean_latency_ms=1 / 3,
     )
 
 

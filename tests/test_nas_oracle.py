@@ -50,7 +50,13 @@ def price(arch):
 
 def pair(accuracy):
     return PairScore(
-        cloud=1, edge_accuracy=accuracy / 2, hybrid_accuracy=accuracy, bound=1.0, coverage=0.7, mean_latency_ms=1 / 3
+        cloud=1,
+        edge_accuracy=accuracy / 2,
+        hybrid_accuracy=accuracy,
+        expected_accuracy=accuracy,
+        bound=1.0,
+        coverage=0.7,
+        mean_latency_ms=1 / 3,
     )
 
 

@@ -13,7 +13,13 @@ def net(accuracy, latency_ms=1.0, sram=1, flash=1):
     score = None
     if accuracy is not None:
         score = PairScore(
-            cloud=0, edge_accuracy=0.5, hybrid_accuracy=accuracy, bound=1.0, coverage=0.7, mean_latency_ms=9.0
+            cloud=0,
+            edge_accuracy=0.5,
+            hybrid_accuracy=accuracy,
+            expected_accuracy=accuracy,
+            bound=1.0,
+            coverage=0.7,
+            mean_latency_ms=9.0,
         )
     return Candidate(
         arch=arch, macs=1, flash_bytes=flash, peak_sram_bytes=sram, latency_ms=latency_ms, score=score, status="scored"

@@ -294,6 +294,7 @@ def candidate(name, hybrid_accuracy, mean_latency_ms):
         cloud=0,
         edge_accuracy=0.5,
         hybrid_accuracy=hybrid_accuracy,
+        expected_accuracy=hybrid_accuracy,
         bound=1.0,
         coverage=0.7,
         mean_latency_ms=mean_latency_ms,
@@ -372,5 +373,7 @@ def test_write_and_read(result, tmp_path):
     with pytest.raises(SpecError, match=r"edge\.toml: is no candidate of this search"):
         nas_search.read(tmp_path)
     (tmp_path / "candidates.json").write_text("{")
-    with pytest.raises(SpecError, match=r"candidates\.json: cannot be read .*; delete .*, then give the same command again"):
+    with pytest.raises(
+        SpecError, match=r"candidates\.json: cannot be read .*; delete .*, then give the same command again"
+    ):
         nas_search.read(tmp_path)

@@ -31,7 +31,15 @@ SPACE = Space(
     num_stages=(1,),
 )
 EDGE = ArchSpec(name="edge-a", input_shape=(12, 12, 1), num_classes=3, blocks=(BlockSpec(kind="conv", width=4),))
-SCORE = PairScore(cloud=0, edge_accuracy=0.7, hybrid_accuracy=0.8, bound=0.85, coverage=0.7, mean_latency_ms=9.0)
+SCORE = PairScore(
+    cloud=0,
+    edge_accuracy=0.7,
+    hybrid_accuracy=0.8,
+    expected_accuracy=0.8,
+    bound=0.85,
+    coverage=0.7,
+    mean_latency_ms=9.0,
+)
 FOUND = Candidate(
     arch=EDGE, macs=100, flash_bytes=200, peak_sram_bytes=300, latency_ms=1.0, score=SCORE, status="scored"
 )

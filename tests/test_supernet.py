@@ -99,14 +99,14 @@ def test_statistics_are_the_candidates_own():
 
 
 def test_training_teaches_every_net_and_the_same_again(train):
-    # 3 epochs of 8 steps: pools of 24 / 8 = 3 nets, each of which is compiled.
+    # 6 epochs of 8 steps: pools of 48 / 8 = 6 nets, each of which is compiled.
     space = replace(SPACE, stages=(replace(SPACE.stages[0], kind=("conv", "ib"), depth=(1,)),), num_stages=(1,))
     data, unseen = rows(space, 256), rows(space, 96, seed=1)
     archs = [sample(space, np.random.default_rng(seed)) for seed in range(3)]
 
     def learned():
         supernet = Supernet(space, seed=0)
-        supernet.fit(data, None, epochs=3, train=train)
+        supernet.fit(data, None, epochs=6, train=train)
         return [float((supernet.outputs(a, unseen.x).logits.argmax(axis=1) == unseen.y).mean()) for a in archs]
 
     accuracies = learned()
@@ -114,13 +114,14 @@ def test_training_teaches_every_net_and_the_same_again(train):
     assert learned() == accuracies
 
 
-def test_what_is_not_allowed_is_not_trained():
+@pytest.mark.parametrize("taught", [False, True])
+def test_what_is_not_allowed_is_not_trained(taught):
     rng = np.random.default_rng(0)
 
     def allowed(arch):
         return sum(block.width for block in arch.blocks) <= 16
 
-    sandwiches = Sandwiches(SPACE, rng, allowed, steps=200)
+    sandwiches = Sandwiches(SPACE, rng, allowed, steps=200, taught=taught)
     drawn = [arch for _ in range(20) for arch in sandwiches.draw()]
     assert all(allowed(arch) for arch in drawn)
     assert len(set(drawn)) > 8

@@ -252,7 +252,7 @@ def _search(run: "Run") -> SearchView | None:
         return None
     pairs = {c.arch.name: _pair(run, c, c.score) for c in found.candidates if c.score is not None}
     return SearchView(
-        pairs=tuple(sorted(pairs.values(), key=lambda pair: -pair.hybrid_accuracy)),
+        pairs=tuple(sorted(pairs.values(), key=lambda pair: -pair.expected_accuracy)),
         tabled=tuple(pairs[c.arch.name] for c in shown(found, MAX_ROWS)),
         skipped=counts["skipped"],
         failed=counts["failed"],
@@ -265,6 +265,7 @@ def _pair(run: "Run", candidate: Candidate, score: PairScore) -> Pair:
     return Pair(
         name=candidate.arch.name,
         cloud=cloud_title(run.clouds[score.cloud]),
+        expected_accuracy=score.expected_accuracy,
         hybrid_accuracy=score.hybrid_accuracy,
         bound=score.bound,
         edge_accuracy=score.edge_accuracy,

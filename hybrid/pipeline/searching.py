@@ -217,7 +217,8 @@ def chosen_rows(run: "Run") -> list[tuple[str, str]]:
     budget = f" of {quantity(spec.max_latency_ms, 'ms')}" if spec.max_latency_ms else ""
     return [
         *rows,
-        ("hybrid accuracy", percent(score.hybrid_accuracy)),
+        ("hybrid accuracy, with shared weights", percent(score.hybrid_accuracy)),
+        ("the same, expected of full training", percent(score.expected_accuracy)),
         ("at most, with the best router", percent(score.bound)),
         ("edge accuracy", percent(score.edge_accuracy)),
         ("coverage (answered on the edge)", percent(score.coverage)),
@@ -228,6 +229,7 @@ def chosen_rows(run: "Run") -> list[tuple[str, str]]:
 FRONT_HEADINGS = (
     "edge net",
     "cloud",
+    "expected",
     "hybrid",
     "at most",
     "edge",
@@ -248,6 +250,7 @@ def front_rows(found: SearchResult) -> list[tuple[str, ...]]:
         (
             c.arch.name + (" *" if c.arch == found.edge else ""),
             str(c.score.cloud + 1),
+            percent(c.score.expected_accuracy),
             percent(c.score.hybrid_accuracy),
             percent(c.score.bound),
             percent(c.score.edge_accuracy),
@@ -273,13 +276,13 @@ def cloud_places(clouds: Sequence[CloudSpec]) -> str:
 
 def shown(found: SearchResult, most: int) -> list[Candidate]:
     """At most so many of the Pareto set, evenly spread from the most accurate to the least, and the chosen pair."""
-    ordered = sorted(found.front, key=lambda c: -c.score.hybrid_accuracy if c.score else 0.0)
+    ordered = sorted(found.front, key=lambda c: -c.score.expected_accuracy if c.score else 0.0)
     step = max(1.0, (len(ordered) - 1) / max(1, most - 1))
     places = {round(index * step) for index in range(min(most, len(ordered)))}
     picked = [c for place, c in enumerate(ordered) if place in places]
     if found.edge not in [c.arch for c in picked]:
         picked = [*picked[: most - 1], found.chosen]
-    return sorted(picked, key=lambda c: -c.score.hybrid_accuracy if c.score else 0.0)
+    return sorted(picked, key=lambda c: -c.score.expected_accuracy if c.score else 0.0)
 
 
 def budget_words(spec: SearchSpec) -> str:
