@@ -44,6 +44,9 @@ def test_a_pair_by_hand():
     assert score.coverage == 0.5
     assert score.mean_latency_ms == 7.0 + 0.5 * 100.0
     assert judged.right.tolist() == [True] * 5 + [False] + [True] * 4
+    assert score.expected_accuracy == score.hybrid_accuracy
+    half_wrong = judge_of(labels, (cloud, 100.0), min_coverage=0.5).judge(logits, 7.0, left=0.5).score
+    assert half_wrong == replace(score, expected_accuracy=pytest.approx(0.95))
     # With two queries at most, no more than two rows are won.
     fewer = judge_of(labels, (cloud, 100.0), min_coverage=0.8).judge(logits, 7.0).score
     assert fewer.bound == 0.7

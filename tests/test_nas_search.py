@@ -360,6 +360,19 @@ def test_where_pairs_are_right_is_remembered_or_scored_again():
     assert len(asked) == 2
 
 
+def test_of_equals_with_shared_weights_more_is_expected_of_the_one_that_computes_more(result, tmp_path):
+    one = pricing_of().price(smallest(SPACE))
+    scorer = Scorer(judge=JUDGE, outputs=outputs, least_macs=one.macs, macs_exponent=0.5)
+    small, large = scorer.score(one), scorer.score(replace(one, macs=4 * one.macs))
+    assert small.expected_accuracy == small.hybrid_accuracy == large.hybrid_accuracy < 1
+    assert 1 - large.expected_accuracy == pytest.approx((1 - small.hybrid_accuracy) / 2)
+    gains = [c.score.expected_accuracy - c.score.hybrid_accuracy for c in result.candidates if c.score]
+    assert min(gains) >= 0
+    assert max(gains) > 0
+    as_they_are = run_search(tmp_path, spec=replace(SPEC, macs_exponent=0.0))
+    assert all(c.score.expected_accuracy == c.score.hybrid_accuracy for c in as_they_are.candidates if c.score)
+
+
 # The folder
 
 
