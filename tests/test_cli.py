@@ -199,7 +199,9 @@ def test_data_reads_an_npz(hybrid, npz):
         (settings("export.golden_examples=0"), ["export.golden_examples", "0"]),
         (settings("export.arena_margin=-0.5"), ["export.arena_margin", "-0.5"]),
         (settings("export.deadline_ms=0"), ["export.deadline_ms", "0"]),
-        (settings('sweep.links=["wifi", "5g"]'), ["link", "5g"]),
+        (settings('sweep.links=["wifi", "5g"]'), ["sweep.links", "5g"]),
+        (settings('sweep.clouds=["mainframe"]'), ["sweep.clouds", "mainframe"]),
+        (settings('clouds=[{width=8}, {width=8, server="gpuu"}]'), ["clouds[1].server", "gpuu"]),
         (["--frobnicate"], ["--frobnicate", "see hybrid run --help"]),
     ],
 )

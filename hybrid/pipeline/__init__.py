@@ -37,10 +37,13 @@ class Run:
         self.spec, self.narrator, self.folder = spec, narrator, RunFolder(folder)
         self.device: Device = profiles.device(spec.device)
         self.link: Link = profiles.link(spec.link)
-        self.links = {link.name: link for link in (self.link, *map(profiles.link, spec.sweep.links))}
+        links = [profiles.link(name, key="sweep.links") for name in spec.sweep.links]
+        self.links = {link.name: link for link in (self.link, *links)}
         self.clouds: tuple[CloudSpec, ...] = (spec.cloud, *spec.clouds)
-        self.servers = [profiles.cloud(cloud.server) for cloud in self.clouds]
-        self.compared = {server.name: server for server in map(profiles.cloud, spec.sweep.clouds)}
+        keys = ["cloud.server", *(f"clouds[{place}].server" for place in range(len(spec.clouds)))]
+        self.servers = [profiles.cloud(cloud.server, key=key) for cloud, key in zip(self.clouds, keys, strict=True)]
+        servers = [profiles.cloud(name, key="sweep.clouds") for name in spec.sweep.clouds]
+        self.compared = {server.name: server for server in servers}
 
     @cached_property
     def data(self) -> Dataset:

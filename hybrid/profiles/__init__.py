@@ -36,20 +36,20 @@ def device(name_or_toml_path: str | Path) -> Device:
     return _find(name_or_toml_path, "device", devices(), Device)
 
 
-def link(name_or_toml_path: str | Path) -> Link:
-    """Give a shipped link by name, or one's own from a TOML file.
+def link(name_or_toml_path: str | Path, *, key: str = "link") -> Link:
+    """Give a shipped link by name, or one's own from a TOML file; `key` is where the name stands.
 
     Raises: SpecError for an unknown name or a bad file.
     """
-    return _find(name_or_toml_path, "link", links(), Link)
+    return _find(name_or_toml_path, key, links(), Link)
 
 
-def cloud(name_or_toml_path: str | Path) -> CloudServer:
-    """Give a shipped cloud server by name, or one's own from a TOML file.
+def cloud(name_or_toml_path: str | Path, *, key: str = "cloud.server") -> CloudServer:
+    """Give a shipped cloud server by name, or one's own from a TOML file; `key` is where the name stands.
 
     Raises: SpecError for an unknown name or a bad file.
     """
-    return _find(name_or_toml_path, "cloud.server", clouds(), CloudServer)
+    return _find(name_or_toml_path, key, clouds(), CloudServer)
 
 
 def write_device(device: Device, path: Path) -> None:
