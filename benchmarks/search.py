@@ -32,7 +32,7 @@ from hybrid.pipeline.export import tool_versions
 from hybrid.specs import ArchSpec
 from hybrid.supervision import softmax
 from nas.oracle import explore
-from nas.score import Judge, errors_left
+from nas.score import Judge, Offer, errors_left
 from nas.search import Scorer, choose
 from nas.space import sample, smallest
 
@@ -64,15 +64,17 @@ def rank(work: Path) -> dict[str, Any]:
     run = opened(work, "fm", *FM, 'quantize.methods=["ptq"]')
     run.searched  # noqa: B018  # the supernet is made with it
     space, price, rng = searching.space_of(run), searching.pricing_of(run).price, np.random.default_rng(RANKED_SEED)
-    held_out, pairs, least = run.data.validation, [], price(smallest(space)).macs
-    outputs = searching.supernet(run, space, [run.cloud(0)[1]], Split(x=held_out.x, y=held_out.y))
+    held_out, answers, least = run.data.validation, run.cloud(0)[1], price(smallest(space)).macs
+    outputs = searching.supernet(run, space, [answers], Split(x=held_out.x, y=held_out.y))
+    cloud = Offer(probabilities=answers.probabilities["validation"], query_ms=0.0)
+    judge, pairs = Judge(labels=held_out.y, offers=(cloud,), min_coverage=1.0), []
     while len(pairs) < RANKED:
         arch = sample(space, rng)
         if price(arch).status == "fits":
-            shared = float((outputs(arch).argmax(axis=1) == held_out.y).mean())
-            macs = price(arch).macs
-            expected = 1 - (1 - shared) * errors_left(macs, least, run.spec.search.macs_exponent)
-            pairs.append((expected, alone(run, arch).figures["validation_accuracy"], shared, macs))
+            macs, truth = price(arch).macs, alone(run, arch).figures["validation_accuracy"]
+            left = errors_left(macs, least, run.spec.search.macs_exponent)
+            score = judge.judge(outputs(arch), 0.0, left=left).score
+            pairs.append((score.expected_accuracy, truth, score.edge_accuracy, macs))
             print(len(pairs), pairs[-1], file=sys.stderr, flush=True)
     return {"pairs": pairs, **tau_figures(pairs)}
 

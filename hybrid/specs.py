@@ -78,7 +78,7 @@ class SearchSpec:
     min_coverage: float = 0.85
     """Coverage at which a pair is scored where no latency is asked for; about what a loss of half a point allows where
     the edge is a few points below its cloud."""
-    macs_exponent: float = 0.15
+    macs_exponent: float = 0.2
     """Power of its MACs by which a pair's errors are taken to fall once its edge is trained on its own, for nets that
     compute more learn for longer; 0 compares pairs as they are with shared weights."""
     noise_tolerance: float = 1.0

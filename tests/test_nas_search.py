@@ -365,7 +365,7 @@ def test_of_equals_with_shared_weights_more_is_expected_of_the_one_that_computes
     scorer = Scorer(judge=JUDGE, outputs=outputs, least_macs=one.macs, macs_exponent=0.5)
     small, large = scorer.score(one), scorer.score(replace(one, macs=4 * one.macs))
     assert small.expected_accuracy == small.hybrid_accuracy == large.hybrid_accuracy < 1
-    assert 1 - large.expected_accuracy == pytest.approx((1 - small.hybrid_accuracy) / 2)
+    assert small.hybrid_accuracy < large.expected_accuracy <= (1 + small.hybrid_accuracy) / 2
     gains = [c.score.expected_accuracy - c.score.hybrid_accuracy for c in result.candidates if c.score]
     assert min(gains) >= 0
     assert max(gains) > 0
