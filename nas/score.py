@@ -109,10 +109,10 @@ def errors_left(macs: int, least_macs: int, exponent: float) -> float:
     """Share of its errors with shared weights that a net keeps when it is trained on its own.
 
     A supernet is trained briefly, and that is unfair to nets that compute more: they learn for longer. Each doubling of
-    MACs beyond the smallest net's takes a constant share off the errors. Over 16 random nets for Fashion-MNIST, Kendall's
-    tau between expected accuracy and that after training alone was 0.82, 0.87 and 0.74 at coverages of 1, 0.95 and 0.85
-    with an exponent of 0.2; 0.61, 0.68 and 0.60 without. The exponent was chosen on these nets, the search's benchmark
-    has others. Expected accuracies stayed below the true ones.
+    MACs beyond the smallest net's takes a constant share off the errors. Over 16 random nets for Fashion-MNIST,
+    Kendall's tau between expected accuracy and that after training alone was 0.82, 0.87 and 0.74 at coverages of 1,
+    0.95 and 0.85 with an exponent of 0.2; 0.61, 0.68 and 0.60 without. The exponent was chosen on these nets, the
+    search's benchmark has others. Expected accuracies stayed below the true ones.
 
     >>> errors_left(8_000_000, 1_000_000, 1 / 3)
     0.5
