@@ -446,6 +446,7 @@ def test_a_killed_run_goes_on_and_one_seed_gives_the_same_bytes(tmp_path, spec, 
     assert untimed(killed) == untimed(whole)
     assert read(killed / "search/pareto.json")
     assert read(killed / "summary.json")["run_seconds"] is None
+    assert read(whole / "summary.json")["run_seconds"] > 0  # all of it in one go
     ours, others = tree(killed / "bundle"), tree(whole / "bundle")
     assert set(ours) == set(others)
     differ = {path for path in ours if ours[path] != others[path]}
