@@ -33,8 +33,12 @@ _AXES_BYTES = 32
 _TENSORS = {"conv": 3, "pointwise": 3, "depthwise": 3, "dense": 3, "mean": 2, "add": 1, "pool": 1}
 """Output, weights and bias; output and axes; output."""
 
-_PLAN_BYTES, _PLAN_FIXED_BYTES = 48, 96
-"""While TFLite Micro plans the activations: for each tensor and both buffers of the mean, and once."""
+_PLAN_TENSOR_BYTES, _PLAN_BUFFER_BYTES, _PLAN_FIXED_BYTES = 32, 40, 24
+"""While TFLite Micro plans the activations: for each tensor or buffer of the mean, for each of them that it places, and
+once."""
+_PREPARE_CHANNEL_BYTES = {"conv": 12, "pointwise": 12, "depthwise": 12, "dense": 8}
+_PREPARE_FIXED_BYTES = {"conv": 528, "pointwise": 528, "depthwise": 528, "dense": 272}
+"""While a layer is prepared: zero points of its weights and biases by channel, and its tensors."""
 
 _CHANNEL_FLASH_BYTES = 28
 """An int32 bias, and for weight and bias a float32 scale and an int64 zero point each: 4 + 2 * (4 + 8)."""
@@ -98,10 +102,22 @@ def _code(op: Op) -> str:
 
 
 def _arena_bytes(walk: Walk) -> int:
-    """What stays, and beside it the activations or, in a very small net, the planner's notes on each tensor."""
+    """What stays, and beside it the activations or, in a net of small images, what only its preparation needs."""
     tensors = 1 + sum(_TENSORS[op.kind] for op in walk.ops)
-    planning = _aligned(_PLAN_BYTES * (tensors + 2) + _PLAN_FIXED_BYTES)
-    return _persistent_bytes(walk.ops, tensors) + max(_planned_bytes(walk), planning)
+    planning = _PLAN_TENSOR_BYTES * (tensors + 2) + _PLAN_BUFFER_BYTES * (len(walk.ops) + 3) + _PLAN_FIXED_BYTES
+    beside = (_planned_bytes(walk), _aligned(planning), _preparing_bytes(walk.ops))
+    return _persistent_bytes(walk.ops, tensors) + max(beside)
+
+
+def _preparing_bytes(ops: Sequence[Op]) -> int:
+    """What the layer that takes most takes while it is prepared, less what the layers behind it allocate for good."""
+    most = behind = 0
+    for op in reversed(ops):
+        if op.kind in WEIGHTED:
+            taken = _PREPARE_CHANNEL_BYTES[op.kind] * op.shape[2] + _PREPARE_FIXED_BYTES[op.kind]
+            most = max(most, _aligned(taken) - behind)
+            behind += _rescaling_bytes(op)
+    return most
 
 
 def _persistent_bytes(ops: Sequence[Op], tensors: int) -> int:
@@ -111,8 +127,13 @@ def _persistent_bytes(ops: Sequence[Op], tensors: int) -> int:
         options += _PARAMETER_BYTES.get(op.kind, 0)
         prepared += _KERNEL_BYTES.get(op.kind, 0)
         if op.kind in WEIGHTED:
-            prepared += 2 * _aligned(4 * op.shape[2])
+            prepared += _rescaling_bytes(op)
     return _aligned(_EVAL_TENSOR_BYTES * tensors + _NODE_BYTES * len(ops) + options) + prepared
+
+
+def _rescaling_bytes(op: Op) -> int:
+    """Multiplier and shift of each channel."""
+    return 2 * _aligned(4 * op.shape[2])
 
 
 def _planned_bytes(walk: Walk) -> int:

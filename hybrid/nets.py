@@ -15,6 +15,8 @@ from hybrid.artifacts import Floats
 from hybrid.specs import ArchSpec, BlockSpec
 
 BATCH_NORM_MOMENTUM = 0.9
+_NAME = "classifier"
+"""Of every net: the converter orders operators by names, and the memory plan follows that order."""
 
 
 def normalise(x: NDArray[np.uint8]) -> Floats:
@@ -33,7 +35,7 @@ def build_net(arch: ArchSpec, k: Any = None) -> Any:
         k = keras
     inputs = k.Input(arch.input_shape, name="input")
     x = _blocks(k, seen(k, inputs, arch), arch.blocks)
-    return k.Model(inputs, head(k, x, arch), name=arch.name.replace("-", "_"))
+    return k.Model(inputs, head(k, x, arch), name=_NAME)
 
 
 def build_exit(arch: ArchSpec, after: int, k: Any = None) -> tuple[Any, Any]:
@@ -46,12 +48,11 @@ def build_exit(arch: ArchSpec, after: int, k: Any = None) -> tuple[Any, Any]:
         import keras
 
         k = keras
-    name = arch.name.replace("-", "_")
     inputs = k.Input(arch.input_shape, name="input")
     trunk = _blocks(k, seen(k, inputs, arch), arch.blocks[:after])
-    near = k.Model(inputs, [*head(k, trunk, arch), k.layers.Activation("linear", name="trunk")(trunk)], name=name)
+    near = k.Model(inputs, [*head(k, trunk, arch), k.layers.Activation("linear", name="trunk")(trunk)], name=_NAME)
     resumed = k.Input(trunk.shape[1:], name="trunk_input")
-    far = k.Model(resumed, head(k, _blocks(k, resumed, arch.blocks[after:]), arch), name=f"{name}_exit")
+    far = k.Model(resumed, head(k, _blocks(k, resumed, arch.blocks[after:]), arch), name=f"{_NAME}_exit")
     return near, far
 
 

@@ -30,7 +30,7 @@ MIXED = replace(
 )
 ODD = replace(
     BASE,
-    name="an_unusually_long_name",
+    name="zoo_with_an_unusually_long_name",
     input_shape=(49, 11, 3),
     num_classes=3,
     blocks=(BlockSpec(kind="res", width=10, stride=2, kernel=5),),
@@ -52,7 +52,15 @@ WINDOW = ArchSpec(
     blocks=(BlockSpec(kind="conv", width=8, kernel=5, stride=2), BlockSpec(kind="ds", width=12, kernel=7)),
     input_pool=2,
 )
-NETS = (MIXED, ODD, COLOUR, WINDOW)
+WIDE = replace(
+    BASE,
+    name="wide",
+    input_shape=(12, 12, 1),
+    num_classes=17,
+    blocks=(BlockSpec(kind="conv", width=24, stride=2), BlockSpec(kind="ib", width=32, stride=2, expansion=16)),
+)
+"""Its preparation takes more than its activations."""
+NETS = (MIXED, ODD, COLOUR, WINDOW, WIDE)
 
 
 def test_one_convolution_by_hand():
