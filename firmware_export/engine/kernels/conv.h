@@ -1,0 +1,22 @@
+/* Convolution of int8, also in groups. */
+typedef struct {
+    const void *weights; /* blocks of four channels, see dot.h */
+    const int32_t *bias; /* one per channel, each group filled up to a multiple of four */
+    const engine_channel_t *channels; /* filled up in the same way */
+    int32_t wide; /* 1: weights are int16, else int8 */
+    int32_t form; /* ENGINE_LONG, ENGINE_POSITIVE or ENGINE_SIGNED */
+    int32_t in_h, in_w, in_c;
+    int32_t out_h, out_w, out_c;
+    int32_t kernel_h, kernel_w;
+    int32_t stride_h, stride_w;
+    int32_t dilation_h, dilation_w;
+    int32_t pad_h, pad_w;
+    int32_t groups;
+    int32_t joined; /* 1: the pixels of one row of the kernel are neighbours in memory and make one run */
+    int32_t quads;  /* quads of values in a patch; each run is filled up to a multiple of four */
+    int32_t in_zero;
+    int32_t low, high; /* fused activation */
+} engine_conv_t;
+
+/* scratch: 16 bytes for each of `quads`, aligned to 4. */
+void engine_conv(const engine_conv_t *layer, const int8_t *input, int8_t *output, void *scratch);

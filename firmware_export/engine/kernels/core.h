@@ -1,0 +1,65 @@
+/* Fixed point of TensorFlow Lite, and what all kernels share. */
+
+/* Accesses 16-bit values in a buffer of bytes. */
+#if defined(__GNUC__)
+typedef int16_t __attribute__((may_alias)) engine_i16;
+#else
+typedef int16_t engine_i16;
+#endif
+
+/* DSP instructions of Armv7E-M and Armv8-M, through inline assembly; elsewhere, or where ENGINE_PORTABLE is defined,
+   plain C computes the same from the same layouts. */
+#if defined(__ARM_FEATURE_DSP) && defined(__GNUC__) && defined(__thumb2__) && !defined(ENGINE_PORTABLE)
+#define ENGINE_DSP 1
+#else
+#define ENGINE_DSP 0
+#endif
+
+/* How one output channel is brought into its scale.
+   LONG: mantissa * 2^(shift - 31) with both roundings; addend is the output's zero point.
+   Else: ((acc * mantissa + addend * 2^32 + 2^30) / 2^32) >> shift, rounded down, which is the same number:
+   POSITIVE where results below the zero point are clamped away, SIGNED with 2^31 less for a negative sum. */
+typedef struct {
+    int32_t mantissa;
+    int32_t addend;
+    int32_t shift;
+} engine_channel_t;
+
+enum { ENGINE_LONG = 0, ENGINE_POSITIVE = 1, ENGINE_SIGNED = 2 };
+
+/* Sum that wraps. */
+static inline int32_t engine_add(int32_t a, int32_t b)
+{
+    return (int32_t)((uint32_t)a + (uint32_t)b);
+}
+
+static inline int32_t engine_clamp(int32_t value, int32_t low, int32_t high)
+{
+    const int32_t raised = value < low ? low : value;
+    return raised > high ? high : raised;
+}
+
+/* value * mantissa * 2^(shift - 31): rounds halves up, then after the shift to the right halves away from zero. */
+static inline int32_t engine_multiply(int32_t value, int32_t mantissa, int32_t shift)
+{
+    const int32_t shifted = shift > 0 ? (int32_t)((uint32_t)value << shift) : value;
+    const int64_t product = (int64_t)shifted * mantissa + ((int64_t)1 << 30);
+    const int64_t high = product >> 31;
+    if (shift >= 0) {
+        return (int32_t)high;
+    }
+    return (int32_t)((high + ((int64_t)1 << (-shift - 1)) - (high < 0 ? 1 : 0)) >> -shift);
+}
+
+/* An accumulator in the output's scale, zero point included, before the clamp. */
+static inline int32_t engine_rescale(int32_t acc, const engine_channel_t *channel, int32_t form)
+{
+    if (form == ENGINE_LONG) {
+        return engine_add(engine_multiply(acc, channel->mantissa, channel->shift), channel->addend);
+    }
+    int64_t sum = (int64_t)acc * channel->mantissa + (((int64_t)channel->addend * ((int64_t)1 << 32)) | 0x40000000);
+    if (form == ENGINE_SIGNED) {
+        sum -= acc < 0 ? (int64_t)1 << 31 : 0;
+    }
+    return (int32_t)(sum >> 32) >> channel->shift;
+}

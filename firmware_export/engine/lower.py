@@ -1,0 +1,102 @@
+"""A graph becomes layers: calls of kernels with all their constants. What cannot be computed exactly is refused."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Literal
+
+from firmware_export.engine import lower_arith, lower_conv, lower_move, lower_point
+from firmware_export.engine.checks import describe, refuse
+from firmware_export.engine.graph import ABSENT, Graph, Op
+from firmware_export.engine.layer import Call, Layer
+
+WeightWidth = Literal["int8", "int16"]
+"""How weights of convolutions stand in flash: small, or unpacked for fewer instructions."""
+
+ALIASES = ("RESHAPE", "SQUEEZE", "EXPAND_DIMS")
+"""Operators that give a tensor another shape and leave its bytes where they are."""
+
+_Lowering = Callable[[Graph, Op], list[Call]]
+_WEIGHTED: dict[str, Callable[..., list[Call]]] = {
+    "CONV_2D": lower_conv.conv,
+    "DEPTHWISE_CONV_2D": lower_conv.depthwise,
+    "FULLY_CONNECTED": lower_conv.fully_connected,
+}
+_PLAIN: dict[str, _Lowering] = {
+    "ADD": lower_arith.addition,
+    "SUB": lower_arith.subtraction,
+    "MUL": lower_arith.product,
+    "MEAN": lower_arith.mean,
+    "AVERAGE_POOL_2D": lower_arith.pool,
+    "MAX_POOL_2D": lower_arith.pool,
+    "SOFTMAX": lower_arith.softmax,
+    "PAD": lower_move.pad,
+    "PADV2": lower_move.pad,
+    "CONCATENATION": lower_move.concatenation,
+    "SPLIT": lower_move.split,
+    "STRIDED_SLICE": lower_move.strided_slice,
+    "TRANSPOSE": lower_move.transpose,
+    "RESIZE_NEAREST_NEIGHBOR": lower_move.resize,
+    "LOGISTIC": lower_point.lookup,
+    "TANH": lower_point.lookup,
+    "HARD_SWISH": lower_point.lookup,
+    "LEAKY_RELU": lower_point.lookup,
+    "RELU": lower_point.lookup,
+    "RELU6": lower_point.lookup,
+    "QUANTIZE": lower_point.quantize,
+    "DEQUANTIZE": lower_point.dequantize,
+}
+KINDS = tuple(sorted((*_WEIGHTED, *_PLAIN, *ALIASES)))
+"""Operators that the engine computes."""
+
+
+def lower(graph: Graph, *, weights: WeightWidth) -> tuple[Layer, ...]:
+    """Lower every operator, in order. Raises: UnsupportedOpError naming operator, tensor and reason."""
+    return tuple(_layer(graph, op, weights == "int16") for op in graph.ops)
+
+
+def alias_roots(graph: Graph) -> dict[int, int]:
+    """For each tensor, the one whose bytes it shares: itself, but for outputs of `ALIASES`."""
+    roots = {tensor.number: tensor.number for tensor in graph.tensors}
+    for op in graph.ops:
+        if op.kind in ALIASES:
+            roots[op.outputs[0]] = roots[op.inputs[0]]
+    return roots
+
+
+def _layer(graph: Graph, op: Op, wide: bool) -> Layer:
+    lowerings: dict[str, _Lowering] = {**_PLAIN, **{k: partial(f, wide=wide) for k, f in _WEIGHTED.items()}}
+    lowerings.update(dict.fromkeys(ALIASES, _alias))
+    if op.kind not in lowerings:
+        raise refuse(op, f"is not among the operators of the engine: {', '.join(KINDS)}")
+    _check_tensors(graph, op)
+    try:
+        calls = lowerings[op.kind](graph, op)
+    except KeyError as missing:
+        raise refuse(op, f"option {missing} is missing; the model is damaged") from None
+    shape = graph.tensors[op.outputs[0]].shape
+    return Layer(number=op.number, kind=op.kind, output_shape=shape, macs=_macs(graph, op), calls=tuple(calls))
+
+
+def _check_tensors(graph: Graph, op: Op) -> None:
+    if not op.outputs:
+        raise refuse(op, "has no output; the model is damaged")
+    for number in (*op.inputs, *op.outputs):
+        if number != ABSENT and graph.tensors[number].size == 0:
+            raise refuse(op, f"{describe(graph.tensors[number])}: is empty")
+
+
+def _alias(graph: Graph, op: Op) -> list[Call]:
+    source, target = graph.tensors[op.inputs[0]], graph.tensors[op.outputs[0]]
+    if source.size != target.size or source.dtype != target.dtype:
+        raise refuse(op, f"{describe(source)} does not become {describe(target)} by another shape")
+    return []
+
+
+def _macs(graph: Graph, op: Op) -> int:
+    if op.kind not in _WEIGHTED:
+        return 0
+    weights, target = graph.tensors[op.inputs[1]], graph.tensors[op.outputs[0]]
+    outputs = weights.shape[3] if op.kind == "DEPTHWISE_CONV_2D" else weights.size // weights.shape[-1]
+    if op.kind == "CONV_2D":
+        outputs = weights.shape[0]
+    return target.size * (weights.size // outputs)
