@@ -17,6 +17,7 @@ STACK_BYTES = 16 * 1024
 _SECTIONS = "-ffunction-sections", "-fdata-sections"
 _RUNTIME_FLAGS = (*C_FLAGS, "-O2", *_SECTIONS, "-fno-tree-loop-distribute-patterns", "-mgeneral-regs-only")
 _LINK = ("-nostartfiles", "--specs=nosys.specs", "-Wl,--gc-sections", "-Wl,--no-warn-rwx-segments", "-T", "memory.ld")
+_COMPLAINT = re.compile(r"[Ee]rror: |undefined reference|multiple definition")
 _OVERFLOW = re.compile(r"region `(\w+)' overflowed by (\d+) bytes")
 
 
@@ -121,7 +122,7 @@ def _compile(unit: str, flags: Sequence[str], folder: Path) -> str:
     name = unit.removesuffix(".c") if not Path(unit).is_absolute() else Path(unit).stem
     done = programs.run([f"{programs.CROSS}gcc", *flags, "-c", unit, "-o", f"{name}.o"], folder)
     if done.returncode != 0:
-        raise EmulationError(f"{unit}: does not compile: {done.stderr.strip()}")
+        raise EmulationError(f"{unit}: does not compile: {_first_complaint(done.stderr)}")
     return f"{name}.o"
 
 
@@ -143,7 +144,13 @@ def _link(arguments: Sequence[str], board: Board, folder: Path) -> None:
         resource, memory = ("ram_bytes", board.ram) if region == "RAM" else ("flash_bytes", board.flash)
         remedy = "make the program smaller or choose another board"
         raise BudgetError(resource, memory.size_bytes + int(overflow), memory.size_bytes, board.name, remedy)
-    raise EmulationError(f"{board.name}: the program does not link: {done.stderr.strip()}")
+    raise EmulationError(f"{board.name}: the program does not link: {_first_complaint(done.stderr)}")
+
+
+def _first_complaint(stderr: str) -> str:
+    """Choose the line that says what is wrong among those that say where it came from."""
+    lines = stderr.strip().splitlines() or ["no message"]
+    return next((line for line in lines if _COMPLAINT.search(line)), lines[0])
 
 
 def _sections(folder: Path) -> Sections:

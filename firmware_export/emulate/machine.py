@@ -13,14 +13,12 @@ from firmware_export.emulate.boards import Board
 from firmware_export.emulate.build import STACK_BYTES, Image, Sections, build
 from firmware_export.emulate.counter import COUNTS, PLUGIN, Counter, plugin, plugin_options, timer_options
 from firmware_export.emulate.errors import EmulationError, EmulationTimeoutError
-from firmware_export.emulate.report import Region, check_end, read_report, regions_of_plugin, regions_of_timer, signed
+from firmware_export.emulate.report import Region, check_fault, read_report, regions_of_plugin, regions_of_timer, signed
 from firmware_export.emulate.uart import Uart
 
 LIMIT_S = 60.0
 _CONSOLE_SHOWN = 500
 _OUTPUT_LIMIT_BYTES = 1 << 28
-_LAST_WORDS_S = 2.0
-"""How long a program may go on whose line is broken; one that met a fault has ended by then."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,25 +67,28 @@ def run_image(
     Raises: FaultError with the registers; EmulationTimeoutError after `limit_s` seconds, or when the program kept
     `talk` waiting so long; ToolchainError; EmulationError where the emulation ended otherwise.
     """
-    with tempfile.TemporaryDirectory() as name, ExitStack() as stack:
+    with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         (folder / "image.elf").write_bytes(image.elf)
         (folder / "input.bin").write_bytes(data)
-        uart = None if talk is None else stack.enter_context(Uart(limit_s))
-        command = _command(image, "null" if uart is None else uart.option)
         if image.counter == "plugin":
             (folder / PLUGIN).write_bytes(_plugin())
-        process = stack.enter_context(_started(command, folder))
-        stack.callback(process.kill)
-        trouble = _talked(talk, uart)
         try:
-            _ended(process, folder, image.board, limit_s if trouble is None else _LAST_WORDS_S)
-            result = _result(image, folder)
-        except EmulationTimeoutError as exc:
-            raise trouble or exc from exc
-        if trouble is not None:
-            raise trouble
-        return result
+            _emulate(image, folder, talk, limit_s)
+        except EmulationError:
+            check_fault(read_report(folder), image.board, folder)  # the reason of a line that broke
+            raise
+        return _result(image, folder)
+
+
+def _emulate(image: Image, folder: Path, talk: Talk | None, limit_s: float) -> None:
+    with ExitStack() as stack:
+        uart = None if talk is None else stack.enter_context(Uart(limit_s))
+        process = stack.enter_context(_started(_command(image, "null" if uart is None else uart.option), folder))
+        stack.callback(process.kill)
+        if talk is not None and uart is not None:
+            talk(uart)
+        _wait(process, folder, image.board, limit_s)
 
 
 def _command(image: Image, serial: str) -> list[str]:
@@ -114,28 +115,14 @@ def _started(arguments: Sequence[str], folder: Path) -> "subprocess.Popen[bytes]
     return process
 
 
-def _talked(talk: Talk | None, uart: Uart | None) -> EmulationError | None:
-    """Let the host talk; a broken line's trouble is kept, as the program's own end may tell the reason."""
-    if talk is None or uart is None:
-        return None
+def _wait(process: "subprocess.Popen[bytes]", folder: Path, board: Board, limit_s: float) -> None:
     try:
-        talk(uart)
-    except EmulationError as exc:
-        return exc
-    return None
-
-
-def _ended(process: "subprocess.Popen[bytes]", folder: Path, board: Board, wait_s: float) -> None:
-    try:
-        process.wait(wait_s)
+        process.wait(limit_s)
     except subprocess.TimeoutExpired as exc:
-        limit = f"{board.name}: the program still ran after {wait_s:g} s"
-        raise EmulationTimeoutError(f"{limit}; raise limit_s or look for an endless loop{_said(folder)}") from exc
-
-
-def _said(folder: Path) -> str:
-    console = _console(folder)[-_CONSOLE_SHOWN:].strip()
-    return f"; it said: {console}" if console else ""
+        console = _console(folder)[-_CONSOLE_SHOWN:].strip()
+        said = f"; it said: {console}" if console else ""
+        limit = f"{board.name}: the program still ran after {limit_s:g} s"
+        raise EmulationTimeoutError(f"{limit}; raise limit_s or look for an endless loop{said}") from exc
 
 
 def _console(folder: Path) -> str:
@@ -144,7 +131,10 @@ def _console(folder: Path) -> str:
 
 def _result(image: Image, folder: Path) -> EmulationResult:
     report, console = read_report(folder), _console(folder)
-    check_end(report, image.board, folder, console[-_CONSOLE_SHOWN:].strip())
+    check_fault(report, image.board, folder)
+    if not {"exit", "stack"} <= report.values.keys():
+        said = console[-_CONSOLE_SHOWN:].strip() or "no message"
+        raise EmulationError(f"{image.board.name}: the emulation ended before the program did: {said}")
     counted_by_plugin = image.counter == "plugin"
     regions = (
         regions_of_plugin((folder / COUNTS).read_text()) if counted_by_plugin else regions_of_timer(report, image.board)

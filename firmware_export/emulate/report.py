@@ -8,29 +8,28 @@ from pathlib import Path
 from firmware_export.emulate import programs
 from firmware_export.emulate.boards import Board
 from firmware_export.emulate.counter import instructions_of
-from firmware_export.emulate.errors import EmulationError, FaultError
+from firmware_export.emulate.errors import FaultError
 
-_FAULT = ("exception", "exc_return", "cfsr", "hfsr", "bfar", "frame")
+_FAULT = ("exception", "exc_return", "cfsr", "hfsr", "mmfar", "bfar", "frame")
 _FRAME = ("r0", "r1", "r2", "r3", "r12", "lr", "pc", "xpsr")
 _CAUSES = {
     0: "instruction from a forbidden address",
     1: "data at a forbidden address",
-    4: "no room on the stack",
     8: "instruction from an address where nothing is",
     9: "data at an address where nothing is",
     10: "data at an address where nothing is",
-    12: "no room on the stack",
     16: "undefined instruction",
     17: "call of an address without the Thumb bit",
     18: "return to nowhere",
     19: "coprocessor or floating point that the core does not have",
-    20: "no room on the stack",
     24: "unaligned access",
     25: "division by zero",
 }
 """By bit of the Configurable Fault Status Register (Armv8-M Architecture Reference Manual, D1.2.45)."""
-_ADDRESS_VALID = 1 << 15
+_ADDRESSES = {7: "mmfar", 15: "bfar"}
+"""Which register holds the address, by the bit that says so."""
 _STACK_CAUSES = (4, 12, 20)
+"""Bits: the frame of an exception could not be put on the stack, or the stack's limit was passed."""
 
 
 @dataclass(frozen=True)
@@ -81,28 +80,28 @@ def signed(word: int) -> int:
     return word - (1 << 32) if word >> 31 else word
 
 
-def check_end(report: Report, board: Board, folder: Path, console: str) -> None:
-    """Raise FaultError where there was a fault, EmulationError where the program did not come to its end."""
+def check_fault(report: Report, board: Board, folder: Path) -> None:
+    """Raise FaultError where the program on `board`, the image in `folder`, ran into a fault."""
     if "fault" in report.values:
         raise _fault(report, board, folder)
-    if "exit" not in report.values or "stack" not in report.values:
-        raise EmulationError(f"{board.name}: the emulation ended before the program did: {console or 'no message'}")
 
 
 def _fault(report: Report, board: Board, folder: Path) -> FaultError:
     state = dict(zip(_FAULT, report.values["fault"], strict=True))
     frame = dict(zip(_FRAME, report.values.get("frame", ()), strict=False))
-    causes = [bit for bit in _CAUSES if state["cfsr"] >> bit & 1]
-    parts = [" and ".join(dict.fromkeys(_CAUSES[bit] for bit in causes)) or "unknown cause"]
-    if state["cfsr"] & _ADDRESS_VALID:
-        parts.append(f"address 0x{state['bfar']:08x}")
-    if set(causes) & set(_STACK_CAUSES):
-        parts.append("raise stack_bytes")
-    elif frame:
+    parts = [_cause(state["cfsr"])]
+    parts += [f"address 0x{state[name]:08x}" for bit, name in _ADDRESSES.items() if state["cfsr"] >> bit & 1]
+    if frame:
         parts.append(f"in {_place(frame['pc'], folder)}")
     shown = {**frame, **{name: state[name] for name in ("cfsr", "hfsr")}}
     registers = " ".join(f"{name}={value:08x}" for name, value in shown.items())
     return FaultError(f"{board.name}: fault: {', '.join(parts)} ({registers})", {**frame, **state})
+
+
+def _cause(cfsr: int) -> str:
+    if any(cfsr >> bit & 1 for bit in _STACK_CAUSES):
+        return "stack overflow; raise stack_bytes"
+    return " and ".join(cause for bit, cause in _CAUSES.items() if cfsr >> bit & 1) or "unknown cause"
 
 
 def _place(address: int, folder: Path) -> str:

@@ -21,6 +21,11 @@ void emulate_print(const char *text);
 void emulate_uart_read(uint8_t *buffer, size_t size);
 void emulate_uart_write(const uint8_t *bytes, size_t size);
 
+/* Frames on the UART: a kind, the number of bytes that follow as 32 bits big-endian, the bytes.
+ * emulate_frame_read() returns that number; where it is above `capacity` the bytes are read and dropped. */
+void emulate_frame_write(uint8_t kind, const uint8_t *body, size_t size);
+size_t emulate_frame_read(uint8_t *kind, uint8_t *body, size_t capacity);
+
 /* Count instructions from START to STOP under a number from 0 to 255, a constant. A region may be entered many times
  * and regions may overlap; marks themselves are not counted. */
 #define EMULATE_REGIONS 256

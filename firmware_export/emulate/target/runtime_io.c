@@ -11,6 +11,7 @@
 #define UART_RX_FULL 2u
 #define UART_ENABLE 3u
 #define UART_SMALLEST_DIVISOR 16u
+#define FRAME_HEAD_BYTES 5u
 #define CLOSED 0 /* no handle of an open file */
 
 /* Opens at the first use; ends the emulation where the host refuses. */
@@ -62,6 +63,30 @@ void emulate_uart_write(const uint8_t *bytes, size_t size) {
     }
     UART_DATA = bytes[i];
   }
+}
+
+void emulate_frame_write(uint8_t kind, const uint8_t *body, size_t size) {
+  const uint32_t length = (uint32_t)size;
+  const uint8_t head[FRAME_HEAD_BYTES] = {kind, (uint8_t)(length >> 24), (uint8_t)(length >> 16),
+                                          (uint8_t)(length >> 8), (uint8_t)length};
+  emulate_uart_write(head, sizeof(head));
+  emulate_uart_write(body, size);
+}
+
+size_t emulate_frame_read(uint8_t *kind, uint8_t *body, size_t capacity) {
+  uint8_t head[FRAME_HEAD_BYTES];
+  emulate_uart_read(head, sizeof(head));
+  *kind = head[0];
+  const size_t size =
+      ((size_t)head[1] << 24) | ((size_t)head[2] << 16) | ((size_t)head[3] << 8) | (size_t)head[4];
+  if (size <= capacity) {
+    emulate_uart_read(body, size);
+  } else {
+    for (size_t i = 0; i < size; ++i) {
+      emulate_uart_read(head, 1u);
+    }
+  }
+  return size;
 }
 
 static void write_report(const char *text, size_t size) {

@@ -13,7 +13,14 @@
 #define CFSR (*(volatile uint32_t *)0xE000ED28u)
 #define HFSR (*(volatile uint32_t *)0xE000ED2Cu)
 #define BFAR (*(volatile uint32_t *)0xE000ED38u)
+#define MMFAR (*(volatile uint32_t *)0xE000ED34u)
 #define CPACR (*(volatile uint32_t *)0xE000ED88u)
+#define MPU_CTRL (*(volatile uint32_t *)0xE000ED94u)
+#define MPU_RBAR (*(volatile uint32_t *)0xE000ED9Cu)
+#define MPU_RASR (*(volatile uint32_t *)0xE000EDA0u)
+#define MPU_ELSEWHERE_AS_WITHOUT 5u
+#define BELOW_RAM 0x10000000u
+#define FORBIDDEN_256_MIB 0x10000037u
 #define CCR_UNALIGN_TRP 0x8u
 #define CPACR_FPU 0x00F00000u
 #define FRAME_WORDS 8u
@@ -63,11 +70,18 @@ static void fill(uint32_t *to, const uint32_t *end, uint32_t value) {
 void reset_handler(void) {
 #if defined(__ARM_FP)
   CPACR |= CPACR_FPU;
-  __asm__ volatile("dsb\n\tisb" ::: "memory");
 #endif
 #if !defined(__ARM_FEATURE_UNALIGNED)
   CCR |= CCR_UNALIGN_TRP; /* the core that this code is for has no unaligned access */
 #endif
+#if __ARM_ARCH < 8
+  /* On these boards addresses below the RAM belong to nothing, but are emulated as zeros: an overflow of the stack
+   * would pass unseen. */
+  MPU_RBAR = BELOW_RAM;
+  MPU_RASR = FORBIDDEN_256_MIB;
+  MPU_CTRL = MPU_ELSEWHERE_AS_WITHOUT;
+#endif
+  __asm__ volatile("dsb\n\tisb" ::: "memory");
   copy(link_data_start, link_data_end, link_data_load);
   fill(link_bss_start, link_bss_end, 0u);
   fill(link_stack_low, link_stack_top, PAINT);
@@ -117,7 +131,7 @@ __attribute__((naked)) void fault_handler(void) {
 void fault(const uint32_t *frame, uint32_t exc_return) {
   uint32_t number = 0;
   __asm__ volatile("mrs %0, ipsr" : "=r"(number));
-  const uint32_t state[] = {number, exc_return, CFSR, HFSR, BFAR, (uint32_t)(uintptr_t)frame};
+  const uint32_t state[] = {number, exc_return, CFSR, HFSR, MMFAR, BFAR, (uint32_t)(uintptr_t)frame};
   report("fault", state, (uint32_t)(sizeof(state) / sizeof(state[0])));
   if (frame >= link_stack_low && frame + FRAME_WORDS <= link_handler_stack_top) {
     report("frame", frame, FRAME_WORDS);
