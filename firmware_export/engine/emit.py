@@ -118,7 +118,7 @@ def _layer(layer: Layer, step: int, graph: Graph, memory: Memory, prefix: str) -
         }
         for index, call in enumerate(layer.calls)
     ]
-    return {"name": name, "title": f"{layer.number}: {layer.kind} to {shape}", "calls": calls}
+    return {"number": layer.number, "name": name, "title": f"{layer.number}: {layer.kind} to {shape}", "calls": calls}
 
 
 def _initialiser(fields: Mapping[str, Any], name: str) -> str:
