@@ -22,9 +22,8 @@ from firmware_export.engine.checks import (
 )
 from firmware_export.engine.graph import Graph, Op, Tensor
 from firmware_export.engine.layer import Call, Constant
+from firmware_export.engine.requantise import LONG, Rescaling, Sums, rescaling
 
-LONG, POSITIVE, SIGNED = 0, 1, 2
-"""Forms of requantisation, see `kernels/core.h`."""
 CHANNEL = "channel"
 _PAIRS = (0, 2, 1, 3)
 """Order of a quad's values in int16 weights."""
@@ -40,15 +39,13 @@ def conv(graph: Graph, op: Op, *, wide: bool) -> list[Call]:
     groups = source.shape[3] // depth
     joined = groups == 1 and op.options["dilation_w_factor"] == 1
     runs = weights.reshape(outputs, kernel_h, kernel_w * depth) if joined else weights.reshape(outputs, -1, depth)
-    packed = np.concatenate([_pack(part, wide) for part in np.split(runs, groups)])
-    bias, channels, form, (low, high) = _rescaling(graph, op, outputs)
+    scaled, limits = _rescaling(graph, op, weights)
+    packed = np.concatenate([_pack(part, wide, scaled.form) for part in np.split(runs, groups)])
     quads = runs.shape[1] * _quads(runs.shape[2])
     fields = {
         "weights": Constant(values=packed),
-        "bias": Constant(values=_fill(bias, groups)),
-        "channels": Constant(values=_fill(channels, groups), ctype=CHANNEL),
-        "wide": int(wide),
-        "form": form,
+        **_constants(scaled, groups),
+        **_form(scaled, limits, wide),
         **_image_sizes(source, target),
         "out_c": outputs,
         **geometry,
@@ -56,8 +53,6 @@ def conv(graph: Graph, op: Op, *, wide: bool) -> list[Call]:
         "joined": int(joined),
         "quads": quads,
         "in_zero": source.zero_points[0],
-        "low": low,
-        "high": high,
     }
     return [_call("conv", "conv", fields, op, 16 * quads)]
 
@@ -69,18 +64,15 @@ def depthwise(graph: Graph, op: Op, *, wide: bool) -> list[Call]:
     outputs = weights.shape[3]
     if outputs % source.shape[3]:
         raise refuse(op, f"{describe(source)}: {outputs} outputs are no multiple of its channels")
-    bias, channels, form, (low, high) = _rescaling(graph, op, outputs)
+    scaled, limits = _rescaling(graph, op, np.moveaxis(weights[0], 2, 0))
     fields = {
         "weights": Constant(values=weights[0]),
-        "bias": Constant(values=bias),
-        "channels": Constant(values=channels, ctype=CHANNEL),
-        "form": form,
+        **_constants(scaled, 1),
+        **_form(scaled, limits, False),
         **_image_sizes(source, target),
         "multiplier": outputs // source.shape[3],
         **geometry,
         "in_zero": source.zero_points[0],
-        "low": low,
-        "high": high,
     }
     return [_call("depthwise", "depthwise", fields, op, 0)]
 
@@ -95,19 +87,15 @@ def fully_connected(graph: Graph, op: Op, *, wide: bool) -> list[Call]:
         raise refuse(op, f"{describe(source)}: does not fit weights {list(weights.shape)}")
     if any(filters.zero_points):
         raise refuse(op, f"{describe(filters)}: weights with a zero point; quantise them symmetrically")
-    bias, channels, form, (low, high) = _rescaling(graph, op, outputs)
+    scaled, limits = _rescaling(graph, op, weights.reshape(outputs, depth))
     fields = {
-        "weights": Constant(values=_pack(weights.reshape(outputs, 1, depth), wide)),
-        "bias": Constant(values=_fill(bias, 1)),
-        "channels": Constant(values=_fill(channels, 1), ctype=CHANNEL),
-        "wide": int(wide),
-        "form": form,
+        "weights": Constant(values=_pack(weights.reshape(outputs, 1, depth), wide, scaled.form)),
+        **_constants(scaled, 1),
+        **_form(scaled, limits, wide),
         "rows": source.size // depth,
         "depth": depth,
         "out_c": outputs,
         "in_zero": source.zero_points[0],
-        "low": low,
-        "high": high,
     }
     return [_call("fully_connected", "fully_connected", fields, op, 8 * _quads(depth))]
 
@@ -123,6 +111,20 @@ def _call(kernel: str, family: str, fields: dict[str, object], op: Op, scratch_b
         writes=writes,
         scratch_bytes=scratch_bytes,
     )
+
+
+def _constants(scaled: Rescaling, groups: int) -> dict[str, Constant]:
+    """Bias and channels, each group filled up to a multiple of four."""
+    return {
+        "bias": Constant(values=_fill(scaled.bias, groups)),
+        "channels": Constant(values=_fill(scaled.channels, groups), ctype=CHANNEL),
+    }
+
+
+def _form(scaled: Rescaling, limits: tuple[int, int], wide: bool) -> dict[str, int]:
+    """Which code a layer takes; sums are doubled by int16 weights, or else by the input's values."""
+    doubled = scaled.form != LONG and not wide
+    return {"wide": int(wide), "form": scaled.form, "in_scale": 1 + doubled, "low": limits[0], "high": limits[1]}
 
 
 def _quads(count: int) -> int:
@@ -170,19 +172,21 @@ def _image_sizes(source: Tensor, target: Tensor) -> dict[str, int]:
     return {"in_h": in_h, "in_w": in_w, "in_c": in_c, "out_h": target.shape[1], "out_w": target.shape[2]}
 
 
-def _rescaling(graph: Graph, op: Op, outputs: int) -> tuple[NDArray[np.int32], NDArray[np.int32], int, tuple[int, int]]:
-    """Bias ``(outputs,)``, channels ``(outputs, 3)``, the form that holds for all of them, the activation's range."""
-    target, bias = result_of(graph, op), optional(graph, op, 2)
-    biases = np.zeros(outputs, np.int32)
+def _rescaling(graph: Graph, op: Op, weights: NDArray[np.int8]) -> tuple[Rescaling, tuple[int, int]]:
+    """Rescaling of all channels and the activation's range; `weights` are ``(channels, ...)``."""
+    source, target, bias = tensor_of(graph, op, 0), result_of(graph, op), optional(graph, op, 2)
+    outputs = len(weights)
+    biases = [0] * outputs
     if bias is not None:
         need_shape(op, bias, (outputs,))
         if bias.dtype != "int32":
             raise refuse(op, f"{describe(bias)}: a bias must be int32")
-        biases = constant(op, bias).astype(np.int32)
-    zero = target.zero_points[0]
-    limits = activation_range(op.options["fused_activation_function"], target.scales[0], zero)
-    channels, form = channel_rows(_multipliers(graph, op, outputs), zero, limits[0])
-    return biases, channels, form, limits
+        biases = constant(op, bias).tolist()
+    zero = source.zero_points[0]
+    swings = np.abs(weights.reshape(outputs, -1).astype(np.int64)).sum(axis=1) * max(127 - zero, 128 + zero)
+    sums = [Sums(bias=b, swing=int(swing)) for b, swing in zip(biases, swings, strict=True)]
+    limits = activation_range(op.options["fused_activation_function"], target.scales[0], target.zero_points[0])
+    return rescaling(_multipliers(graph, op, outputs), sums, target.zero_points[0], limits), limits
 
 
 def _multipliers(graph: Graph, op: Op, outputs: int) -> list[Multiplier]:
@@ -197,23 +201,6 @@ def _multipliers(graph: Graph, op: Op, outputs: int) -> list[Multiplier]:
     return [quantize_multiplier(source.scales[0] * scale / target.scales[0]) for scale in scales]
 
 
-def channel_rows(factors: Sequence[Multiplier], zero: int, low: int) -> tuple[NDArray[np.int32], int]:
-    """Rows of mantissa, addend and shift, and the form that is exact for all of them.
-
-    With `r` the shift to the right, a result is ``zero + round(round(acc * mantissa / 2^31) / 2^r)``. Where both
-    roundings go up, as they do for sums that are not negative, this is
-    ``floor((acc * mantissa + 2^30 + 2^(30+r) + zero * 2^(31+r)) / 2^(31+r))``; halves of negative sums are rounded away
-    from zero, which takes away 2^31 (a mantissa is at least 2^30, so no other sum changes its sign by the first
-    rounding but that of -2^30, for which both agree). The short forms compute just this, and need
-    ``1 < r < 24`` for their 32 bits.
-    """
-    short = all(-24 < factor.shift < -1 and factor.mantissa >= 1 << 30 for factor in factors)
-    if not short:
-        return np.array([(factor.mantissa, zero, factor.shift) for factor in factors], np.int32), LONG
-    rows = [(f.mantissa, (1 << (-f.shift - 2)) + (zero << (-f.shift - 1)), -f.shift - 1) for f in factors]
-    return np.array(rows, np.int32), POSITIVE if low >= zero else SIGNED
-
-
 def _fill(values: NDArray[np.int32], groups: int) -> NDArray[np.int32]:
     """Fill each group's channels up to a multiple of four with zeros."""
     parts = values.reshape(groups, -1, *values.shape[1:])
@@ -222,7 +209,7 @@ def _fill(values: NDArray[np.int32], groups: int) -> NDArray[np.int32]:
     return filled.reshape(-1, *values.shape[1:])
 
 
-def _pack(runs: NDArray[np.int8], wide: bool) -> NDArray[np.int8] | NDArray[np.int16]:
+def _pack(runs: NDArray[np.int8], wide: bool, form: int) -> NDArray[np.int8] | NDArray[np.int16]:
     """Weights ``(channels, runs, run)`` as blocks ``(blocks, quads, ...)`` for `kernels/dot.h`."""
     channels, count, run = runs.shape
     filled = np.pad(runs, [(0, -channels % 4), (0, 0), (0, -run % 4)])
@@ -230,4 +217,4 @@ def _pack(runs: NDArray[np.int8], wide: bool) -> NDArray[np.int8] | NDArray[np.i
     if not wide:
         return np.ascontiguousarray(blocks)
     pairs = blocks[..., _PAIRS].reshape(*blocks.shape[:3], 2, 2).transpose(0, 1, 3, 2, 4)
-    return np.ascontiguousarray(pairs, np.int16)
+    return np.ascontiguousarray(pairs, np.int16) * np.int16(1 if form == LONG else 2)

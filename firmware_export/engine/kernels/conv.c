@@ -16,7 +16,7 @@ static engine_i16 *engine_conv_cut(const engine_conv_t *layer, engine_i16 *patch
         for (int32_t lane = 0; lane < 4; lane++) {
             const int32_t at = first + k + lane;
             const int32_t inside = k + lane < count && at >= 0 && at < end;
-            patch[(lane & 1) * 4 + lane / 2] = (int16_t)(inside ? row[at] - layer->in_zero : 0);
+            patch[(lane & 1) * 4 + lane / 2] = (int16_t)(inside ? (row[at] - layer->in_zero) * layer->in_scale : 0);
         }
         patch += 8;
     }
@@ -31,11 +31,11 @@ static engine_i16 *engine_conv_row(
         if (x < 0 || x + layer->kernel_w > layer->in_w) {
             return engine_conv_cut(layer, patch, row, x);
         }
-        return engine_unpack(patch, row + x * layer->in_c, layer->kernel_w * depth, layer->in_zero, 8);
+        return engine_unpack(patch, row + x * layer->in_c, layer->kernel_w * depth, layer->in_zero, layer->in_scale, 8);
     }
     for (int32_t kernel_x = 0; kernel_x < layer->kernel_w; kernel_x++) {
         if (x >= 0 && x < layer->in_w) {
-            patch = engine_unpack(patch, row + x * layer->in_c, depth, layer->in_zero, 8);
+            patch = engine_unpack(patch, row + x * layer->in_c, depth, layer->in_zero, layer->in_scale, 8);
         } else {
             patch = engine_conv_blank(patch, depth);
         }
@@ -64,36 +64,50 @@ static void engine_conv_patch(const engine_conv_t *layer, engine_i16 *patch, con
     }
 }
 
-/* `count` channels of one pixel, from accumulators to int8. */
-static void engine_conv_store(
-    const engine_conv_t *layer, const int32_t *acc, const engine_channel_t *channels, int32_t count, int8_t *output)
+/* Blocks of one group for two pixels, in full where the last one has fewer than four channels. */
+static void engine_conv_blocks(const engine_conv_t *layer, const engine_blocks_t *blocks)
 {
-    for (int32_t channel = 0; channel < count; channel++) {
-        const int32_t value = engine_rescale(acc[channel], channels + channel, layer->form);
-        output[channel] = (int8_t)engine_clamp(value, layer->low, layer->high);
+    if (blocks->blocks == 0) {
+        return;
+    }
+    if (layer->wide) {
+        engine_blocks_int16(blocks);
+    } else {
+        engine_blocks_int8(blocks);
     }
 }
 
-/* All channels of one group for two pixels; `second` is 0 where there is only one. */
-static void engine_conv_pixels(
+static void engine_conv_group(
     const engine_conv_t *layer, const engine_i16 *patches, int32_t group, int8_t *first, int8_t *second)
 {
-    const int32_t count = layer->out_c / layer->groups, blocks = (count + 3) / 4;
-    for (int32_t block = 0; block < blocks; block++) {
-        const int32_t at = (group * blocks + block) * 4, left = count - block * 4, used = left < 4 ? left : 4;
-        int32_t acc[8];
-        for (int32_t channel = 0; channel < 4; channel++) {
-            acc[channel] = acc[4 + channel] = layer->bias[at + channel];
-        }
-        if (layer->wide) {
-            engine_dot_2x4_int16(patches, (const int16_t *)layer->weights + at * layer->quads * 4, layer->quads, acc);
-        } else {
-            engine_dot_2x4_int8(patches, (const int8_t *)layer->weights + at * layer->quads * 4, layer->quads, acc);
-        }
-        engine_conv_store(layer, acc, layer->channels + at, used, first + block * 4);
-        if (second) {
-            engine_conv_store(layer, acc + 4, layer->channels + at, used, second + block * 4);
-        }
+    const int32_t count = layer->out_c / layer->groups, full = count / 4, left = count % 4;
+    const int32_t at = group * ((count + 3) / 4) * 4, bytes = layer->quads * (layer->wide ? 8 : 4);
+    engine_blocks_t blocks = {
+        patches,
+        (const int8_t *)layer->weights + at * bytes,
+        layer->bias + at,
+        layer->channels + at,
+        first,
+        second,
+        full,
+        layer->quads,
+        (uint8_t)layer->low * 0x1010101u,
+        (uint8_t)layer->high * 0x1010101u,
+        layer->low > INT8_MIN || layer->high < INT8_MAX,
+        layer->form,
+    };
+    engine_conv_blocks(layer, &blocks);
+    if (left) {
+        int8_t last[2][4];
+        blocks.weights = (const int8_t *)layer->weights + (at + full * 4) * bytes;
+        blocks.bias += full * 4;
+        blocks.channels += full * 4;
+        blocks.first = last[0];
+        blocks.second = last[1];
+        blocks.blocks = 1;
+        engine_conv_blocks(layer, &blocks);
+        (void)memcpy(first + full * 4, last[0], (size_t)left);
+        (void)memcpy(second + full * 4, last[1], (size_t)left);
     }
 }
 
@@ -103,12 +117,13 @@ void engine_conv(const engine_conv_t *layer, const int8_t *input, int8_t *output
     const int32_t pixels = layer->out_h * layer->out_w;
     const int32_t depth = layer->in_c / layer->groups, count = layer->out_c / layer->groups;
     for (int32_t pixel = 0; pixel < pixels; pixel += 2) {
-        const int32_t pair = pixel + 1 < pixels;
+        const int32_t next = pixel + 1 < pixels ? pixel + 1 : pixel;
         for (int32_t group = 0; group < layer->groups; group++) {
-            int8_t *first = output + pixel * layer->out_c + group * count;
+            int8_t *outputs = output + group * count;
             engine_conv_patch(layer, patches, input + group * depth, pixel);
-            engine_conv_patch(layer, patches + 2, input + group * depth, pixel + pair);
-            engine_conv_pixels(layer, patches, group, first, pair ? first + layer->out_c : 0);
+            engine_conv_patch(layer, patches + 2, input + group * depth, next);
+            engine_conv_group(
+                layer, patches, group, outputs + pixel * layer->out_c, outputs + next * layer->out_c);
         }
     }
 }

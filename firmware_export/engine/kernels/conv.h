@@ -5,6 +5,8 @@ typedef struct {
     const engine_channel_t *channels; /* filled up in the same way */
     int32_t wide; /* 1: weights are int16, else int8 */
     int32_t form; /* ENGINE_LONG, ENGINE_POSITIVE or ENGINE_SIGNED */
+    int32_t in_scale; /* 2 where the short forms' double sums come from the input, else 1 */
+    int32_t low, high; /* fused activation */
     int32_t in_h, in_w, in_c;
     int32_t out_h, out_w, out_c;
     int32_t kernel_h, kernel_w;
@@ -15,7 +17,6 @@ typedef struct {
     int32_t joined; /* 1: the pixels of one row of the kernel are neighbours in memory and make one run */
     int32_t quads;  /* quads of values in a patch; each run is filled up to a multiple of four */
     int32_t in_zero;
-    int32_t low, high; /* fused activation */
 } engine_conv_t;
 
 /* scratch: 16 bytes for each of `quads`, aligned to 4. */

@@ -17,8 +17,10 @@ typedef int16_t engine_i16;
 
 /* How one output channel is brought into its scale.
    LONG: mantissa * 2^(shift - 31) with both roundings; addend is the output's zero point.
-   Else: ((acc * mantissa + addend * 2^32 + 2^30) / 2^32) >> shift, rounded down, which is the same number:
-   POSITIVE where results below the zero point are clamped away, SIGNED with 2^31 less for a negative sum. */
+   The short forms hold twice the sum in acc and give ((acc * mantissa + 2^31) / 2^32 + addend) >> shift, each division
+   rounded down: the same number as by both roundings, where the generator has proven it for the channel.
+   POSITIVE: sums below 0 end below the zero point and are clamped away. SIGNED: they get 1 less, as their halves are
+   rounded away from 0. */
 typedef struct {
     int32_t mantissa;
     int32_t addend;
@@ -57,9 +59,7 @@ static inline int32_t engine_rescale(int32_t acc, const engine_channel_t *channe
     if (form == ENGINE_LONG) {
         return engine_add(engine_multiply(acc, channel->mantissa, channel->shift), channel->addend);
     }
-    int64_t sum = (int64_t)acc * channel->mantissa + (((int64_t)channel->addend * ((int64_t)1 << 32)) | 0x40000000);
-    if (form == ENGINE_SIGNED) {
-        sum -= acc < 0 ? (int64_t)1 << 31 : 0;
-    }
-    return (int32_t)(sum >> 32) >> channel->shift;
+    const int32_t sign = form == ENGINE_SIGNED && acc < 0 ? -1 : 0;
+    const int32_t high = (int32_t)(((int64_t)acc * channel->mantissa + ((int64_t)1 << 31)) >> 32);
+    return (high + channel->addend + sign) >> channel->shift;
 }

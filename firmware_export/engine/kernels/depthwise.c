@@ -26,7 +26,7 @@ static void engine_depthwise_pixel(
             const int8_t *weights = layer->weights + kernel_y * layer->kernel_w * out_c + channel;
             for (int32_t kernel_x = first_x; kernel_x < end_x; kernel_x++) {
                 const int32_t at = (x + kernel_x * layer->dilation_w) * layer->in_c + channel / layer->multiplier;
-                acc = engine_add(acc, (row[at] - layer->in_zero) * weights[kernel_x * out_c]);
+                acc = engine_add(acc, (row[at] - layer->in_zero) * layer->in_scale * weights[kernel_x * out_c]);
             }
         }
         const int32_t value = engine_rescale(acc, layer->channels + channel, layer->form);

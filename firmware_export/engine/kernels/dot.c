@@ -1,5 +1,179 @@
-/* One patch and four channels, in plain C: the place of k1, k3 is half a quad of patches further. */
-static void engine_dot_int8(const engine_i16 *patch, int32_t step, const int8_t *weights, int32_t quads, int32_t *acc)
+#if ENGINE_DSP
+
+/* Two patches, four channels, in registers:
+   r0 patches, r1 weights, r2 r3 two values of each patch, r12 lr two weights of two channels, r4-r7 sums of the first
+   patch, r8-r11 of the second. The members of engine_blocks_t are copied to the stack; the member `weights` becomes the
+   end of the block's weights. */
+#define ENGINE_PAIR(second)        \
+    "smlad r4, r2, r12, r4\n\t"    \
+    "smlad r8, r3, r12, r8\n\t"    \
+    "smlad r5, r2, lr, r5\n\t"     \
+    "smlad r9, r3, lr, r9\n\t"     \
+    second                         \
+    "smlad r6, r2, r12, r6\n\t"    \
+    "smlad r10, r3, r12, r10\n\t"  \
+    "smlad r7, r2, lr, r7\n\t"     \
+    "smlad r11, r3, lr, r11\n\t"
+
+#define ENGINE_QUAD_INT16                                                          \
+    "ldrd r2, r3, [r0], #8\n\t"                                                    \
+    "ldrd r12, lr, [r1], #8\n\t" ENGINE_PAIR("ldrd r12, lr, [r1], #8\n\t")     \
+    "ldrd r2, r3, [r0], #8\n\t"                                                    \
+    "ldrd r12, lr, [r1], #8\n\t" ENGINE_PAIR("ldrd r12, lr, [r1], #8\n\t")
+
+#define ENGINE_EVEN "sxtb16 r12, r12\n\tsxtb16 lr, lr\n\t"
+#define ENGINE_ODD "sxtb16 r12, r12, ror #8\n\tsxtb16 lr, lr, ror #8\n\t"
+
+#define ENGINE_QUAD_INT8                                                                                   \
+    "ldrd r2, r3, [r0], #8\n\t"                                                                            \
+    "ldrd r12, lr, [r1]\n\t" ENGINE_EVEN ENGINE_PAIR("ldrd r12, lr, [r1, #8]\n\t" ENGINE_EVEN)         \
+    "ldrd r2, r3, [r0], #8\n\t"                                                                            \
+    "ldrd r12, lr, [r1], #8\n\t" ENGINE_ODD ENGINE_PAIR("ldrd r12, lr, [r1], #8\n\t" ENGINE_ODD)
+
+/* One channel of both patches; lr points at the channels, r2 mantissa, r3 addend, r12 shift. */
+#define ENGINE_POSITIVE_PAIR(a, b)               \
+    "ldmia lr!, {r2, r3, r12}\n\t"               \
+    "smmlar " a ", " a ", r2, r3\n\t"            \
+    "smmlar " b ", " b ", r2, r3\n\t"            \
+    "asr " a ", " a ", r12\n\t"                  \
+    "asr " b ", " b ", r12\n\t"                  \
+    "ssat " a ", #8, " a "\n\t"                  \
+    "ssat " b ", #8, " b "\n\t"
+
+#define ENGINE_SIGNED_PAIR(a, b)                 \
+    "ldmia lr!, {r2, r3, r12}\n\t"               \
+    "add r0, r3, " a ", asr #31\n\t"             \
+    "add r3, r3, " b ", asr #31\n\t"             \
+    "smmlar " a ", " a ", r2, r0\n\t"            \
+    "smmlar " b ", " b ", r2, r3\n\t"            \
+    "asr " a ", " a ", r12\n\t"                  \
+    "asr " b ", " b ", r12\n\t"                  \
+    "ssat " a ", #8, " a "\n\t"                  \
+    "ssat " b ", #8, " b "\n\t"
+
+#define ENGINE_BLOCKS(quad, quad_shift)                                                     \
+    "push {r4-r11, lr}\n\t"                                                                 \
+    "ldmia r0, {r1-r12}\n\t"                                                                \
+    "push {r1-r12}\n\t"                                                                     \
+    "ldr r1, [sp, #4]\n\t"                                                                  \
+    "1:\n\t" /* a block: sums begin with the bias */                                        \
+    "ldr r12, [sp, #8]\n\t"                                                                 \
+    "ldmia r12!, {r4-r7}\n\t"                                                               \
+    "str r12, [sp, #8]\n\t"                                                                 \
+    "mov r8, r4\n\tmov r9, r5\n\tmov r10, r6\n\tmov r11, r7\n\t"                            \
+    "ldr r0, [sp, #0]\n\t"                                                                  \
+    "ldr r2, [sp, #28]\n\t"                                                                 \
+    "add r3, r1, r2, lsl #" quad_shift "\n\t"                                               \
+    "str r3, [sp, #4]\n\t"                                                                  \
+    "lsls r2, r2, #31\n\t"                                                                  \
+    "beq 2f\n\t" quad                                                                       \
+    "b 3f\n\t"                                                                              \
+    "2:\n\t" quad quad                                                                      \
+    "3:\n\t"                                                                                \
+    "ldr r2, [sp, #4]\n\t"                                                                  \
+    "cmp r1, r2\n\t"                                                                        \
+    "bne 2b\n\t"                                                                            \
+    "ldr lr, [sp, #12]\n\t"                                                                 \
+    "ldr r2, [sp, #44]\n\t"                                                                 \
+    "cmp r2, #1\n\t"                                                                        \
+    "bne 4f\n\t"                                                                            \
+    ENGINE_POSITIVE_PAIR("r4", "r8") ENGINE_POSITIVE_PAIR("r5", "r9")                       \
+    ENGINE_POSITIVE_PAIR("r6", "r10") ENGINE_POSITIVE_PAIR("r7", "r11")                     \
+    "b 5f\n\t"                                                                              \
+    "4:\n\t"                                                                                \
+    ENGINE_SIGNED_PAIR("r4", "r8") ENGINE_SIGNED_PAIR("r5", "r9")                           \
+    ENGINE_SIGNED_PAIR("r6", "r10") ENGINE_SIGNED_PAIR("r7", "r11")                         \
+    "5:\n\t" /* four bytes make a word */                                                   \
+    "str lr, [sp, #12]\n\t"                                                                 \
+    "bfi r4, r5, #8, #8\n\tbfi r4, r6, #16, #8\n\tbfi r4, r7, #24, #8\n\t"                  \
+    "bfi r8, r9, #8, #8\n\tbfi r8, r10, #16, #8\n\tbfi r8, r11, #24, #8\n\t"                \
+    "ldr r2, [sp, #40]\n\t"                                                                 \
+    "cbz r2, 6f\n\t"                                                                        \
+    "ldr r2, [sp, #32]\n\t"                                                                 \
+    "ssub8 r3, r4, r2\n\tsel r4, r4, r2\n\t"                                                \
+    "ssub8 r3, r8, r2\n\tsel r8, r8, r2\n\t"                                                \
+    "ldr r2, [sp, #36]\n\t"                                                                 \
+    "ssub8 r3, r2, r4\n\tsel r4, r4, r2\n\t"                                                \
+    "ssub8 r3, r2, r8\n\tsel r8, r8, r2\n\t"                                                \
+    "6:\n\t"                                                                                \
+    "ldr r2, [sp, #16]\n\t"                                                                 \
+    "str r4, [r2], #4\n\t"                                                                  \
+    "str r2, [sp, #16]\n\t"                                                                 \
+    "ldr r2, [sp, #20]\n\t"                                                                 \
+    "str r8, [r2], #4\n\t"                                                                  \
+    "str r2, [sp, #20]\n\t"                                                                 \
+    "ldr r2, [sp, #24]\n\t"                                                                 \
+    "subs r2, r2, #1\n\t"                                                                   \
+    "str r2, [sp, #24]\n\t"                                                                 \
+    "bne 1b\n\t"                                                                            \
+    "add sp, sp, #48\n\t"                                                                   \
+    "pop {r4-r11, pc}\n\t"
+
+__attribute__((naked)) static void engine_short_int16(const engine_blocks_t *blocks __attribute__((unused)))
+{
+    __asm__(ENGINE_BLOCKS(ENGINE_QUAD_INT16, "5"));
+}
+
+__attribute__((naked)) static void engine_short_int8(const engine_blocks_t *blocks __attribute__((unused)))
+{
+    __asm__(ENGINE_BLOCKS(ENGINE_QUAD_INT8, "4"));
+}
+
+static inline uint32_t engine_load(const void *from)
+{
+    uint32_t word;
+    (void)memcpy(&word, from, sizeof word);
+    return word;
+}
+
+/* Bytes 0 and 2 of `bytes`, signed, added to the halves of `halves`. */
+static inline uint32_t engine_sxtab16(uint32_t halves, uint32_t bytes)
+{
+    uint32_t sum;
+    __asm__("sxtab16 %0, %1, %2" : "=r"(sum) : "r"(halves), "r"(bytes));
+    return sum;
+}
+
+/* Bytes 1 and 3. */
+static inline uint32_t engine_sxtab16_odd(uint32_t halves, uint32_t bytes)
+{
+    uint32_t sum;
+    __asm__("sxtab16 %0, %1, %2, ror #8" : "=r"(sum) : "r"(halves), "r"(bytes));
+    return sum;
+}
+
+static inline uint32_t engine_sadd16(uint32_t a, uint32_t b)
+{
+    uint32_t sum;
+    __asm__("sadd16 %0, %1, %2" : "=r"(sum) : "r"(a), "r"(b));
+    return sum;
+}
+
+static inline uint32_t engine_sxtb16(uint32_t bytes)
+{
+    uint32_t halves;
+    __asm__("sxtb16 %0, %1" : "=r"(halves) : "r"(bytes));
+    return halves;
+}
+
+static inline uint32_t engine_sxtb16_odd(uint32_t bytes)
+{
+    uint32_t halves;
+    __asm__("sxtb16 %0, %1, ror #8" : "=r"(halves) : "r"(bytes));
+    return halves;
+}
+
+static inline int32_t engine_smlad(uint32_t a, uint32_t b, int32_t acc)
+{
+    int32_t sum;
+    __asm__("smlad %0, %1, %2, %3" : "=r"(sum) : "r"(a), "r"(b), "r"(acc));
+    return sum;
+}
+
+#endif
+
+/* One patch and four channels in plain C: the place of k1, k3 is half a quad of patches further. */
+static void engine_sums_int8(const engine_i16 *patch, int32_t step, const int8_t *weights, int32_t quads, int32_t *acc)
 {
     const int32_t half = step / 2;
     for (int32_t quad = 0; quad < quads; quad++) {
@@ -13,7 +187,8 @@ static void engine_dot_int8(const engine_i16 *patch, int32_t step, const int8_t 
     }
 }
 
-static void engine_dot_int16(const engine_i16 *patch, int32_t step, const int16_t *weights, int32_t quads, int32_t *acc)
+static void engine_sums_int16(
+    const engine_i16 *patch, int32_t step, const int16_t *weights, int32_t quads, int32_t *acc)
 {
     const int32_t half = step / 2;
     for (int32_t quad = 0; quad < quads; quad++) {
@@ -28,44 +203,152 @@ static void engine_dot_int16(const engine_i16 *patch, int32_t step, const int16_
     }
 }
 
-void engine_dot_2x4_int8(const engine_i16 *patches, const int8_t *weights, int32_t quads, int32_t *acc)
+/* Four channels of one patch, from sums to int8. */
+static void engine_blocks_store(
+    const engine_blocks_t *blocks, const int32_t *acc, const engine_channel_t *channels, int8_t *output)
 {
-    engine_dot_int8(patches, 8, weights, quads, acc);
-    engine_dot_int8(patches + 2, 8, weights, quads, acc + 4);
+    for (int32_t channel = 0; channel < 4; channel++) {
+        const int32_t value = engine_rescale(acc[channel], channels + channel, blocks->form);
+        output[channel] = (int8_t)engine_clamp(value, (int8_t)(blocks->low & 255), (int8_t)(blocks->high & 255));
+    }
 }
 
-void engine_dot_2x4_int16(const engine_i16 *patches, const int16_t *weights, int32_t quads, int32_t *acc)
+/* The blocks in plain C. */
+static void engine_blocks_plain(const engine_blocks_t *blocks, int32_t wide)
 {
-    engine_dot_int16(patches, 8, weights, quads, acc);
-    engine_dot_int16(patches + 2, 8, weights, quads, acc + 4);
+    for (int32_t at = 0; at < blocks->blocks * 4; at += 4) {
+        for (int32_t patch = 0; patch < 2; patch++) {
+            const engine_i16 *values = blocks->patches + patch * 2;
+            int32_t acc[4] = {blocks->bias[at], blocks->bias[at + 1], blocks->bias[at + 2], blocks->bias[at + 3]};
+            if (wide) {
+                const int16_t *weights = (const int16_t *)blocks->weights + at * blocks->quads * 4;
+                engine_sums_int16(values, 8, weights, blocks->quads, acc);
+            } else {
+                const int8_t *weights = (const int8_t *)blocks->weights + at * blocks->quads * 4;
+                engine_sums_int8(values, 8, weights, blocks->quads, acc);
+            }
+            engine_blocks_store(blocks, acc, blocks->channels + at, (patch ? blocks->second : blocks->first) + at);
+        }
+    }
 }
 
-void engine_dot_1x4_int8(const engine_i16 *patch, const int8_t *weights, int32_t quads, int32_t *acc)
+void engine_blocks_int8(const engine_blocks_t *blocks)
 {
-    engine_dot_int8(patch, 4, weights, quads, acc);
+#if ENGINE_DSP
+    if (blocks->form != ENGINE_LONG) {
+        engine_short_int8(blocks);
+        return;
+    }
+#endif
+    engine_blocks_plain(blocks, 0);
 }
 
-void engine_dot_1x4_int16(const engine_i16 *patch, const int16_t *weights, int32_t quads, int32_t *acc)
+void engine_blocks_int16(const engine_blocks_t *blocks)
 {
-    engine_dot_int16(patch, 4, weights, quads, acc);
+#if ENGINE_DSP
+    if (blocks->form != ENGINE_LONG) {
+        engine_short_int16(blocks);
+        return;
+    }
+#endif
+    engine_blocks_plain(blocks, 1);
 }
 
-engine_i16 *engine_unpack(engine_i16 *patch, const int8_t *values, int32_t count, int32_t zero, int32_t step)
+#if ENGINE_DSP
+
+void engine_dot_int8(const engine_i16 *patch, const int8_t *weights, int32_t quads, int32_t *acc)
+{
+    int32_t acc0 = acc[0], acc1 = acc[1], acc2 = acc[2], acc3 = acc[3];
+    for (int32_t quad = 0; quad < quads; quad++) {
+        const uint32_t even = engine_load(patch), odd = engine_load(patch + 2);
+        const uint32_t weights0 = engine_load(weights), weights1 = engine_load(weights + 4);
+        const uint32_t weights2 = engine_load(weights + 8), weights3 = engine_load(weights + 12);
+        acc0 = engine_smlad(odd, engine_sxtb16_odd(weights0), engine_smlad(even, engine_sxtb16(weights0), acc0));
+        acc1 = engine_smlad(odd, engine_sxtb16_odd(weights1), engine_smlad(even, engine_sxtb16(weights1), acc1));
+        acc2 = engine_smlad(odd, engine_sxtb16_odd(weights2), engine_smlad(even, engine_sxtb16(weights2), acc2));
+        acc3 = engine_smlad(odd, engine_sxtb16_odd(weights3), engine_smlad(even, engine_sxtb16(weights3), acc3));
+        patch += 4;
+        weights += 16;
+    }
+    acc[0] = acc0;
+    acc[1] = acc1;
+    acc[2] = acc2;
+    acc[3] = acc3;
+}
+
+void engine_dot_int16(const engine_i16 *patch, const int16_t *weights, int32_t quads, int32_t *acc)
+{
+    int32_t acc0 = acc[0], acc1 = acc[1], acc2 = acc[2], acc3 = acc[3];
+    for (int32_t quad = 0; quad < quads; quad++) {
+        const uint32_t even = engine_load(patch), odd = engine_load(patch + 2);
+        acc0 = engine_smlad(odd, engine_load(weights + 8), engine_smlad(even, engine_load(weights), acc0));
+        acc1 = engine_smlad(odd, engine_load(weights + 10), engine_smlad(even, engine_load(weights + 2), acc1));
+        acc2 = engine_smlad(odd, engine_load(weights + 12), engine_smlad(even, engine_load(weights + 4), acc2));
+        acc3 = engine_smlad(odd, engine_load(weights + 14), engine_smlad(even, engine_load(weights + 6), acc3));
+        patch += 4;
+        weights += 16;
+    }
+    acc[0] = acc0;
+    acc[1] = acc1;
+    acc[2] = acc2;
+    acc[3] = acc3;
+}
+
+#else
+
+void engine_dot_int8(const engine_i16 *patch, const int8_t *weights, int32_t quads, int32_t *acc)
+{
+    engine_sums_int8(patch, 4, weights, quads, acc);
+}
+
+void engine_dot_int16(const engine_i16 *patch, const int16_t *weights, int32_t quads, int32_t *acc)
+{
+    engine_sums_int16(patch, 4, weights, quads, acc);
+}
+
+#endif
+
+/* The quad of fewer than four values at the end of a run. */
+static void engine_unpack_rest(
+    engine_i16 *patch, const int8_t *values, int32_t count, int32_t zero, int32_t scale, int32_t half)
+{
+    patch[0] = (int16_t)((values[0] - zero) * scale);
+    patch[1] = (int16_t)(count > 2 ? (values[2] - zero) * scale : 0);
+    patch[half] = (int16_t)(count > 1 ? (values[1] - zero) * scale : 0);
+    patch[half + 1] = 0;
+}
+
+engine_i16 *engine_unpack(
+    engine_i16 *patch, const int8_t *values, int32_t count, int32_t zero, int32_t scale, int32_t step)
 {
     const int32_t half = step / 2;
-    int32_t k = 0;
-    for (; k + 4 <= count; k += 4) {
-        patch[0] = (int16_t)(values[k] - zero);
-        patch[1] = (int16_t)(values[k + 2] - zero);
-        patch[half] = (int16_t)(values[k + 1] - zero);
-        patch[half + 1] = (int16_t)(values[k + 3] - zero);
+    const int8_t *end = values + (count & ~3);
+#if ENGINE_DSP
+    const uint32_t zeros = (uint32_t)(uint16_t)-zero * 0x10001u;
+    while (values != end) {
+        const uint32_t bytes = engine_load(values);
+        uint32_t even = engine_sxtab16(zeros, bytes), odd = engine_sxtab16_odd(zeros, bytes);
+        if (scale == 2) {
+            even = engine_sadd16(even, even);
+            odd = engine_sadd16(odd, odd);
+        }
+        (void)memcpy(patch, &even, sizeof even);
+        (void)memcpy(patch + half, &odd, sizeof odd);
+        values += 4;
         patch += step;
     }
-    if (k < count) {
-        patch[0] = (int16_t)(values[k] - zero);
-        patch[1] = (int16_t)(k + 2 < count ? values[k + 2] - zero : 0);
-        patch[half] = (int16_t)(k + 1 < count ? values[k + 1] - zero : 0);
-        patch[half + 1] = 0;
+#else
+    while (values != end) {
+        patch[0] = (int16_t)((values[0] - zero) * scale);
+        patch[1] = (int16_t)((values[2] - zero) * scale);
+        patch[half] = (int16_t)((values[1] - zero) * scale);
+        patch[half + 1] = (int16_t)((values[3] - zero) * scale);
+        values += 4;
+        patch += step;
+    }
+#endif
+    if (count & 3) {
+        engine_unpack_rest(patch, values, count & 3, zero, scale, half);
         patch += step;
     }
     return patch;

@@ -5,9 +5,10 @@ typedef struct {
     const engine_channel_t *channels; /* filled up in the same way */
     int32_t wide; /* 1: weights are int16, else int8 */
     int32_t form; /* ENGINE_LONG, ENGINE_POSITIVE or ENGINE_SIGNED */
+    int32_t in_scale; /* 2 where the short forms' double sums come from the input, else 1 */
+    int32_t low, high; /* fused activation */
     int32_t rows, depth, out_c;
     int32_t in_zero;
-    int32_t low, high; /* fused activation */
 } engine_fully_connected_t;
 
 /* scratch: 8 bytes for each four values of a row, aligned to 4. */
