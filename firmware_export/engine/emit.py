@@ -21,6 +21,7 @@ _ORDER = (
     "conv",
     "fully_connected",
     "depthwise",
+    "planes",
     "elementwise",
     "pool",
     "mean",

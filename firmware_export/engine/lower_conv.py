@@ -65,6 +65,8 @@ def depthwise(graph: Graph, op: Op, *, wide: bool) -> list[Call]:
     if outputs % source.shape[3]:
         raise refuse(op, f"{describe(source)}: {outputs} outputs are no multiple of its channels")
     scaled, limits = _rescaling(graph, op, np.moveaxis(weights[0], 2, 0))
+    if _fits_planes(source, outputs, geometry, scaled):
+        return [_planes(op, source, target, weights[0], geometry, (scaled, limits))]
     fields = {
         "weights": Constant(values=weights[0]),
         **_constants(scaled, 1),
@@ -75,6 +77,41 @@ def depthwise(graph: Graph, op: Op, *, wide: bool) -> list[Call]:
         "in_zero": source.zero_points[0],
     }
     return [_call("depthwise", "depthwise", fields, op, 0)]
+
+
+def _fits_planes(source: Tensor, outputs: int, geometry: dict[str, int], scaled: Rescaling) -> bool:
+    """Whether `kernels/planes.h` computes it: 3x3, no dilation, one output per input, channels in fours."""
+    square = geometry["kernel_h"] == geometry["kernel_w"] == 3
+    dense = geometry["dilation_h"] == geometry["dilation_w"] == 1 and geometry["stride_w"] < 3
+    return square and dense and outputs == source.shape[3] and outputs % 4 == 0 and scaled.form != LONG
+
+
+def _planes(
+    op: Op,
+    source: Tensor,
+    target: Tensor,
+    weights: NDArray[np.int8],
+    geometry: dict[str, int],
+    scaled: tuple[Rescaling, tuple[int, int]],
+) -> Call:
+    """A depthwise convolution over planes; `weights` are ``(3, 3, channels)``."""
+    by_channel = np.pad(weights.transpose(2, 0, 1), [(0, 0), (0, 0), (0, 1)])
+    sides = [f"{name}_{side}" for name in ("stride", "pad") for side in ("h", "w")]
+    rows = (target.shape[1] - 1) * geometry["stride_h"] + 3
+    pitch = -(-target.shape[2] // 2) * 2 * geometry["stride_w"] + 2
+    fields = {
+        "weights": Constant(values=by_channel),
+        **_constants(scaled[0], 1),
+        "form": scaled[0].form,
+        "low": scaled[1][0],
+        "high": scaled[1][1],
+        **_image_sizes(source, target),
+        **{name: geometry[name] for name in sides},
+        "rows": rows,
+        "pitch": pitch,
+        "in_zero": source.zero_points[0],
+    }
+    return _call("planes", "planes", fields, op, 8 * rows * pitch)
 
 
 def fully_connected(graph: Graph, op: Op, *, wide: bool) -> list[Call]:

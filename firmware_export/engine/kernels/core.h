@@ -63,3 +63,73 @@ static inline int32_t engine_rescale(int32_t acc, const engine_channel_t *channe
     const int32_t high = (int32_t)(((int64_t)acc * channel->mantissa + ((int64_t)1 << 31)) >> 32);
     return (high + channel->addend + sign) >> channel->shift;
 }
+
+#if ENGINE_DSP
+
+static inline uint32_t engine_load(const void *from)
+{
+    uint32_t word;
+    (void)memcpy(&word, from, sizeof word);
+    return word;
+}
+
+/* Bytes 0 and 2 of `bytes`, signed, added to the halves of `halves`. */
+static inline uint32_t engine_sxtab16(uint32_t halves, uint32_t bytes)
+{
+    uint32_t sum;
+    __asm__("sxtab16 %0, %1, %2" : "=r"(sum) : "r"(halves), "r"(bytes));
+    return sum;
+}
+
+/* Bytes 1 and 3. */
+static inline uint32_t engine_sxtab16_odd(uint32_t halves, uint32_t bytes)
+{
+    uint32_t sum;
+    __asm__("sxtab16 %0, %1, %2, ror #8" : "=r"(sum) : "r"(halves), "r"(bytes));
+    return sum;
+}
+
+static inline uint32_t engine_sadd16(uint32_t a, uint32_t b)
+{
+    uint32_t sum;
+    __asm__("sadd16 %0, %1, %2" : "=r"(sum) : "r"(a), "r"(b));
+    return sum;
+}
+
+static inline uint32_t engine_sxtb16(uint32_t bytes)
+{
+    uint32_t halves;
+    __asm__("sxtb16 %0, %1" : "=r"(halves) : "r"(bytes));
+    return halves;
+}
+
+static inline uint32_t engine_sxtb16_odd(uint32_t bytes)
+{
+    uint32_t halves;
+    __asm__("sxtb16 %0, %1, ror #8" : "=r"(halves) : "r"(bytes));
+    return halves;
+}
+
+static inline int32_t engine_smlad(uint32_t a, uint32_t b, int32_t acc)
+{
+    int32_t sum;
+    __asm__("smlad %0, %1, %2, %3" : "=r"(sum) : "r"(a), "r"(b), "r"(acc));
+    return sum;
+}
+
+/* The low halves of both; the high halves of both. */
+static inline uint32_t engine_pkhbt(uint32_t low, uint32_t high)
+{
+    uint32_t halves;
+    __asm__("pkhbt %0, %1, %2, lsl #16" : "=r"(halves) : "r"(low), "r"(high));
+    return halves;
+}
+
+static inline uint32_t engine_pkhtb(uint32_t high, uint32_t low)
+{
+    uint32_t halves;
+    __asm__("pkhtb %0, %1, %2, asr #16" : "=r"(halves) : "r"(high), "r"(low));
+    return halves;
+}
+
+#endif

@@ -119,57 +119,6 @@ __attribute__((naked)) static void engine_short_int8(const engine_blocks_t *bloc
     __asm__(ENGINE_BLOCKS(ENGINE_QUAD_INT8, "4"));
 }
 
-static inline uint32_t engine_load(const void *from)
-{
-    uint32_t word;
-    (void)memcpy(&word, from, sizeof word);
-    return word;
-}
-
-/* Bytes 0 and 2 of `bytes`, signed, added to the halves of `halves`. */
-static inline uint32_t engine_sxtab16(uint32_t halves, uint32_t bytes)
-{
-    uint32_t sum;
-    __asm__("sxtab16 %0, %1, %2" : "=r"(sum) : "r"(halves), "r"(bytes));
-    return sum;
-}
-
-/* Bytes 1 and 3. */
-static inline uint32_t engine_sxtab16_odd(uint32_t halves, uint32_t bytes)
-{
-    uint32_t sum;
-    __asm__("sxtab16 %0, %1, %2, ror #8" : "=r"(sum) : "r"(halves), "r"(bytes));
-    return sum;
-}
-
-static inline uint32_t engine_sadd16(uint32_t a, uint32_t b)
-{
-    uint32_t sum;
-    __asm__("sadd16 %0, %1, %2" : "=r"(sum) : "r"(a), "r"(b));
-    return sum;
-}
-
-static inline uint32_t engine_sxtb16(uint32_t bytes)
-{
-    uint32_t halves;
-    __asm__("sxtb16 %0, %1" : "=r"(halves) : "r"(bytes));
-    return halves;
-}
-
-static inline uint32_t engine_sxtb16_odd(uint32_t bytes)
-{
-    uint32_t halves;
-    __asm__("sxtb16 %0, %1, ror #8" : "=r"(halves) : "r"(bytes));
-    return halves;
-}
-
-static inline int32_t engine_smlad(uint32_t a, uint32_t b, int32_t acc)
-{
-    int32_t sum;
-    __asm__("smlad %0, %1, %2, %3" : "=r"(sum) : "r"(a), "r"(b), "r"(acc));
-    return sum;
-}
-
 #endif
 
 /* One patch and four channels in plain C: the place of k1, k3 is half a quad of patches further. */
