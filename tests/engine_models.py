@@ -47,7 +47,7 @@ def random_chain(rng: Rng, length: int) -> bytes:
 
 
 def random_graph(rng: Rng, kinds: Sequence[str]) -> Graph:
-    """Draw a graph of operators of these kinds in a row; those that do not fit a tensor's rank are left out.
+    """Draw a graph of operators of these kinds in a row; those that do not fit a tensor's shape are left out.
 
     Its outputs are the tensors that nothing reads.
     """
@@ -55,8 +55,8 @@ def random_graph(rng: Rng, kinds: Sequence[str]) -> Graph:
     rank = int(rng.choice(DRAWS[kinds[0]][0]))
     last = draft.input(_shape(rng, rank), **_affine(rng))
     for kind in kinds:
-        ranks, draw = DRAWS[kind]
-        if len(draft.tensors[last].shape) in ranks:
+        shape, (ranks, draw) = draft.tensors[last].shape, DRAWS[kind]
+        if len(shape) in ranks and (shape[0] == 1 or kind not in BATCHED):
             last = draw(draft, rng, last)
     made = [number for op in draft.ops for number in op.outputs]
     read = {number for op in draft.ops for number in op.inputs}
@@ -442,4 +442,14 @@ DRAWS: dict[str, tuple[Sequence[int], Draw]] = {
     "DEQUANTIZE": (ANY, draw_dequantize),
 }
 """Kind of operator -> ranks of the tensor it reads, drawing function."""
+BATCHED = (
+    "CONV_2D",
+    "DEPTHWISE_CONV_2D",
+    "FULLY_CONNECTED",
+    "AVERAGE_POOL_2D",
+    "MAX_POOL_2D",
+    "RESIZE_NEAREST_NEIGHBOR",
+    "SQUEEZE",
+)
+"""These are drawn only where the first axis holds one example."""
 RIM = ("QUANTIZE of an input", "DEQUANTIZE")
