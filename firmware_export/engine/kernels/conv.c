@@ -23,16 +23,10 @@ static engine_i16 *engine_conv_cut(const engine_conv_t *layer, engine_i16 *patch
     return patch;
 }
 
-/* One row of the kernel, as one run or as a run for each of its pixels. */
+/* A run for each pixel of one row of the kernel; `depth` values of a pixel belong to the group. */
 static engine_i16 *engine_conv_row(
     const engine_conv_t *layer, engine_i16 *patch, const int8_t *row, int32_t x, int32_t depth)
 {
-    if (layer->joined) {
-        if (x < 0 || x + layer->kernel_w > layer->in_w) {
-            return engine_conv_cut(layer, patch, row, x);
-        }
-        return engine_unpack(patch, row + x * layer->in_c, layer->kernel_w * depth, layer->in_zero, layer->in_scale, 8);
-    }
     for (int32_t kernel_x = 0; kernel_x < layer->kernel_w; kernel_x++) {
         if (x >= 0 && x < layer->in_w) {
             patch = engine_unpack(patch, row + x * layer->in_c, depth, layer->in_zero, layer->in_scale, 8);
@@ -44,23 +38,39 @@ static engine_i16 *engine_conv_row(
     return patch;
 }
 
-/* The patch of one output pixel; `input` points at the group's first channel. */
-static void engine_conv_patch(const engine_conv_t *layer, engine_i16 *patch, const int8_t *input, int32_t pixel)
+/* One row of the kernel as one run: whole pixels outside of the input are blank where they fill quads. */
+static engine_i16 *engine_conv_joined(const engine_conv_t *layer, engine_i16 *patch, const int8_t *row, int32_t x)
 {
-    const int32_t depth = layer->in_c / layer->groups;
-    const int32_t x = pixel % layer->out_w * layer->stride_w - layer->pad_w;
-    int32_t y = pixel / layer->out_w * layer->stride_h - layer->pad_h;
+    const int32_t over = x + layer->kernel_w - layer->in_w, before = x < 0 ? -x : 0, after = over > 0 ? over : 0;
+    if (before + after == 0) {
+        const int32_t count = layer->kernel_w * layer->in_c;
+        return engine_unpack(patch, row + x * layer->in_c, count, layer->in_zero, layer->in_scale, 8);
+    }
+    if (layer->in_c % 4 || before + after >= layer->kernel_w) {
+        return engine_conv_cut(layer, patch, row, x);
+    }
+    const int32_t count = (layer->kernel_w - before - after) * layer->in_c;
+    patch = engine_conv_blank(patch, before * layer->in_c);
+    patch = engine_unpack(patch, row + (x + before) * layer->in_c, count, layer->in_zero, layer->in_scale, 8);
+    return engine_conv_blank(patch, after * layer->in_c);
+}
+
+/* The patch of one output pixel that begins at row y, column x; `input` points at the group's first channel. */
+static void engine_conv_patch(
+    const engine_conv_t *layer, engine_i16 *patch, const int8_t *input, int32_t y, int32_t x)
+{
+    const int32_t depth = layer->in_c / layer->groups, row_quads = layer->quads / layer->kernel_h;
+    const int8_t *row = input + y * layer->in_w * layer->in_c;
     for (int32_t kernel_y = 0; kernel_y < layer->kernel_h; kernel_y++) {
-        if (y >= 0 && y < layer->in_h) {
-            patch = engine_conv_row(layer, patch, input + y * layer->in_w * layer->in_c, x, depth);
+        if (y < 0 || y >= layer->in_h) {
+            patch = engine_conv_blank(patch, row_quads * 4);
         } else if (layer->joined) {
-            patch = engine_conv_blank(patch, layer->kernel_w * depth);
+            patch = engine_conv_joined(layer, patch, row, x);
         } else {
-            for (int32_t kernel_x = 0; kernel_x < layer->kernel_w; kernel_x++) {
-                patch = engine_conv_blank(patch, depth);
-            }
+            patch = engine_conv_row(layer, patch, row, x, depth);
         }
         y += layer->dilation_h;
+        row += layer->dilation_h * layer->in_w * layer->in_c;
     }
 }
 
@@ -111,19 +121,44 @@ static void engine_conv_group(
     }
 }
 
+/* Kernels of one pixel that step from pixel to pixel: the patch is the pixel. */
+static void engine_conv_pointwise(const engine_conv_t *layer, const int8_t *input, int8_t *output, engine_i16 *patches)
+{
+    const int32_t pixels = layer->out_h * layer->out_w;
+    for (int32_t pixel = 0; pixel < pixels; pixel += 2) {
+        const int32_t step = pixel + 1 < pixels;
+        (void)engine_unpack(patches, input, layer->in_c, layer->in_zero, layer->in_scale, 8);
+        (void)engine_unpack(patches + 2, input + step * layer->in_c, layer->in_c, layer->in_zero, layer->in_scale, 8);
+        engine_conv_group(layer, patches, 0, output, output + step * layer->out_c);
+        input += 2 * layer->in_c;
+        output += 2 * layer->out_c;
+    }
+}
+
+/* Where the patch of an output pixel begins. */
+static void engine_conv_pixel(
+    const engine_conv_t *layer, engine_i16 *patch, const int8_t *input, int32_t pixel)
+{
+    const int32_t y = pixel / layer->out_w, x = pixel - y * layer->out_w;
+    engine_conv_patch(layer, patch, input, y * layer->stride_h - layer->pad_h, x * layer->stride_w - layer->pad_w);
+}
+
 void engine_conv(const engine_conv_t *layer, const int8_t *input, int8_t *output, void *scratch)
 {
     engine_i16 *patches = (engine_i16 *)scratch;
     const int32_t pixels = layer->out_h * layer->out_w;
     const int32_t depth = layer->in_c / layer->groups, count = layer->out_c / layer->groups;
+    if (layer->kernel_h * layer->kernel_w * layer->stride_h * layer->stride_w * layer->groups == 1) {
+        engine_conv_pointwise(layer, input, output, patches);
+        return;
+    }
     for (int32_t pixel = 0; pixel < pixels; pixel += 2) {
         const int32_t next = pixel + 1 < pixels ? pixel + 1 : pixel;
         for (int32_t group = 0; group < layer->groups; group++) {
             int8_t *outputs = output + group * count;
-            engine_conv_patch(layer, patches, input + group * depth, pixel);
-            engine_conv_patch(layer, patches + 2, input + group * depth, next);
-            engine_conv_group(
-                layer, patches, group, outputs + pixel * layer->out_c, outputs + next * layer->out_c);
+            engine_conv_pixel(layer, patches, input + group * depth, pixel);
+            engine_conv_pixel(layer, patches + 2, input + group * depth, next);
+            engine_conv_group(layer, patches, group, outputs + pixel * layer->out_c, outputs + next * layer->out_c);
         }
     }
 }

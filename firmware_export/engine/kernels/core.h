@@ -96,27 +96,6 @@ static inline uint32_t engine_sadd16(uint32_t a, uint32_t b)
     return sum;
 }
 
-static inline uint32_t engine_sxtb16(uint32_t bytes)
-{
-    uint32_t halves;
-    __asm__("sxtb16 %0, %1" : "=r"(halves) : "r"(bytes));
-    return halves;
-}
-
-static inline uint32_t engine_sxtb16_odd(uint32_t bytes)
-{
-    uint32_t halves;
-    __asm__("sxtb16 %0, %1, ror #8" : "=r"(halves) : "r"(bytes));
-    return halves;
-}
-
-static inline int32_t engine_smlad(uint32_t a, uint32_t b, int32_t acc)
-{
-    int32_t sum;
-    __asm__("smlad %0, %1, %2, %3" : "=r"(sum) : "r"(a), "r"(b), "r"(acc));
-    return sum;
-}
-
 /* The low halves of both; the high halves of both. */
 static inline uint32_t engine_pkhbt(uint32_t low, uint32_t high)
 {

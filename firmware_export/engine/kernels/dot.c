@@ -205,42 +205,58 @@ void engine_blocks_int16(const engine_blocks_t *blocks)
 
 #if ENGINE_DSP
 
-void engine_dot_int8(const engine_i16 *patch, const int8_t *weights, int32_t quads, int32_t *acc)
+/* One patch, four channels: r0 patch, r1 weights, r2 r3 four values of the patch, r4-r7 sums, r8-r11 weights of four
+   channels, r12 the weights' end. */
+#define ENGINE_ROW_INT16                                                                          \
+    "ldrd r2, r3, [r0], #8\n\t"                                                                   \
+    "ldmia r1!, {r8-r11}\n\t"                                                                     \
+    "smlad r4, r2, r8, r4\n\tsmlad r5, r2, r9, r5\n\tsmlad r6, r2, r10, r6\n\tsmlad r7, r2, r11, r7\n\t" \
+    "ldmia r1!, {r8-r11}\n\t"                                                                     \
+    "smlad r4, r3, r8, r4\n\tsmlad r5, r3, r9, r5\n\tsmlad r6, r3, r10, r6\n\tsmlad r7, r3, r11, r7\n\t"
+
+#define ENGINE_ROW_CHANNEL(sum, weights)                                                          \
+    "sxtb16 lr, " weights "\n\tsmlad " sum ", r2, lr, " sum "\n\t"                                 \
+    "sxtb16 lr, " weights ", ror #8\n\tsmlad " sum ", r3, lr, " sum "\n\t"
+
+#define ENGINE_ROW_INT8                                                                           \
+    "ldrd r2, r3, [r0], #8\n\t"                                                                   \
+    "ldmia r1!, {r8-r11}\n\t"                                                                     \
+    ENGINE_ROW_CHANNEL("r4", "r8") ENGINE_ROW_CHANNEL("r5", "r9")                                 \
+    ENGINE_ROW_CHANNEL("r6", "r10") ENGINE_ROW_CHANNEL("r7", "r11")
+
+#define ENGINE_ROW(quad, quad_shift)                  \
+    "push {r3-r11, lr}\n\t"                           \
+    "ldmia r3, {r4-r7}\n\t"                           \
+    "add r12, r1, r2, lsl #" quad_shift "\n\t"        \
+    "lsls r2, r2, #31\n\t"                            \
+    "beq 2f\n\t" quad                                 \
+    "b 3f\n\t"                                        \
+    "2:\n\t" quad quad                                \
+    "3:\n\t"                                          \
+    "cmp r1, r12\n\t"                                 \
+    "bne 2b\n\t"                                      \
+    "pop {r3}\n\t"                                    \
+    "stmia r3, {r4-r7}\n\t"                           \
+    "pop {r4-r11, pc}\n\t"
+
+#define ENGINE_UNUSED __attribute__((unused))
+
+__attribute__((naked)) void engine_dot_int8(
+    const engine_i16 *patch ENGINE_UNUSED,
+    const int8_t *weights ENGINE_UNUSED,
+    int32_t quads ENGINE_UNUSED,
+    int32_t *acc ENGINE_UNUSED)
 {
-    int32_t acc0 = acc[0], acc1 = acc[1], acc2 = acc[2], acc3 = acc[3];
-    for (int32_t quad = 0; quad < quads; quad++) {
-        const uint32_t even = engine_load(patch), odd = engine_load(patch + 2);
-        const uint32_t weights0 = engine_load(weights), weights1 = engine_load(weights + 4);
-        const uint32_t weights2 = engine_load(weights + 8), weights3 = engine_load(weights + 12);
-        acc0 = engine_smlad(odd, engine_sxtb16_odd(weights0), engine_smlad(even, engine_sxtb16(weights0), acc0));
-        acc1 = engine_smlad(odd, engine_sxtb16_odd(weights1), engine_smlad(even, engine_sxtb16(weights1), acc1));
-        acc2 = engine_smlad(odd, engine_sxtb16_odd(weights2), engine_smlad(even, engine_sxtb16(weights2), acc2));
-        acc3 = engine_smlad(odd, engine_sxtb16_odd(weights3), engine_smlad(even, engine_sxtb16(weights3), acc3));
-        patch += 4;
-        weights += 16;
-    }
-    acc[0] = acc0;
-    acc[1] = acc1;
-    acc[2] = acc2;
-    acc[3] = acc3;
+    __asm__(ENGINE_ROW(ENGINE_ROW_INT8, "4"));
 }
 
-void engine_dot_int16(const engine_i16 *patch, const int16_t *weights, int32_t quads, int32_t *acc)
+__attribute__((naked)) void engine_dot_int16(
+    const engine_i16 *patch ENGINE_UNUSED,
+    const int16_t *weights ENGINE_UNUSED,
+    int32_t quads ENGINE_UNUSED,
+    int32_t *acc ENGINE_UNUSED)
 {
-    int32_t acc0 = acc[0], acc1 = acc[1], acc2 = acc[2], acc3 = acc[3];
-    for (int32_t quad = 0; quad < quads; quad++) {
-        const uint32_t even = engine_load(patch), odd = engine_load(patch + 2);
-        acc0 = engine_smlad(odd, engine_load(weights + 8), engine_smlad(even, engine_load(weights), acc0));
-        acc1 = engine_smlad(odd, engine_load(weights + 10), engine_smlad(even, engine_load(weights + 2), acc1));
-        acc2 = engine_smlad(odd, engine_load(weights + 12), engine_smlad(even, engine_load(weights + 4), acc2));
-        acc3 = engine_smlad(odd, engine_load(weights + 14), engine_smlad(even, engine_load(weights + 6), acc3));
-        patch += 4;
-        weights += 16;
-    }
-    acc[0] = acc0;
-    acc[1] = acc1;
-    acc[2] = acc2;
-    acc[3] = acc3;
+    __asm__(ENGINE_ROW(ENGINE_ROW_INT16, "5"));
 }
 
 #else
@@ -274,17 +290,25 @@ engine_i16 *engine_unpack(
     const int8_t *end = values + (count & ~3);
 #if ENGINE_DSP
     const uint32_t zeros = (uint32_t)(uint16_t)-zero * 0x10001u;
-    while (values != end) {
-        const uint32_t bytes = engine_load(values);
-        uint32_t even = engine_sxtab16(zeros, bytes), odd = engine_sxtab16_odd(zeros, bytes);
-        if (scale == 2) {
-            even = engine_sadd16(even, even);
-            odd = engine_sadd16(odd, odd);
+    if (scale == 1) {
+        while (values != end) {
+            const uint32_t bytes = engine_load(values);
+            const uint32_t even = engine_sxtab16(zeros, bytes), odd = engine_sxtab16_odd(zeros, bytes);
+            (void)memcpy(patch, &even, sizeof even);
+            (void)memcpy(patch + half, &odd, sizeof odd);
+            values += 4;
+            patch += step;
         }
-        (void)memcpy(patch, &even, sizeof even);
-        (void)memcpy(patch + half, &odd, sizeof odd);
-        values += 4;
-        patch += step;
+    } else {
+        while (values != end) {
+            const uint32_t bytes = engine_load(values);
+            const uint32_t even = engine_sxtab16(zeros, bytes), odd = engine_sxtab16_odd(zeros, bytes);
+            const uint32_t twice_even = engine_sadd16(even, even), twice_odd = engine_sadd16(odd, odd);
+            (void)memcpy(patch, &twice_even, sizeof twice_even);
+            (void)memcpy(patch + half, &twice_odd, sizeof twice_odd);
+            values += 4;
+            patch += step;
+        }
     }
 #else
     while (values != end) {
