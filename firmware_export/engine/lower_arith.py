@@ -25,6 +25,7 @@ from firmware_export.engine.checks import (
 )
 from firmware_export.engine.graph import Graph, Op, Tensor
 from firmware_export.engine.layer import Call, Constant
+from firmware_export.engine.requantise import LONG, Sums, rescaling
 
 _SUM_SHIFT = 20
 _BOX = 5
@@ -139,11 +140,16 @@ def _sum(graph: Graph, op: Op, factors: tuple[float, float, float], sign: int) -
     if max(in_a.shift, in_b.shift, out.shift) > 0:
         raise refuse(op, f"{describe(target)}: its scale is too small against its inputs', TFLite Micro refuses it too")
     low, high = activation_range(op.options["fused_activation_function"], target.scales[0], target.zero_points[0])
+    table_a, table_b = _scaled(a, in_a, 1), _scaled(b, in_b, sign)
+    span = Sums(bias=0, swing=int(abs(table_a).max() + abs(table_b).max()))
+    scaled = rescaling([out], [span], target.zero_points[0], (low, high))
+    times = np.int32(1 if scaled.form == LONG else 2)
     fields = {
         "pairs": _pairs(op, a, b, target),
-        "table_a": Constant(values=_scaled(a, in_a, 1)),
-        "table_b": Constant(values=_scaled(b, in_b, sign)),
-        "rescale": _channel(out, target.zero_points[0]),
+        "table_a": Constant(values=table_a * times),
+        "table_b": Constant(values=table_b * times),
+        "rescale": dict(zip(("mantissa", "addend", "shift"), scaled.channels[0].tolist(), strict=True)),
+        "form": scaled.form,
         "low": low,
         "high": high,
     }

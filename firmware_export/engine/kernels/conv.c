@@ -38,13 +38,17 @@ static engine_i16 *engine_conv_row(
     return patch;
 }
 
-/* One row of the kernel as one run: whole pixels outside of the input are blank where they fill quads. */
-static engine_i16 *engine_conv_joined(const engine_conv_t *layer, engine_i16 *patch, const int8_t *row, int32_t x)
+/* One row of the kernel as one run. The last quad may hold values behind the run, whose weights are 0, as long as
+   they are the input's, which has `left` values from `row` on. Whole pixels outside of the input are blank where they
+   fill quads. */
+static engine_i16 *engine_conv_joined(
+    const engine_conv_t *layer, engine_i16 *patch, const int8_t *row, int32_t x, int32_t left)
 {
     const int32_t over = x + layer->kernel_w - layer->in_w, before = x < 0 ? -x : 0, after = over > 0 ? over : 0;
     if (before + after == 0) {
-        const int32_t count = layer->kernel_w * layer->in_c;
-        return engine_unpack(patch, row + x * layer->in_c, count, layer->in_zero, layer->in_scale, 8);
+        const int32_t first = x * layer->in_c, count = layer->kernel_w * layer->in_c, filled = (count + 3) & ~3;
+        const int32_t used = first + filled <= left ? filled : count;
+        return engine_unpack(patch, row + first, used, layer->in_zero, layer->in_scale, 8);
     }
     if (layer->in_c % 4 || before + after >= layer->kernel_w) {
         return engine_conv_cut(layer, patch, row, x);
@@ -60,64 +64,78 @@ static void engine_conv_patch(
     const engine_conv_t *layer, engine_i16 *patch, const int8_t *input, int32_t y, int32_t x)
 {
     const int32_t depth = layer->in_c / layer->groups, row_quads = layer->quads / layer->kernel_h;
-    const int8_t *row = input + y * layer->in_w * layer->in_c;
+    const int32_t pitch = layer->in_w * layer->in_c;
     for (int32_t kernel_y = 0; kernel_y < layer->kernel_h; kernel_y++) {
         if (y < 0 || y >= layer->in_h) {
             patch = engine_conv_blank(patch, row_quads * 4);
         } else if (layer->joined) {
-            patch = engine_conv_joined(layer, patch, row, x);
+            patch = engine_conv_joined(layer, patch, input + y * pitch, x, (layer->in_h - y) * pitch);
         } else {
-            patch = engine_conv_row(layer, patch, row, x, depth);
+            patch = engine_conv_row(layer, patch, input + y * pitch, x, depth);
         }
         y += layer->dilation_h;
-        row += layer->dilation_h * layer->in_w * layer->in_c;
     }
 }
 
-/* Blocks of one group for two pixels, in full where the last one has fewer than four channels. */
-static void engine_conv_blocks(const engine_conv_t *layer, const engine_blocks_t *blocks)
+/* What the blocks of a group have in common for all pixels. */
+static engine_blocks_t engine_conv_group(const engine_conv_t *layer, const engine_i16 *patches, int32_t group)
 {
-    if (blocks->blocks == 0) {
-        return;
-    }
-    if (layer->wide) {
-        engine_blocks_int16(blocks);
-    } else {
-        engine_blocks_int8(blocks);
-    }
-}
-
-static void engine_conv_group(
-    const engine_conv_t *layer, const engine_i16 *patches, int32_t group, int8_t *first, int8_t *second)
-{
-    const int32_t count = layer->out_c / layer->groups, full = count / 4, left = count % 4;
-    const int32_t at = group * ((count + 3) / 4) * 4, bytes = layer->quads * (layer->wide ? 8 : 4);
-    engine_blocks_t blocks = {
+    const int32_t count = layer->out_c / layer->groups, at = group * ((count + 3) / 4) * 4;
+    const engine_blocks_t blocks = {
         patches,
-        (const int8_t *)layer->weights + at * bytes,
+        (const int8_t *)layer->weights + at * layer->quads * (layer->wide ? 8 : 4),
         layer->bias + at,
         layer->channels + at,
-        first,
-        second,
-        full,
+        0,
+        0,
+        count / 4,
         layer->quads,
         (uint8_t)layer->low * 0x1010101u,
         (uint8_t)layer->high * 0x1010101u,
         layer->low > INT8_MIN || layer->high < INT8_MAX,
         layer->form,
     };
-    engine_conv_blocks(layer, &blocks);
+    return blocks;
+}
+
+static void engine_conv_blocks(int32_t wide, const engine_blocks_t *blocks)
+{
+    if (wide) {
+        engine_blocks_int16(blocks);
+    } else {
+        engine_blocks_int8(blocks);
+    }
+}
+
+/* The last block of a group, which has fewer than four channels. */
+static void engine_conv_last(
+    const engine_conv_t *layer, const engine_blocks_t *group, int32_t left, int8_t *first, int8_t *second)
+{
+    const int32_t done = group->blocks * 4;
+    int8_t outputs[2][4];
+    engine_blocks_t last = *group;
+    last.weights = (const int8_t *)group->weights + done * layer->quads * (layer->wide ? 8 : 4);
+    last.bias += done;
+    last.channels += done;
+    last.first = outputs[0];
+    last.second = outputs[1];
+    last.blocks = 1;
+    engine_conv_blocks(layer->wide, &last);
+    (void)memcpy(first + done, outputs[0], (size_t)left);
+    (void)memcpy(second + done, outputs[1], (size_t)left);
+}
+
+/* All channels of one group for two pixels, which may be the same one. */
+static void engine_conv_pixels(const engine_conv_t *layer, engine_blocks_t *group, int8_t *first, int8_t *second)
+{
+    const int32_t left = (layer->groups == 1 ? layer->out_c : layer->out_c / layer->groups) & 3;
+    if (group->blocks) {
+        group->first = first;
+        group->second = second;
+        engine_conv_blocks(layer->wide, group);
+    }
     if (left) {
-        int8_t last[2][4];
-        blocks.weights = (const int8_t *)layer->weights + (at + full * 4) * bytes;
-        blocks.bias += full * 4;
-        blocks.channels += full * 4;
-        blocks.first = last[0];
-        blocks.second = last[1];
-        blocks.blocks = 1;
-        engine_conv_blocks(layer, &blocks);
-        (void)memcpy(first + full * 4, last[0], (size_t)left);
-        (void)memcpy(second + full * 4, last[1], (size_t)left);
+        engine_conv_last(layer, group, left, first, second);
     }
 }
 
@@ -125,11 +143,12 @@ static void engine_conv_group(
 static void engine_conv_pointwise(const engine_conv_t *layer, const int8_t *input, int8_t *output, engine_i16 *patches)
 {
     const int32_t pixels = layer->out_h * layer->out_w;
+    engine_blocks_t group = engine_conv_group(layer, patches, 0);
     for (int32_t pixel = 0; pixel < pixels; pixel += 2) {
         const int32_t step = pixel + 1 < pixels;
         (void)engine_unpack(patches, input, layer->in_c, layer->in_zero, layer->in_scale, 8);
         (void)engine_unpack(patches + 2, input + step * layer->in_c, layer->in_c, layer->in_zero, layer->in_scale, 8);
-        engine_conv_group(layer, patches, 0, output, output + step * layer->out_c);
+        engine_conv_pixels(layer, &group, output, output + step * layer->out_c);
         input += 2 * layer->in_c;
         output += 2 * layer->out_c;
     }
@@ -152,13 +171,15 @@ void engine_conv(const engine_conv_t *layer, const int8_t *input, int8_t *output
         engine_conv_pointwise(layer, input, output, patches);
         return;
     }
-    for (int32_t pixel = 0; pixel < pixels; pixel += 2) {
-        const int32_t next = pixel + 1 < pixels ? pixel + 1 : pixel;
-        for (int32_t group = 0; group < layer->groups; group++) {
-            int8_t *outputs = output + group * count;
-            engine_conv_pixel(layer, patches, input + group * depth, pixel);
-            engine_conv_pixel(layer, patches + 2, input + group * depth, next);
-            engine_conv_group(layer, patches, group, outputs + pixel * layer->out_c, outputs + next * layer->out_c);
+    for (int32_t number = 0; number < layer->groups; number++) {
+        engine_blocks_t group = engine_conv_group(layer, patches, number);
+        for (int32_t pixel = 0; pixel < pixels; pixel += 2) {
+            const int32_t next = pixel + 1 < pixels ? pixel + 1 : pixel;
+            engine_conv_pixel(layer, patches, input, pixel);
+            engine_conv_pixel(layer, patches + 2, input, next);
+            engine_conv_pixels(layer, &group, output + pixel * layer->out_c, output + next * layer->out_c);
         }
+        input += depth;
+        output += count;
     }
 }

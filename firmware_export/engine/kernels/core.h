@@ -53,6 +53,30 @@ static inline int32_t engine_multiply(int32_t value, int32_t mantissa, int32_t s
     return (int32_t)((high + ((int64_t)1 << (-shift - 1)) - (high < 0 ? 1 : 0)) >> -shift);
 }
 
+/* (a * b + 2^31) / 2^32, rounded down, plus c. */
+static inline int32_t engine_high(int32_t a, int32_t b, int32_t c)
+{
+#if ENGINE_DSP
+    int32_t sum;
+    __asm__("smmlar %0, %1, %2, %3" : "=r"(sum) : "r"(a), "r"(b), "r"(c));
+    return sum;
+#else
+    return (int32_t)(((int64_t)a * b + ((int64_t)1 << 31)) >> 32) + c;
+#endif
+}
+
+/* Into the range of int8. */
+static inline int32_t engine_saturate(int32_t value)
+{
+#if ENGINE_DSP
+    int32_t saturated;
+    __asm__("ssat %0, #8, %1" : "=r"(saturated) : "r"(value));
+    return saturated;
+#else
+    return engine_clamp(value, INT8_MIN, INT8_MAX);
+#endif
+}
+
 /* An accumulator in the output's scale, zero point included, before the clamp. */
 static inline int32_t engine_rescale(int32_t acc, const engine_channel_t *channel, int32_t form)
 {
@@ -60,8 +84,7 @@ static inline int32_t engine_rescale(int32_t acc, const engine_channel_t *channe
         return engine_add(engine_multiply(acc, channel->mantissa, channel->shift), channel->addend);
     }
     const int32_t sign = form == ENGINE_SIGNED && acc < 0 ? -1 : 0;
-    const int32_t high = (int32_t)(((int64_t)acc * channel->mantissa + ((int64_t)1 << 31)) >> 32);
-    return (high + channel->addend + sign) >> channel->shift;
+    return engine_high(acc, channel->mantissa, channel->addend + sign) >> channel->shift;
 }
 
 #if ENGINE_DSP

@@ -96,12 +96,10 @@
     "ssub8 r3, r2, r4\n\tsel r4, r4, r2\n\t"                                                \
     "ssub8 r3, r2, r8\n\tsel r8, r8, r2\n\t"                                                \
     "6:\n\t"                                                                                \
-    "ldr r2, [sp, #16]\n\t"                                                                 \
+    "ldrd r2, r3, [sp, #16]\n\t"                                                            \
     "str r4, [r2], #4\n\t"                                                                  \
-    "str r2, [sp, #16]\n\t"                                                                 \
-    "ldr r2, [sp, #20]\n\t"                                                                 \
-    "str r8, [r2], #4\n\t"                                                                  \
-    "str r2, [sp, #20]\n\t"                                                                 \
+    "str r8, [r3], #4\n\t"                                                                  \
+    "strd r2, r3, [sp, #16]\n\t"                                                            \
     "ldr r2, [sp, #24]\n\t"                                                                 \
     "subs r2, r2, #1\n\t"                                                                   \
     "str r2, [sp, #24]\n\t"                                                                 \
@@ -283,6 +281,17 @@ static void engine_unpack_rest(
     patch[half + 1] = 0;
 }
 
+#if ENGINE_DSP
+static inline engine_i16 *engine_unpack_quad(engine_i16 *patch, const int8_t *values, uint32_t zeros, int32_t half)
+{
+    const uint32_t bytes = engine_load(values);
+    const uint32_t even = engine_sxtab16(zeros, bytes), odd = engine_sxtab16_odd(zeros, bytes);
+    (void)memcpy(patch, &even, sizeof even);
+    (void)memcpy(patch + half, &odd, sizeof odd);
+    return patch + half * 2;
+}
+#endif
+
 engine_i16 *engine_unpack(
     engine_i16 *patch, const int8_t *values, int32_t count, int32_t zero, int32_t scale, int32_t step)
 {
@@ -291,13 +300,14 @@ engine_i16 *engine_unpack(
 #if ENGINE_DSP
     const uint32_t zeros = (uint32_t)(uint16_t)-zero * 0x10001u;
     if (scale == 1) {
-        while (values != end) {
-            const uint32_t bytes = engine_load(values);
-            const uint32_t even = engine_sxtab16(zeros, bytes), odd = engine_sxtab16_odd(zeros, bytes);
-            (void)memcpy(patch, &even, sizeof even);
-            (void)memcpy(patch + half, &odd, sizeof odd);
+        if (count & 4) {
+            patch = engine_unpack_quad(patch, values, zeros, half);
             values += 4;
-            patch += step;
+        }
+        while (values != end) {
+            patch = engine_unpack_quad(patch, values, zeros, half);
+            patch = engine_unpack_quad(patch, values + 4, zeros, half);
+            values += 8;
         }
     } else {
         while (values != end) {

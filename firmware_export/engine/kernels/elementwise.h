@@ -5,12 +5,14 @@ typedef struct {
     int32_t step_b[5];
 } engine_pairs_t;
 
-/* ADD and SUB: out = rescale(table_a[a] + table_b[b]); tables hold what TensorFlow Lite computes of each input. */
+/* ADD and SUB: out = rescale(table_a[a] + table_b[b]); tables hold what TensorFlow Lite computes of each input, in the
+   short forms of rescaling twice that. */
 typedef struct {
     engine_pairs_t pairs;
     const int32_t *table_a; /* 256 entries, the first for -128 */
     const int32_t *table_b;
-    engine_channel_t rescale; /* in the form LONG */
+    engine_channel_t rescale;
+    int32_t form; /* ENGINE_LONG, ENGINE_POSITIVE or ENGINE_SIGNED */
     int32_t low, high;
 } engine_sum_t;
 
