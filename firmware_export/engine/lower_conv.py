@@ -52,6 +52,7 @@ def conv(graph: Graph, op: Op, *, wide: bool) -> list[Call]:
         "groups": groups,
         "joined": int(joined),
         "quads": quads,
+        "row_quads": quads // kernel_h,
         "in_zero": source.zero_points[0],
     }
     return [_call("conv", "conv", fields, op, 16 * quads)]
@@ -95,12 +96,12 @@ def _planes(
     scaled: tuple[Rescaling, tuple[int, int]],
 ) -> Call:
     """A depthwise convolution over planes; `weights` are ``(3, 3, channels)``."""
-    by_channel = np.pad(weights.transpose(2, 0, 1), [(0, 0), (0, 0), (0, 1)])
+    pairs = 2 * weights.transpose(2, 0, 1)[..., [0, 1, 1, 2]].astype(np.int16)
     sides = [f"{name}_{side}" for name in ("stride", "pad") for side in ("h", "w")]
     rows = (target.shape[1] - 1) * geometry["stride_h"] + 3
     pitch = -(-target.shape[2] // 2) * 2 * geometry["stride_w"] + 2
     fields = {
-        "weights": Constant(values=by_channel),
+        "weights": Constant(values=pairs),
         **_constants(scaled[0], 1),
         "form": scaled[0].form,
         "low": scaled[1][0],

@@ -59,15 +59,66 @@ static engine_i16 *engine_conv_joined(
     return engine_conv_blank(patch, after * layer->in_c);
 }
 
+#if ENGINE_DSP
+/* Rows of the kernel that lie inside of the input, each one run; the last quad of a run may hold values behind it. */
+static inline void engine_conv_rows(
+    const engine_conv_t *layer, engine_i16 *patch, const int8_t *from, uint32_t zeros, int32_t twice)
+{
+    const int32_t step = layer->dilation_h * layer->in_w * layer->in_c;
+    for (int32_t row = layer->kernel_h; row > 0; row--) {
+        const int8_t *values = from, *end = from + layer->row_quads * 4;
+        if (layer->row_quads & 1) {
+            engine_unpack_quad(patch, patch + 4, values, zeros, twice);
+            values += 4;
+            patch += 8;
+        }
+        while (values != end) {
+            engine_unpack_quad(patch, patch + 4, values, zeros, twice);
+            engine_unpack_quad(patch + 8, patch + 12, values + 4, zeros, twice);
+            values += 8;
+            patch += 16;
+        }
+        from += step;
+    }
+}
+
+static void engine_conv_inside(const engine_conv_t *layer, engine_i16 *patch, const int8_t *from)
+{
+    const uint32_t zeros = (uint32_t)(uint16_t)-layer->in_zero * 0x10001u;
+    if (layer->in_scale == 1) {
+        engine_conv_rows(layer, patch, from, zeros, 0);
+    } else {
+        engine_conv_rows(layer, patch, from, zeros, 1);
+    }
+}
+
+/* Whether a patch that begins at row y, column x lies inside of the input, quads behind its last run included. */
+static int32_t engine_conv_is_inside(const engine_conv_t *layer, int32_t y, int32_t x)
+{
+    const int32_t bottom = y + (layer->kernel_h - 1) * layer->dilation_h;
+    if (!layer->joined || y < 0 || x < 0 || bottom >= layer->in_h || x + layer->kernel_w > layer->in_w) {
+        return 0;
+    }
+    const int32_t end = (bottom * layer->in_w + x) * layer->in_c + layer->row_quads * 4;
+    return end <= layer->in_h * layer->in_w * layer->in_c;
+}
+#endif
+
 /* The patch of one output pixel that begins at row y, column x; `input` points at the group's first channel. */
 static void engine_conv_patch(
     const engine_conv_t *layer, engine_i16 *patch, const int8_t *input, int32_t y, int32_t x)
 {
-    const int32_t depth = layer->in_c / layer->groups, row_quads = layer->quads / layer->kernel_h;
     const int32_t pitch = layer->in_w * layer->in_c;
+#if ENGINE_DSP
+    if (engine_conv_is_inside(layer, y, x)) {
+        engine_conv_inside(layer, patch, input + y * pitch + x * layer->in_c);
+        return;
+    }
+#endif
+    const int32_t depth = layer->in_c / layer->groups;
     for (int32_t kernel_y = 0; kernel_y < layer->kernel_h; kernel_y++) {
         if (y < 0 || y >= layer->in_h) {
-            patch = engine_conv_blank(patch, row_quads * 4);
+            patch = engine_conv_blank(patch, layer->row_quads * 4);
         } else if (layer->joined) {
             patch = engine_conv_joined(layer, patch, input + y * pitch, x, (layer->in_h - y) * pitch);
         } else {
@@ -139,6 +190,17 @@ static void engine_conv_pixels(const engine_conv_t *layer, engine_blocks_t *grou
     }
 }
 
+static void engine_conv_point(const engine_conv_t *layer, engine_i16 *patch, const int8_t *input)
+{
+#if ENGINE_DSP
+    if (layer->in_c % 4 == 0) {
+        engine_conv_inside(layer, patch, input);
+        return;
+    }
+#endif
+    (void)engine_unpack(patch, input, layer->in_c, layer->in_zero, layer->in_scale, 8);
+}
+
 /* Kernels of one pixel that step from pixel to pixel: the patch is the pixel. */
 static void engine_conv_pointwise(const engine_conv_t *layer, const int8_t *input, int8_t *output, engine_i16 *patches)
 {
@@ -146,8 +208,8 @@ static void engine_conv_pointwise(const engine_conv_t *layer, const int8_t *inpu
     engine_blocks_t group = engine_conv_group(layer, patches, 0);
     for (int32_t pixel = 0; pixel < pixels; pixel += 2) {
         const int32_t step = pixel + 1 < pixels;
-        (void)engine_unpack(patches, input, layer->in_c, layer->in_zero, layer->in_scale, 8);
-        (void)engine_unpack(patches + 2, input + step * layer->in_c, layer->in_c, layer->in_zero, layer->in_scale, 8);
+        engine_conv_point(layer, patches, input);
+        engine_conv_point(layer, patches + 2, input + step * layer->in_c);
         engine_conv_pixels(layer, &group, output, output + step * layer->out_c);
         input += 2 * layer->in_c;
         output += 2 * layer->out_c;

@@ -16,6 +16,7 @@ typedef struct {
     int32_t groups;
     int32_t joined; /* 1: the pixels of one row of the kernel are neighbours in memory and make one run */
     int32_t quads;  /* quads of values in a patch; each run is filled up to a multiple of four */
+    int32_t row_quads; /* of one row of the kernel */
     int32_t in_zero;
 } engine_conv_t;
 

@@ -119,6 +119,20 @@ static inline uint32_t engine_sadd16(uint32_t a, uint32_t b)
     return sum;
 }
 
+/* Four values less a zero point, twice that where `twice`: k0, k2 to `even`, k1, k3 to `odd`. */
+static inline void engine_unpack_quad(
+    engine_i16 *even, engine_i16 *odd, const int8_t *values, uint32_t zeros, int32_t twice)
+{
+    const uint32_t bytes = engine_load(values);
+    uint32_t first = engine_sxtab16(zeros, bytes), second = engine_sxtab16_odd(zeros, bytes);
+    if (twice) {
+        first = engine_sadd16(first, first);
+        second = engine_sadd16(second, second);
+    }
+    (void)memcpy(even, &first, sizeof first);
+    (void)memcpy(odd, &second, sizeof second);
+}
+
 /* The low halves of both; the high halves of both. */
 static inline uint32_t engine_pkhbt(uint32_t low, uint32_t high)
 {

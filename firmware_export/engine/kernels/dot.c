@@ -281,17 +281,6 @@ static void engine_unpack_rest(
     patch[half + 1] = 0;
 }
 
-#if ENGINE_DSP
-static inline engine_i16 *engine_unpack_quad(engine_i16 *patch, const int8_t *values, uint32_t zeros, int32_t half)
-{
-    const uint32_t bytes = engine_load(values);
-    const uint32_t even = engine_sxtab16(zeros, bytes), odd = engine_sxtab16_odd(zeros, bytes);
-    (void)memcpy(patch, &even, sizeof even);
-    (void)memcpy(patch + half, &odd, sizeof odd);
-    return patch + half * 2;
-}
-#endif
-
 engine_i16 *engine_unpack(
     engine_i16 *patch, const int8_t *values, int32_t count, int32_t zero, int32_t scale, int32_t step)
 {
@@ -299,26 +288,10 @@ engine_i16 *engine_unpack(
     const int8_t *end = values + (count & ~3);
 #if ENGINE_DSP
     const uint32_t zeros = (uint32_t)(uint16_t)-zero * 0x10001u;
-    if (scale == 1) {
-        if (count & 4) {
-            patch = engine_unpack_quad(patch, values, zeros, half);
-            values += 4;
-        }
-        while (values != end) {
-            patch = engine_unpack_quad(patch, values, zeros, half);
-            patch = engine_unpack_quad(patch, values + 4, zeros, half);
-            values += 8;
-        }
-    } else {
-        while (values != end) {
-            const uint32_t bytes = engine_load(values);
-            const uint32_t even = engine_sxtab16(zeros, bytes), odd = engine_sxtab16_odd(zeros, bytes);
-            const uint32_t twice_even = engine_sadd16(even, even), twice_odd = engine_sadd16(odd, odd);
-            (void)memcpy(patch, &twice_even, sizeof twice_even);
-            (void)memcpy(patch + half, &twice_odd, sizeof twice_odd);
-            values += 4;
-            patch += step;
-        }
+    while (values != end) {
+        engine_unpack_quad(patch, patch + half, values, zeros, scale == 2);
+        values += 4;
+        patch += step;
     }
 #else
     while (values != end) {

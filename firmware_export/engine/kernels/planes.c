@@ -1,19 +1,21 @@
-/* One channel: its plane, its weights and where its outputs go. The order of members is known to the assembly. */
+/* Four channels: planes, weights and where the outputs go. The order of members is known to the assembly, whose copy on
+   the stack begins with its own 40 bytes: plane, bias, mantissa, addend, shift, output, step to the next pixel, rows
+   left, end of the pairs, and a spare word. */
 typedef struct {
-    uint32_t weights[6]; /* twice (w0, w1) and (w1, w2) of each row, as halves of words */
-    int32_t bias;
-    int32_t mantissa, addend, shift;
-    const engine_i16 *plane;
-    int32_t pitch; /* bytes from row to row */
-    int8_t *output;
-    int32_t stride; /* from pixel to pixel of the output */
-    int32_t delta;  /* the assembly's own */
-    int32_t span;   /* bytes of a plane's row behind which all pairs of outputs are done */
-    int32_t odd;    /* 1: one output is left then */
-    int32_t rows;   /* of the output */
-    int32_t row_step; /* bytes of the plane from output row to output row */
-    const engine_i16 *end; /* the assembly's own */
-    int32_t low, high;
+    const engine_i16 *planes; /* 40 */
+    const int16_t *weights;   /* 44 */
+    const int32_t *bias;      /* 48 */
+    const engine_channel_t *channels; /* 52 */
+    int8_t *output;           /* 56 */
+    int32_t pitch;            /* 60: bytes from row to row of a plane */
+    int32_t row_step;         /* 64: bytes of a plane from output row to output row */
+    int32_t size;             /* 68: bytes of a plane */
+    int32_t stride;           /* 72: from pixel to pixel of the output */
+    int32_t span;             /* 76: bytes of a plane's row behind which all pairs of outputs are done */
+    int32_t odd;              /* 80: 1: one output is left then */
+    int32_t rows;             /* 84: of the output */
+    int32_t low, high;        /* 88, 92 */
+    int32_t left;             /* 96: channels, 4 */
 } engine_plane_t;
 
 #if ENGINE_DSP
@@ -35,79 +37,105 @@ typedef struct {
     "smlabt r11, r2, " second ", r11\n\t"
 
 #define ENGINE_PLANE_CLAMP                               \
-    "ldrd r2, r3, [sp, #80]\n\t"                         \
+    "ldr r2, [sp, #88]\n\t"                              \
     "cmp r10, r2\n\tit lt\n\tmovlt r10, r2\n\t"          \
     "cmp r11, r2\n\tit lt\n\tmovlt r11, r2\n\t"          \
-    "cmp r10, r3\n\tit gt\n\tmovgt r10, r3\n\t"          \
-    "cmp r11, r3\n\tit gt\n\tmovgt r11, r3\n\t"
+    "ldr r2, [sp, #92]\n\t"                              \
+    "cmp r10, r2\n\tit gt\n\tmovgt r10, r2\n\t"          \
+    "cmp r11, r2\n\tit gt\n\tmovgt r11, r2\n\t"
 
-#define ENGINE_PLANE(row, step, clamp)                                                        \
-    "push {r4-r11, lr}\n\t"                                                                   \
-    "sub sp, sp, #88\n\t"                                                                     \
-    "mov r12, sp\n\t"                                                                         \
-    "ldmia r0!, {r1-r11}\n\tstmia r12!, {r1-r11}\n\t"                                         \
-    "ldmia r0!, {r1-r11}\n\tstmia r12!, {r1-r11}\n\t"                                         \
-    "ldmia sp, {r4-r9}\n\t"                                                                   \
-    "1:\n\t" /* a row of outputs */                                                           \
-    "ldrd r0, r2, [sp, #40]\n\t"                                                              \
-    "add r1, r0, r2\n\t"                                                                      \
-    "add r12, r1, r2\n\t"                                                                     \
-    "ldr r2, [sp, #60]\n\t"                                                                   \
-    "add lr, r0, r2\n\t"                                                                      \
-    "str lr, [sp, #76]\n\t"                                                                   \
-    "ldr r2, [sp, #52]\n\t"                                                                   \
-    "str r2, [sp, #56]\n\t"                                                                   \
-    "b 3f\n\t"                                                                                \
-    "2:\n\t" /* two outputs */                                                                \
-    "ldr r10, [sp, #24]\n\t"                                                                  \
-    "mov r11, r10\n\t"                                                                        \
-    row("r0", "r4", "r5") row("r1", "r6", "r7") row("r12", "r8", "r9")                        \
-    "ldrd r2, r3, [sp, #28]\n\t"                                                              \
-    "add lr, r3, r10, asr #31\n\t"                                                            \
-    "add r3, r3, r11, asr #31\n\t"                                                            \
-    "smmlar r10, r10, r2, lr\n\t"                                                             \
-    "smmlar r11, r11, r2, r3\n\t"                                                             \
-    "ldr r2, [sp, #36]\n\t"                                                                   \
-    "asr r10, r10, r2\n\t"                                                                    \
-    "asr r11, r11, r2\n\t"                                                                    \
-    "ssat r10, #8, r10\n\t"                                                                   \
-    "ssat r11, #8, r11\n\t" clamp                                                             \
-    "ldr r2, [sp, #48]\n\t"                                                                   \
-    "ldr r3, [sp, #56]\n\t"                                                                   \
-    "strb r11, [r2, r3]\n\t"                                                                  \
-    "strb r10, [r2]\n\t"                                                                      \
-    "add r2, r2, r3, lsl #1\n\t"                                                              \
-    "str r2, [sp, #48]\n\t"                                                                   \
-    "3:\n\t"                                                                                  \
-    "ldr lr, [sp, #76]\n\t"                                                                   \
-    "cmp r0, lr\n\t"                                                                          \
-    "bne 2b\n\t"                                                                              \
-    "ldr r2, [sp, #64]\n\t"                                                                   \
-    "cbz r2, 5f\n\t"                                                                          \
-    "ldr r3, [sp, #56]\n\t" /* the last, alone: both stores go to the same place */           \
-    "cbz r3, 4f\n\t"                                                                          \
-    "mov r3, #0\n\t"                                                                          \
-    "str r3, [sp, #56]\n\t"                                                                   \
-    "add lr, lr, #" step "\n\t"                                                               \
-    "str lr, [sp, #76]\n\t"                                                                   \
-    "b 2b\n\t"                                                                                \
-    "4:\n\t"                                                                                  \
-    "ldrd r2, r3, [sp, #48]\n\t"                                                              \
-    "add r2, r2, r3\n\t"                                                                      \
-    "str r2, [sp, #48]\n\t"                                                                   \
-    "5:\n\t"                                                                                  \
-    "ldr r0, [sp, #40]\n\t"                                                                   \
-    "ldrd r2, r3, [sp, #68]\n\t"                                                              \
-    "add r0, r0, r3\n\t"                                                                      \
-    "str r0, [sp, #40]\n\t"                                                                   \
-    "subs r2, r2, #1\n\t"                                                                     \
-    "str r2, [sp, #68]\n\t"                                                                   \
-    "bne 1b\n\t"                                                                              \
-    "add sp, sp, #88\n\t"                                                                     \
+#define ENGINE_PLANE(row, step, clamp)                                                            \
+    "push {r4-r11, lr}\n\t"                                                                       \
+    "sub sp, sp, #100\n\t"                                                                        \
+    "add r12, sp, #40\n\t"                                                                        \
+    "ldmia r0!, {r1-r8}\n\t"                                                                      \
+    "stmia r12!, {r1-r8}\n\t"                                                                     \
+    "ldmia r0!, {r1-r7}\n\t"                                                                      \
+    "stmia r12!, {r1-r7}\n\t"                                                                     \
+    "1:\n\t" /* a channel */                                                                      \
+    "ldr r0, [sp, #44]\n\t"                                                                       \
+    "ldmia r0!, {r4-r9}\n\t"                                                                      \
+    "str r0, [sp, #44]\n\t"                                                                       \
+    "ldrd r0, r1, [sp, #48]\n\t"                                                                  \
+    "ldr r2, [r0], #4\n\t"                                                                        \
+    "ldmia r1!, {r3, r10, r11}\n\t"                                                               \
+    "strd r0, r1, [sp, #48]\n\t"                                                                  \
+    "strd r2, r3, [sp, #4]\n\t"                                                                   \
+    "strd r10, r11, [sp, #12]\n\t"                                                                \
+    "ldr r0, [sp, #40]\n\t"                                                                       \
+    "ldr r1, [sp, #68]\n\t"                                                                       \
+    "str r0, [sp]\n\t"                                                                            \
+    "add r0, r0, r1\n\t"                                                                          \
+    "str r0, [sp, #40]\n\t"                                                                       \
+    "ldr r0, [sp, #56]\n\t"                                                                       \
+    "str r0, [sp, #20]\n\t"                                                                       \
+    "add r0, r0, #1\n\t"                                                                          \
+    "str r0, [sp, #56]\n\t"                                                                       \
+    "ldr r0, [sp, #84]\n\t"                                                                       \
+    "str r0, [sp, #28]\n\t"                                                                       \
+    "2:\n\t" /* a row of outputs */                                                               \
+    "ldr r0, [sp]\n\t"                                                                            \
+    "ldrd r2, r3, [sp, #60]\n\t"                                                                  \
+    "add r1, r0, r2\n\t"                                                                          \
+    "add r12, r1, r2\n\t"                                                                         \
+    "add r3, r0, r3\n\t"                                                                          \
+    "str r3, [sp]\n\t"                                                                            \
+    "ldrd r2, r3, [sp, #72]\n\t"                                                                  \
+    "add lr, r0, r3\n\t"                                                                          \
+    "str r2, [sp, #24]\n\t"                                                                       \
+    "str lr, [sp, #32]\n\t"                                                                       \
+    "b 4f\n\t"                                                                                    \
+    "3:\n\t" /* two outputs */                                                                    \
+    "ldr r10, [sp, #4]\n\t"                                                                       \
+    "mov r11, r10\n\t"                                                                            \
+    row("r0", "r4", "r5") row("r1", "r6", "r7") row("r12", "r8", "r9")                            \
+    "ldrd r2, r3, [sp, #8]\n\t"                                                                   \
+    "add lr, r3, r10, asr #31\n\t"                                                                \
+    "add r3, r3, r11, asr #31\n\t"                                                                \
+    "smmlar r10, r10, r2, lr\n\t"                                                                 \
+    "smmlar r11, r11, r2, r3\n\t"                                                                 \
+    "ldrd r2, r3, [sp, #16]\n\t"                                                                  \
+    "ldr lr, [sp, #24]\n\t"                                                                       \
+    "asr r10, r10, r2\n\t"                                                                        \
+    "asr r11, r11, r2\n\t"                                                                        \
+    "ssat r10, #8, r10\n\t"                                                                       \
+    "ssat r11, #8, r11\n\t" clamp                                                                 \
+    "strb r11, [r3, lr]\n\t"                                                                      \
+    "strb r10, [r3]\n\t"                                                                          \
+    "add r3, r3, lr, lsl #1\n\t"                                                                  \
+    "str r3, [sp, #20]\n\t"                                                                       \
+    "ldr lr, [sp, #32]\n\t"                                                                       \
+    "4:\n\t"                                                                                      \
+    "cmp r0, lr\n\t"                                                                              \
+    "bne 3b\n\t"                                                                                  \
+    "ldr r2, [sp, #80]\n\t"                                                                       \
+    "cbz r2, 6f\n\t"                                                                              \
+    "ldr r3, [sp, #24]\n\t" /* the last, alone: both stores go to the same place */               \
+    "cbz r3, 5f\n\t"                                                                              \
+    "mov r3, #0\n\t"                                                                              \
+    "str r3, [sp, #24]\n\t"                                                                       \
+    "add lr, lr, #" step "\n\t"                                                                   \
+    "str lr, [sp, #32]\n\t"                                                                       \
+    "b 3b\n\t"                                                                                    \
+    "5:\n\t"                                                                                      \
+    "ldr r2, [sp, #20]\n\t"                                                                       \
+    "ldr r3, [sp, #72]\n\t"                                                                       \
+    "add r2, r2, r3\n\t"                                                                          \
+    "str r2, [sp, #20]\n\t"                                                                       \
+    "6:\n\t"                                                                                      \
+    "ldr r2, [sp, #28]\n\t"                                                                       \
+    "subs r2, r2, #1\n\t"                                                                         \
+    "str r2, [sp, #28]\n\t"                                                                       \
+    "bne 2b\n\t"                                                                                  \
+    "ldr r2, [sp, #96]\n\t"                                                                       \
+    "subs r2, r2, #1\n\t"                                                                         \
+    "str r2, [sp, #96]\n\t"                                                                       \
+    "bne 1b\n\t"                                                                                  \
+    "add sp, sp, #100\n\t"                                                                        \
     "pop {r4-r11, pc}\n\t"
 
 #define ENGINE_PLANE_FUNCTION(name, row, step, clamp)                                                \
-    __attribute__((naked)) static void name(const engine_plane_t *plane __attribute__((unused)))     \
+    __attribute__((naked)) static void name(const engine_plane_t *planes __attribute__((unused)))     \
     {                                                                                                \
         __asm__(ENGINE_PLANE(row, step, clamp));                                                     \
     }
@@ -117,13 +145,13 @@ ENGINE_PLANE_FUNCTION(engine_plane_1_clamped, ENGINE_PLANE_ROW_1, "4", ENGINE_PL
 ENGINE_PLANE_FUNCTION(engine_plane_2, ENGINE_PLANE_ROW_2, "8", "")
 ENGINE_PLANE_FUNCTION(engine_plane_2_clamped, ENGINE_PLANE_ROW_2, "8", ENGINE_PLANE_CLAMP)
 
-static void engine_plane(const engine_planes_t *layer, const engine_plane_t *plane)
+static void engine_plane(const engine_planes_t *layer, const engine_plane_t *planes)
 {
     const int32_t clamped = layer->low > INT8_MIN || layer->high < INT8_MAX;
     if (layer->stride_w == 1) {
-        (clamped ? engine_plane_1_clamped : engine_plane_1)(plane);
+        (clamped ? engine_plane_1_clamped : engine_plane_1)(planes);
     } else {
-        (clamped ? engine_plane_2_clamped : engine_plane_2)(plane);
+        (clamped ? engine_plane_2_clamped : engine_plane_2)(planes);
     }
 }
 
@@ -144,24 +172,32 @@ static void engine_planes_pixels(engine_i16 *plane, int32_t size, uint32_t first
 
 #else
 
-static void engine_plane(const engine_planes_t *layer, const engine_plane_t *plane)
+/* One output, before rescaling. */
+static int32_t engine_plane_sum(const engine_i16 *at, int32_t pitch, const int16_t *weights, int32_t bias)
 {
-    const engine_channel_t channel = {plane->mantissa, plane->addend, plane->shift};
-    const int32_t pitch = plane->pitch / 2;
-    int8_t *output = plane->output;
-    for (int32_t y = 0; y < plane->rows; y++) {
-        for (int32_t x = 0; x < layer->out_w; x++) {
-            const engine_i16 *at = plane->plane + y * (plane->row_step / 2) + x * layer->stride_w;
-            int32_t acc = plane->bias;
-            for (int32_t row = 0; row < 3; row++) {
-                const int16_t first = (int16_t)(plane->weights[row * 2] & 0xffff);
-                const int16_t second = (int16_t)(plane->weights[row * 2 + 1] & 0xffff);
-                const int16_t third = (int16_t)(plane->weights[row * 2 + 1] >> 16);
-                acc = engine_add(acc, at[0] * first + at[1] * second + at[2] * third);
-                at += pitch;
+    int32_t acc = bias;
+    for (int32_t row = 0; row < 3; row++) {
+        acc = engine_add(acc, at[0] * weights[0] + at[1] * weights[1] + at[2] * weights[3]);
+        at += pitch;
+        weights += 4;
+    }
+    return acc;
+}
+
+static void engine_plane(const engine_planes_t *layer, const engine_plane_t *planes)
+{
+    for (int32_t channel = 0; channel < planes->left; channel++) {
+        const engine_i16 *row = planes->planes + channel * (planes->size / 2);
+        int8_t *output = planes->output + channel;
+        for (int32_t y = 0; y < planes->rows; y++) {
+            for (int32_t x = 0; x < layer->out_w; x++) {
+                const int32_t sum = engine_plane_sum(
+                    row + x * layer->stride_w, layer->pitch, planes->weights + channel * 12, planes->bias[channel]);
+                const int32_t value = engine_rescale(sum, planes->channels + channel, layer->form);
+                *output = (int8_t)engine_clamp(value, layer->low, layer->high);
+                output += planes->stride;
             }
-            *output = (int8_t)engine_clamp(engine_rescale(acc, &channel, layer->form), layer->low, layer->high);
-            output += plane->stride;
+            row += planes->row_step / 2;
         }
     }
 }
@@ -201,43 +237,30 @@ static void engine_planes_fill(const engine_planes_t *layer, engine_i16 *planes,
     }
 }
 
-static void engine_planes_weights(uint32_t *words, const int8_t *weights)
-{
-    for (int32_t row = 0; row < 3; row++) {
-        const uint32_t first = (uint16_t)(weights[0] * 2), second = (uint16_t)(weights[1] * 2);
-        words[0] = first | second << 16;
-        words[1] = second | (uint32_t)(uint16_t)(weights[2] * 2) << 16;
-        words += 2;
-        weights += 4;
-    }
-}
-
 void engine_planes(const engine_planes_t *layer, const int8_t *input, int8_t *output, void *scratch)
 {
     engine_i16 *planes = (engine_i16 *)scratch;
     const int32_t size = layer->rows * layer->pitch;
-    engine_plane_t plane = {
-        .pitch = layer->pitch * 2,
-        .stride = layer->in_c,
-        .span = layer->out_w / 2 * 4 * layer->stride_w,
-        .odd = layer->out_w % 2,
-        .rows = layer->out_h,
-        .row_step = layer->pitch * 2 * layer->stride_h,
-        .low = layer->low,
-        .high = layer->high,
-    };
     (void)memset(scratch, 0, (size_t)size * 8);
-    for (int32_t at = 0; at < layer->in_c; at += 4) {
-        engine_planes_fill(layer, planes, input + at);
-        for (int32_t channel = at; channel < at + 4; channel++) {
-            engine_planes_weights(plane.weights, layer->weights + channel * 12);
-            plane.bias = layer->bias[channel];
-            plane.mantissa = layer->channels[channel].mantissa;
-            plane.addend = layer->channels[channel].addend;
-            plane.shift = layer->channels[channel].shift;
-            plane.plane = planes + (channel - at) * size;
-            plane.output = output + channel;
-            engine_plane(layer, &plane);
-        }
+    for (int32_t channel = 0; channel < layer->in_c; channel += 4) {
+        const engine_plane_t four = {
+            planes,
+            layer->weights + channel * 12,
+            layer->bias + channel,
+            layer->channels + channel,
+            output + channel,
+            layer->pitch * 2,
+            layer->pitch * 2 * layer->stride_h,
+            size * 2,
+            layer->in_c,
+            layer->out_w / 2 * 4 * layer->stride_w,
+            layer->out_w & 1,
+            layer->out_h,
+            layer->low,
+            layer->high,
+            4,
+        };
+        engine_planes_fill(layer, planes, input + channel);
+        engine_plane(layer, &four);
     }
 }

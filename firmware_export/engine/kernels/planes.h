@@ -1,7 +1,7 @@
 /* Depthwise 3x3 convolution of int8 whose channels are a multiple of four: four channels at a time stand in the scratch
    as planes of int16, less the zero point and with a border of zeros. Short forms of rescaling only. */
 typedef struct {
-    const int8_t *weights; /* per channel three rows of three weights and a 0 */
+    const int16_t *weights; /* per channel for each of three rows twice the weights w0, w1, w1, w2 */
     const int32_t *bias;
     const engine_channel_t *channels;
     int32_t form; /* ENGINE_POSITIVE or ENGINE_SIGNED */
