@@ -4,6 +4,7 @@ Weights stand as the dot products read them (`kernels/dot.h`): blocks of four ch
 """
 
 from collections.abc import Sequence
+from math import inf
 
 import numpy as np
 from numpy.typing import NDArray
@@ -83,8 +84,9 @@ def depthwise(graph: Graph, op: Op, *, wide: bool) -> list[Call]:
 def _fits_planes(source: Tensor, outputs: int, geometry: dict[str, int], scaled: Rescaling) -> bool:
     """Whether `kernels/planes.h` computes it: 3x3, no dilation, one output per input, channels in fours."""
     square = geometry["kernel_h"] == geometry["kernel_w"] == 3
-    dense = geometry["dilation_h"] == geometry["dilation_w"] == 1 and geometry["stride_w"] < 3
-    return square and dense and outputs == source.shape[3] and outputs % 4 == 0 and scaled.form != LONG
+    dense = geometry["dilation_h"] == geometry["dilation_w"] == 1
+    strides = min(geometry["stride_h"], geometry["stride_w"])
+    return square and dense and strides < 3 and outputs == source.shape[3] and not outputs % 4 and scaled.form != LONG
 
 
 def _planes(
@@ -95,24 +97,48 @@ def _planes(
     geometry: dict[str, int],
     scaled: tuple[Rescaling, tuple[int, int]],
 ) -> Call:
-    """A depthwise convolution over planes; `weights` are ``(3, 3, channels)``."""
-    pairs = 2 * weights.transpose(2, 0, 1)[..., [0, 1, 1, 2]].astype(np.int16)
-    sides = [f"{name}_{side}" for name in ("stride", "pad") for side in ("h", "w")]
-    rows = (target.shape[1] - 1) * geometry["stride_h"] + 3
-    pitch = -(-target.shape[2] // 2) * 2 * geometry["stride_w"] + 2
+    """A depthwise convolution over planes; `weights` are ``(3, 3, channels)``. Lines are what makes them longer."""
+    by_rows, by_columns = (_line_cost(target, geometry, line) for line in (0, 1))
+    line = 0 if by_rows <= by_columns else 1
+    place, sides = 1 - line, ("h", "w")
+    pairs = 2 * weights.transpose(2, line, place)[..., [0, 1, 1, 2]].astype(np.int16)
+    stride, pad = ([geometry[f"{name}_{sides[axis]}"] for axis in (line, place)] for name in ("stride", "pad"))
+    out_sizes, in_sizes = ([tensor.shape[1 + axis] for axis in (line, place)] for tensor in (target, source))
+    lines, pitch = (out_sizes[0] - 1) * stride[0] + 3, -(-out_sizes[1] // 2) * 2 * stride[1] + 2
     fields = {
         "weights": Constant(values=pairs),
         **_constants(scaled[0], 1),
         "form": scaled[0].form,
         "low": scaled[1][0],
         "high": scaled[1][1],
-        **_image_sizes(source, target),
-        **{name: geometry[name] for name in sides},
-        "rows": rows,
+        "depth": source.shape[3],
+        **_line_sizes("in", source, line),
+        **_line_sizes("out", target, line),
+        "line_stride": stride[0],
+        "place_stride": stride[1],
+        "line_pad": pad[0],
+        "place_pad": pad[1],
+        "lines": lines,
         "pitch": pitch,
         "in_zero": source.zero_points[0],
     }
-    return _call("planes", "planes", fields, op, 8 * rows * pitch)
+    return _call("planes", "planes", fields, op, 8 * lines * pitch)
+
+
+def _line_cost(target: Tensor, geometry: dict[str, int], line: int) -> float:
+    """About how many instructions the outputs of a channel take, infinite where the places' stride is above 2."""
+    lines, places = target.shape[1 + line], target.shape[2 - line]
+    return lines * (30 + 34 * -(-places // 2)) if geometry[f"stride_{'wh'[line]}"] < 3 else inf
+
+
+def _line_sizes(name: str, tensor: Tensor, line: int) -> dict[str, int]:
+    steps = (tensor.shape[2] * tensor.shape[3], tensor.shape[3])
+    return {
+        f"{name}_lines": tensor.shape[1 + line],
+        f"{name}_places": tensor.shape[2 - line],
+        f"{name}_line": steps[line],
+        f"{name}_place": steps[1 - line],
+    }
 
 
 def fully_connected(graph: Graph, op: Op, *, wide: bool) -> list[Call]:

@@ -66,9 +66,13 @@
     "add r3, r1, r2, lsl #" quad_shift "\n\t"                                               \
     "str r3, [sp, #4]\n\t"                                                                  \
     "lsls r2, r2, #31\n\t"                                                                  \
-    "beq 2f\n\t" quad                                                                       \
+    "beq 7f\n\t" quad                                                                       \
+    "7:\n\t"                                                                                \
+    "ldr r2, [sp, #28]\n\t"                                                                 \
+    "lsls r2, r2, #30\n\t"                                                                  \
+    "bpl 3f\n\t" quad quad                                                                  \
     "b 3f\n\t"                                                                              \
-    "2:\n\t" quad quad                                                                      \
+    "2:\n\t" quad quad quad quad                                                            \
     "3:\n\t"                                                                                \
     "ldr r2, [sp, #4]\n\t"                                                                  \
     "cmp r1, r2\n\t"                                                                        \

@@ -1,6 +1,6 @@
 /* Four channels: planes, weights and where the outputs go. The order of members is known to the assembly, whose copy on
-   the stack begins with its own 40 bytes: plane, bias, mantissa, addend, shift, output, step to the next pixel, rows
-   left, end of the pairs, and a spare word. */
+   the stack begins with its own 40 bytes: plane, bias, mantissa, addend, shift, output, step to the next place, lines
+   left, end of the pairs, output of the line. */
 typedef struct {
     const engine_i16 *planes; /* 40 */
     const int16_t *weights;   /* 44 */
@@ -16,6 +16,7 @@ typedef struct {
     int32_t rows;             /* 84: of the output */
     int32_t low, high;        /* 88, 92 */
     int32_t left;             /* 96: channels, 4 */
+    int32_t out_line;         /* 100: from line to line of the output */
 } engine_plane_t;
 
 #if ENGINE_DSP
@@ -46,12 +47,12 @@ typedef struct {
 
 #define ENGINE_PLANE(row, step, clamp)                                                            \
     "push {r4-r11, lr}\n\t"                                                                       \
-    "sub sp, sp, #100\n\t"                                                                        \
+    "sub sp, sp, #104\n\t"                                                                        \
     "add r12, sp, #40\n\t"                                                                        \
     "ldmia r0!, {r1-r8}\n\t"                                                                      \
     "stmia r12!, {r1-r8}\n\t"                                                                     \
-    "ldmia r0!, {r1-r7}\n\t"                                                                      \
-    "stmia r12!, {r1-r7}\n\t"                                                                     \
+    "ldmia r0!, {r1-r8}\n\t"                                                                      \
+    "stmia r12!, {r1-r8}\n\t"                                                                     \
     "1:\n\t" /* a channel */                                                                      \
     "ldr r0, [sp, #44]\n\t"                                                                       \
     "ldmia r0!, {r4-r9}\n\t"                                                                      \
@@ -68,12 +69,17 @@ typedef struct {
     "add r0, r0, r1\n\t"                                                                          \
     "str r0, [sp, #40]\n\t"                                                                       \
     "ldr r0, [sp, #56]\n\t"                                                                       \
-    "str r0, [sp, #20]\n\t"                                                                       \
+    "str r0, [sp, #36]\n\t"                                                                       \
     "add r0, r0, #1\n\t"                                                                          \
     "str r0, [sp, #56]\n\t"                                                                       \
     "ldr r0, [sp, #84]\n\t"                                                                       \
     "str r0, [sp, #28]\n\t"                                                                       \
     "2:\n\t" /* a row of outputs */                                                               \
+    "ldr r2, [sp, #36]\n\t"                                                                 \
+    "ldr r3, [sp, #100]\n\t"                                                                \
+    "str r2, [sp, #20]\n\t"                                                                 \
+    "add r2, r2, r3\n\t"                                                                    \
+    "str r2, [sp, #36]\n\t"                                                                 \
     "ldr r0, [sp]\n\t"                                                                            \
     "ldrd r2, r3, [sp, #60]\n\t"                                                                  \
     "add r1, r0, r2\n\t"                                                                          \
@@ -111,17 +117,12 @@ typedef struct {
     "ldr r2, [sp, #80]\n\t"                                                                       \
     "cbz r2, 6f\n\t"                                                                              \
     "ldr r3, [sp, #24]\n\t" /* the last, alone: both stores go to the same place */               \
-    "cbz r3, 5f\n\t"                                                                              \
+    "cbz r3, 6f\n\t"                                                                              \
     "mov r3, #0\n\t"                                                                              \
     "str r3, [sp, #24]\n\t"                                                                       \
     "add lr, lr, #" step "\n\t"                                                                   \
     "str lr, [sp, #32]\n\t"                                                                       \
     "b 3b\n\t"                                                                                    \
-    "5:\n\t"                                                                                      \
-    "ldr r2, [sp, #20]\n\t"                                                                       \
-    "ldr r3, [sp, #72]\n\t"                                                                       \
-    "add r2, r2, r3\n\t"                                                                          \
-    "str r2, [sp, #20]\n\t"                                                                       \
     "6:\n\t"                                                                                      \
     "ldr r2, [sp, #28]\n\t"                                                                       \
     "subs r2, r2, #1\n\t"                                                                         \
@@ -131,7 +132,7 @@ typedef struct {
     "subs r2, r2, #1\n\t"                                                                         \
     "str r2, [sp, #96]\n\t"                                                                       \
     "bne 1b\n\t"                                                                                  \
-    "add sp, sp, #100\n\t"                                                                        \
+    "add sp, sp, #104\n\t"                                                                        \
     "pop {r4-r11, pc}\n\t"
 
 #define ENGINE_PLANE_FUNCTION(name, row, step, clamp)                                                \
@@ -148,7 +149,7 @@ ENGINE_PLANE_FUNCTION(engine_plane_2_clamped, ENGINE_PLANE_ROW_2, "8", ENGINE_PL
 static void engine_plane(const engine_planes_t *layer, const engine_plane_t *planes)
 {
     const int32_t clamped = layer->low > INT8_MIN || layer->high < INT8_MAX;
-    if (layer->stride_w == 1) {
+    if (layer->place_stride == 1) {
         (clamped ? engine_plane_1_clamped : engine_plane_1)(planes);
     } else {
         (clamped ? engine_plane_2_clamped : engine_plane_2)(planes);
@@ -187,62 +188,65 @@ static int32_t engine_plane_sum(const engine_i16 *at, int32_t pitch, const int16
 static void engine_plane(const engine_planes_t *layer, const engine_plane_t *planes)
 {
     for (int32_t channel = 0; channel < planes->left; channel++) {
-        const engine_i16 *row = planes->planes + channel * (planes->size / 2);
-        int8_t *output = planes->output + channel;
+        const engine_i16 *line = planes->planes + channel * (planes->size / 2);
         for (int32_t y = 0; y < planes->rows; y++) {
-            for (int32_t x = 0; x < layer->out_w; x++) {
+            int8_t *output = planes->output + channel + y * planes->out_line;
+            for (int32_t x = 0; x < layer->out_places; x++) {
                 const int32_t sum = engine_plane_sum(
-                    row + x * layer->stride_w, layer->pitch, planes->weights + channel * 12, planes->bias[channel]);
+                    line + x * layer->place_stride, layer->pitch, planes->weights + channel * 12, planes->bias[channel]);
                 const int32_t value = engine_rescale(sum, planes->channels + channel, layer->form);
                 *output = (int8_t)engine_clamp(value, layer->low, layer->high);
                 output += planes->stride;
             }
-            row += planes->row_step / 2;
+            line += planes->row_step / 2;
         }
     }
 }
 
 #endif
 
-/* One row of four channels into the planes. */
-static void engine_planes_row(const engine_planes_t *layer, engine_i16 *plane, const int8_t *input, int32_t count)
+/* One line of four channels into the planes. */
+static void engine_planes_line(const engine_planes_t *layer, engine_i16 *plane, const int8_t *input, int32_t count)
 {
-    const int32_t size = layer->rows * layer->pitch;
-    int32_t x = 0;
+    const int32_t size = layer->lines * layer->pitch, step = layer->in_place;
+    const int8_t *end = input + count * step;
 #if ENGINE_DSP
     const uint32_t zeros = (uint32_t)(uint16_t)-layer->in_zero * 0x10001u;
-    for (; x + 2 <= count; x += 2) {
-        engine_planes_pixels(plane, size, engine_load(input), engine_load(input + layer->in_c), zeros);
-        input += 2 * layer->in_c;
+    const int8_t *pairs = end - (count & 1) * step;
+    while (input != pairs) {
+        engine_planes_pixels(plane, size, engine_load(input), engine_load(input + step), zeros);
+        input += 2 * step;
         plane += 2;
     }
 #endif
-    for (; x < count; x++) {
+    while (input != end) {
         for (int32_t channel = 0; channel < 4; channel++) {
             plane[channel * size] = (int16_t)(input[channel] - layer->in_zero);
         }
-        input += layer->in_c;
+        input += step;
         plane++;
     }
 }
 
 static void engine_planes_fill(const engine_planes_t *layer, engine_i16 *planes, const int8_t *input)
 {
-    const int32_t columns = layer->pitch - layer->pad_w, rows = layer->rows - layer->pad_h;
-    const int32_t width = layer->in_w < columns ? layer->in_w : columns;
-    const int32_t height = layer->in_h < rows ? layer->in_h : rows;
+    const int32_t places = layer->pitch - layer->place_pad, lines = layer->lines - layer->line_pad;
+    const int32_t width = layer->in_places < places ? layer->in_places : places;
+    const int32_t height = layer->in_lines < lines ? layer->in_lines : lines;
+    planes += layer->line_pad * layer->pitch + layer->place_pad;
     for (int32_t y = 0; y < height; y++) {
-        engine_i16 *row = planes + (layer->pad_h + y) * layer->pitch + layer->pad_w;
-        engine_planes_row(layer, row, input + y * layer->in_w * layer->in_c, width);
+        engine_planes_line(layer, planes, input, width);
+        planes += layer->pitch;
+        input += layer->in_line;
     }
 }
 
 void engine_planes(const engine_planes_t *layer, const int8_t *input, int8_t *output, void *scratch)
 {
     engine_i16 *planes = (engine_i16 *)scratch;
-    const int32_t size = layer->rows * layer->pitch;
+    const int32_t size = layer->lines * layer->pitch;
     (void)memset(scratch, 0, (size_t)size * 8);
-    for (int32_t channel = 0; channel < layer->in_c; channel += 4) {
+    for (int32_t channel = 0; channel < layer->depth; channel += 4) {
         const engine_plane_t four = {
             planes,
             layer->weights + channel * 12,
@@ -250,15 +254,16 @@ void engine_planes(const engine_planes_t *layer, const int8_t *input, int8_t *ou
             layer->channels + channel,
             output + channel,
             layer->pitch * 2,
-            layer->pitch * 2 * layer->stride_h,
+            layer->pitch * 2 * layer->line_stride,
             size * 2,
-            layer->in_c,
-            layer->out_w / 2 * 4 * layer->stride_w,
-            layer->out_w & 1,
-            layer->out_h,
+            layer->out_place,
+            layer->out_places / 2 * 4 * layer->place_stride,
+            layer->out_places & 1,
+            layer->out_lines,
             layer->low,
             layer->high,
             4,
+            layer->out_line,
         };
         engine_planes_fill(layer, planes, input + channel);
         engine_plane(layer, &four);
