@@ -128,7 +128,7 @@ def _planes(
 def _line_cost(target: Tensor, geometry: dict[str, int], line: int) -> float:
     """About how many instructions the outputs of a channel take, infinite where the places' stride is above 2."""
     lines, places = target.shape[1 + line], target.shape[2 - line]
-    return lines * (30 + 34 * -(-places // 2)) if geometry[f"stride_{'wh'[line]}"] < 3 else inf
+    return lines * (36 + 34 * -(-places // 2) + 14 * (places % 2)) if geometry[f"stride_{'wh'[line]}"] < 3 else inf
 
 
 def _line_sizes(name: str, tensor: Tensor, line: int) -> dict[str, int]:

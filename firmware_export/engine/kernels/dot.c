@@ -121,6 +121,80 @@ __attribute__((naked)) static void engine_short_int8(const engine_blocks_t *bloc
     __asm__(ENGINE_BLOCKS(ENGINE_QUAD_INT8, "4"));
 }
 
+/* One patch, four channels: r0 patch, r1 weights, r2 r3 four values of the patch, r4-r7 sums, r8-r11 weights of four
+   channels, r12 the weights' end, lr two weights. */
+#define ENGINE_ROW_INT16                                                                          \
+    "ldrd r2, r3, [r0], #8\n\t"                                                                   \
+    "ldmia r1!, {r8-r11}\n\t"                                                                     \
+    "smlad r4, r2, r8, r4\n\tsmlad r5, r2, r9, r5\n\tsmlad r6, r2, r10, r6\n\tsmlad r7, r2, r11, r7\n\t" \
+    "ldmia r1!, {r8-r11}\n\t"                                                                     \
+    "smlad r4, r3, r8, r4\n\tsmlad r5, r3, r9, r5\n\tsmlad r6, r3, r10, r6\n\tsmlad r7, r3, r11, r7\n\t"
+
+#define ENGINE_ROW_CHANNEL(sum, weights)                                                          \
+    "sxtb16 lr, " weights "\n\tsmlad " sum ", r2, lr, " sum "\n\t"                                 \
+    "sxtb16 lr, " weights ", ror #8\n\tsmlad " sum ", r3, lr, " sum "\n\t"
+
+#define ENGINE_ROW_INT8                                                                           \
+    "ldrd r2, r3, [r0], #8\n\t"                                                                   \
+    "ldmia r1!, {r8-r11}\n\t"                                                                     \
+    ENGINE_ROW_CHANNEL("r4", "r8") ENGINE_ROW_CHANNEL("r5", "r9")                                 \
+    ENGINE_ROW_CHANNEL("r6", "r10") ENGINE_ROW_CHANNEL("r7", "r11")
+
+/* One channel; a POSITIVE one may be computed as SIGNED, as the clamp hides the difference. */
+#define ENGINE_SIGNED_ONE(a)                     \
+    "ldmia lr!, {r2, r3, r12}\n\t"               \
+    "add r3, r3, " a ", asr #31\n\t"             \
+    "smmlar " a ", " a ", r2, r3\n\t"            \
+    "asr " a ", " a ", r12\n\t"                  \
+    "ssat " a ", #8, " a "\n\t"
+
+#define ENGINE_ROW(quad, quad_shift)                                                              \
+    "push {r4-r11, lr}\n\t"                                                                       \
+    "ldmia r0, {r1-r12}\n\t"                                                                      \
+    "push {r1-r12}\n\t"                                                                           \
+    "ldr r1, [sp, #4]\n\t"                                                                        \
+    "1:\n\t" /* a block: sums begin with the bias */                                              \
+    "ldr r12, [sp, #8]\n\t"                                                                       \
+    "ldmia r12!, {r4-r7}\n\t"                                                                     \
+    "str r12, [sp, #8]\n\t"                                                                       \
+    "ldr r0, [sp, #0]\n\t"                                                                        \
+    "ldr r2, [sp, #28]\n\t"                                                                       \
+    "add r12, r1, r2, lsl #" quad_shift "\n\t"                                                    \
+    "lsls r2, r2, #31\n\t"                                                                        \
+    "beq 2f\n\t" quad                                                                             \
+    "b 3f\n\t"                                                                                    \
+    "2:\n\t" quad quad                                                                            \
+    "3:\n\t"                                                                                      \
+    "cmp r1, r12\n\t"                                                                             \
+    "bne 2b\n\t"                                                                                  \
+    "ldr lr, [sp, #12]\n\t"                                                                       \
+    ENGINE_SIGNED_ONE("r4") ENGINE_SIGNED_ONE("r5") ENGINE_SIGNED_ONE("r6") ENGINE_SIGNED_ONE("r7")\
+    "str lr, [sp, #12]\n\t"                                                                       \
+    "bfi r4, r5, #8, #8\n\tbfi r4, r6, #16, #8\n\tbfi r4, r7, #24, #8\n\t"                        \
+    "ldr r2, [sp, #32]\n\t"                                                                       \
+    "ssub8 r3, r4, r2\n\tsel r4, r4, r2\n\t"                                                      \
+    "ldr r2, [sp, #36]\n\t"                                                                       \
+    "ssub8 r3, r2, r4\n\tsel r4, r4, r2\n\t"                                                      \
+    "ldr r2, [sp, #16]\n\t"                                                                       \
+    "str r4, [r2], #4\n\t"                                                                        \
+    "str r2, [sp, #16]\n\t"                                                                       \
+    "ldr r2, [sp, #24]\n\t"                                                                       \
+    "subs r2, r2, #1\n\t"                                                                         \
+    "str r2, [sp, #24]\n\t"                                                                       \
+    "bne 1b\n\t"                                                                                  \
+    "add sp, sp, #48\n\t"                                                                         \
+    "pop {r4-r11, pc}\n\t"
+
+__attribute__((naked)) static void engine_short_row_int8(const engine_blocks_t *blocks __attribute__((unused)))
+{
+    __asm__(ENGINE_ROW(ENGINE_ROW_INT8, "4"));
+}
+
+__attribute__((naked)) static void engine_short_row_int16(const engine_blocks_t *blocks __attribute__((unused)))
+{
+    __asm__(ENGINE_ROW(ENGINE_ROW_INT16, "5"));
+}
+
 #endif
 
 /* One patch and four channels in plain C: the place of k1, k3 is half a quad of patches further. */
@@ -164,19 +238,19 @@ static void engine_blocks_store(
     }
 }
 
-/* The blocks in plain C. */
-static void engine_blocks_plain(const engine_blocks_t *blocks, int32_t wide)
+/* The blocks in plain C, of one patch or of two side by side. */
+static void engine_blocks_plain(const engine_blocks_t *blocks, int32_t wide, int32_t patches)
 {
     for (int32_t at = 0; at < blocks->blocks * 4; at += 4) {
-        for (int32_t patch = 0; patch < 2; patch++) {
+        for (int32_t patch = 0; patch < patches; patch++) {
             const engine_i16 *values = blocks->patches + patch * 2;
             int32_t acc[4] = {blocks->bias[at], blocks->bias[at + 1], blocks->bias[at + 2], blocks->bias[at + 3]};
             if (wide) {
                 const int16_t *weights = (const int16_t *)blocks->weights + at * blocks->quads * 4;
-                engine_sums_int16(values, 8, weights, blocks->quads, acc);
+                engine_sums_int16(values, patches * 4, weights, blocks->quads, acc);
             } else {
                 const int8_t *weights = (const int8_t *)blocks->weights + at * blocks->quads * 4;
-                engine_sums_int8(values, 8, weights, blocks->quads, acc);
+                engine_sums_int8(values, patches * 4, weights, blocks->quads, acc);
             }
             engine_blocks_store(blocks, acc, blocks->channels + at, (patch ? blocks->second : blocks->first) + at);
         }
@@ -191,7 +265,7 @@ void engine_blocks_int8(const engine_blocks_t *blocks)
         return;
     }
 #endif
-    engine_blocks_plain(blocks, 0);
+    engine_blocks_plain(blocks, 0, 2);
 }
 
 void engine_blocks_int16(const engine_blocks_t *blocks)
@@ -202,78 +276,30 @@ void engine_blocks_int16(const engine_blocks_t *blocks)
         return;
     }
 #endif
-    engine_blocks_plain(blocks, 1);
+    engine_blocks_plain(blocks, 1, 2);
 }
 
+void engine_row_int8(const engine_blocks_t *blocks)
+{
 #if ENGINE_DSP
-
-/* One patch, four channels: r0 patch, r1 weights, r2 r3 four values of the patch, r4-r7 sums, r8-r11 weights of four
-   channels, r12 the weights' end. */
-#define ENGINE_ROW_INT16                                                                          \
-    "ldrd r2, r3, [r0], #8\n\t"                                                                   \
-    "ldmia r1!, {r8-r11}\n\t"                                                                     \
-    "smlad r4, r2, r8, r4\n\tsmlad r5, r2, r9, r5\n\tsmlad r6, r2, r10, r6\n\tsmlad r7, r2, r11, r7\n\t" \
-    "ldmia r1!, {r8-r11}\n\t"                                                                     \
-    "smlad r4, r3, r8, r4\n\tsmlad r5, r3, r9, r5\n\tsmlad r6, r3, r10, r6\n\tsmlad r7, r3, r11, r7\n\t"
-
-#define ENGINE_ROW_CHANNEL(sum, weights)                                                          \
-    "sxtb16 lr, " weights "\n\tsmlad " sum ", r2, lr, " sum "\n\t"                                 \
-    "sxtb16 lr, " weights ", ror #8\n\tsmlad " sum ", r3, lr, " sum "\n\t"
-
-#define ENGINE_ROW_INT8                                                                           \
-    "ldrd r2, r3, [r0], #8\n\t"                                                                   \
-    "ldmia r1!, {r8-r11}\n\t"                                                                     \
-    ENGINE_ROW_CHANNEL("r4", "r8") ENGINE_ROW_CHANNEL("r5", "r9")                                 \
-    ENGINE_ROW_CHANNEL("r6", "r10") ENGINE_ROW_CHANNEL("r7", "r11")
-
-#define ENGINE_ROW(quad, quad_shift)                  \
-    "push {r3-r11, lr}\n\t"                           \
-    "ldmia r3, {r4-r7}\n\t"                           \
-    "add r12, r1, r2, lsl #" quad_shift "\n\t"        \
-    "lsls r2, r2, #31\n\t"                            \
-    "beq 2f\n\t" quad                                 \
-    "b 3f\n\t"                                        \
-    "2:\n\t" quad quad                                \
-    "3:\n\t"                                          \
-    "cmp r1, r12\n\t"                                 \
-    "bne 2b\n\t"                                      \
-    "pop {r3}\n\t"                                    \
-    "stmia r3, {r4-r7}\n\t"                           \
-    "pop {r4-r11, pc}\n\t"
-
-#define ENGINE_UNUSED __attribute__((unused))
-
-__attribute__((naked)) void engine_dot_int8(
-    const engine_i16 *patch ENGINE_UNUSED,
-    const int8_t *weights ENGINE_UNUSED,
-    int32_t quads ENGINE_UNUSED,
-    int32_t *acc ENGINE_UNUSED)
-{
-    __asm__(ENGINE_ROW(ENGINE_ROW_INT8, "4"));
-}
-
-__attribute__((naked)) void engine_dot_int16(
-    const engine_i16 *patch ENGINE_UNUSED,
-    const int16_t *weights ENGINE_UNUSED,
-    int32_t quads ENGINE_UNUSED,
-    int32_t *acc ENGINE_UNUSED)
-{
-    __asm__(ENGINE_ROW(ENGINE_ROW_INT16, "5"));
-}
-
-#else
-
-void engine_dot_int8(const engine_i16 *patch, const int8_t *weights, int32_t quads, int32_t *acc)
-{
-    engine_sums_int8(patch, 4, weights, quads, acc);
-}
-
-void engine_dot_int16(const engine_i16 *patch, const int16_t *weights, int32_t quads, int32_t *acc)
-{
-    engine_sums_int16(patch, 4, weights, quads, acc);
-}
-
+    if (blocks->form != ENGINE_LONG) {
+        engine_short_row_int8(blocks);
+        return;
+    }
 #endif
+    engine_blocks_plain(blocks, 0, 1);
+}
+
+void engine_row_int16(const engine_blocks_t *blocks)
+{
+#if ENGINE_DSP
+    if (blocks->form != ENGINE_LONG) {
+        engine_short_row_int16(blocks);
+        return;
+    }
+#endif
+    engine_blocks_plain(blocks, 1, 1);
+}
 
 /* The quad of fewer than four values at the end of a run. */
 static void engine_unpack_rest(

@@ -24,9 +24,9 @@ typedef struct {
 void engine_blocks_int8(const engine_blocks_t *blocks);
 void engine_blocks_int16(const engine_blocks_t *blocks);
 
-/* acc[0..3]: four channels' sums over one patch, added to what is there. */
-void engine_dot_int8(const engine_i16 *patch, const int8_t *weights, int32_t quads, int32_t *acc);
-void engine_dot_int16(const engine_i16 *patch, const int16_t *weights, int32_t quads, int32_t *acc);
+/* The same for one patch alone, not side by side with another; `second` is not used. */
+void engine_row_int8(const engine_blocks_t *blocks);
+void engine_row_int16(const engine_blocks_t *blocks);
 
 /* Write `count` values, less `zero` and times `scale` (1 or 2), as a patch; `step` is 4, or 8 for one of two patches
    side by side. The last quad is filled up with zeros. Returns where the next run begins. */

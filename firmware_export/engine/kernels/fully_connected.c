@@ -1,25 +1,53 @@
-static void engine_fully_connected_row(const engine_fully_connected_t *layer, const engine_i16 *patch, int8_t *output)
+static void engine_fully_connected_blocks(int32_t wide, const engine_blocks_t *blocks)
 {
-    const int32_t quads = (layer->depth + 3) / 4;
-    for (int32_t at = 0; at < layer->out_c; at += 4) {
-        int32_t acc[4] = {layer->bias[at], layer->bias[at + 1], layer->bias[at + 2], layer->bias[at + 3]};
-        if (layer->wide) {
-            engine_dot_int16(patch, (const int16_t *)layer->weights + at * quads * 4, quads, acc);
-        } else {
-            engine_dot_int8(patch, (const int8_t *)layer->weights + at * quads * 4, quads, acc);
-        }
-        for (int32_t channel = 0; channel < 4 && at + channel < layer->out_c; channel++) {
-            const int32_t value = engine_rescale(acc[channel], layer->channels + at + channel, layer->form);
-            output[at + channel] = (int8_t)engine_clamp(value, layer->low, layer->high);
-        }
+    if (wide) {
+        engine_row_int16(blocks);
+    } else {
+        engine_row_int8(blocks);
+    }
+}
+
+/* All channels of one row; the last block may have fewer than four. */
+static void engine_fully_connected_row(
+    const engine_fully_connected_t *layer, const engine_blocks_t *common, int8_t *output)
+{
+    const int32_t done = common->blocks * 4, left = layer->out_c - done;
+    engine_blocks_t blocks = *common;
+    blocks.first = output;
+    if (done) {
+        engine_fully_connected_blocks(layer->wide, &blocks);
+    }
+    if (left) {
+        int8_t last[4];
+        blocks.weights = (const int8_t *)common->weights + done * common->quads * (layer->wide ? 8 : 4);
+        blocks.bias = common->bias + done;
+        blocks.channels = common->channels + done;
+        blocks.first = last;
+        blocks.blocks = 1;
+        engine_fully_connected_blocks(layer->wide, &blocks);
+        (void)memcpy(output + done, last, (size_t)left);
     }
 }
 
 void engine_fully_connected(const engine_fully_connected_t *layer, const int8_t *input, int8_t *output, void *scratch)
 {
     engine_i16 *patch = (engine_i16 *)scratch;
+    const engine_blocks_t common = {
+        patch,
+        layer->weights,
+        layer->bias,
+        layer->channels,
+        0,
+        0,
+        layer->out_c / 4,
+        (layer->depth + 3) / 4,
+        (uint8_t)layer->low * 0x1010101u,
+        (uint8_t)layer->high * 0x1010101u,
+        layer->low > INT8_MIN || layer->high < INT8_MAX,
+        layer->form,
+    };
     for (int32_t row = 0; row < layer->rows; row++) {
         (void)engine_unpack(patch, input + row * layer->depth, layer->depth, layer->in_zero, layer->in_scale, 4);
-        engine_fully_connected_row(layer, patch, output + row * layer->out_c);
+        engine_fully_connected_row(layer, &common, output + row * layer->out_c);
     }
 }
