@@ -99,10 +99,27 @@ def single_op(kind: str, inputs: Sequence[dict[str, Any]], output: dict[str, Any
     return draft.flatbuffer(draft.op(kind, numbers, draft.tensor(**output), **options))
 
 
+def two_layers() -> Graph:
+    """A convolution (1, 4, 4, 2) to (1, 2, 2, 3), per channel and with a bias, then RELU."""
+    draft = Draft()
+    x = draft.input((1, 4, 4, 2), scale=0.5, zero_point=-3, name="image")
+    three = {"scales": (0.5, 0.25, 0.125), "zero_points": (0, 0, 0)}
+    weights = draft.tensor((3, 3, 3, 2), data=np.ones((3, 3, 3, 2), np.int8), name="weights", **three)
+    bias = draft.constant([1, 2, 3], name="bias", **three)
+    y = draft.tensor((1, 2, 2, 3), scale=2.0, name="middle")
+    draft.op("CONV_2D", [x, weights, bias], y, padding="VALID", stride_w=1, stride_h=1)
+    return draft.graph(draft.op("RELU", [y], draft.tensor((1, 2, 2, 3), scale=2.0, zero_point=-128, name="last")))
+
+
 def flatbuffer(graph: Graph) -> bytes:
     """Pack a graph; what `firmware_export.engine.reader.read` turns back into an equal one."""
+    return packed(model_object(graph))
+
+
+def packed(model: Any) -> bytes:
+    """Pack the schema's object form of a model."""
     builder = flatbuffers.Builder(4096)
-    builder.Finish(model_object(graph).Pack(builder), file_identifier=b"TFL3")
+    builder.Finish(model.Pack(builder), file_identifier=b"TFL3")
     return bytes(builder.Output())
 
 

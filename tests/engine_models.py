@@ -5,13 +5,25 @@ and gives the number of the operator's first output. Accumulators stay within 32
 TFLite Micro's own arithmetic is undefined.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from math import prod
 from typing import Any
 
 import numpy as np
 from engine_build import Draft, flatbuffer, single_op
+from engine_moves import (
+    draw_concatenation,
+    draw_expand_dims,
+    draw_pad,
+    draw_reshape,
+    draw_resize,
+    draw_split,
+    draw_squeeze,
+    draw_strided_slice,
+    draw_transpose,
+)
 from engine_oracle import RefusedError, random_examples, tflm, tflm_many
+from engine_random import Draw, Rng, random_activation, random_affine, random_scale, random_shape, same_affine
 from numpy.typing import NDArray
 
 from firmware_export.engine.graph import Graph
@@ -29,9 +41,6 @@ __all__ = [
     "tflm_many",
 ]
 
-Rng = np.random.Generator
-Draw = Callable[[Draft, Rng, int], int]
-ACTIVATIONS = ("NONE", "RELU", "RELU6", "RELU_N1_TO_1")
 INT32_MAX = (1 << 31) - 1
 
 
@@ -53,7 +62,7 @@ def random_graph(rng: Rng, kinds: Sequence[str]) -> Graph:
     """
     draft = Draft()
     rank = int(rng.choice(DRAWS[kinds[0]][0]))
-    last = draft.input(_shape(rng, rank), **_affine(rng))
+    last = draft.input(random_shape(rng, rank), **random_affine(rng))
     for kind in kinds:
         shape, (ranks, draw) = draft.tensors[last].shape, DRAWS[kind]
         if len(shape) in ranks and (shape[0] == 1 or kind not in BATCHED):
@@ -61,34 +70,6 @@ def random_graph(rng: Rng, kinds: Sequence[str]) -> Graph:
     made = [number for op in draft.ops for number in op.outputs]
     read = {number for op in draft.ops for number in op.inputs}
     return draft.graph([number for number in made if number not in read])
-
-
-def _shape(rng: Rng, rank: int) -> tuple[int, ...]:
-    """One example: batch 1, and at most some thousand elements."""
-    largest = {1: 64, 2: 200, 3: 40, 4: 14, 5: 6}[rank]
-    sizes = [int(rng.integers(1, largest + 1)) for _ in range(rank)]
-    return tuple(sizes) if rank == 1 else (1, *sizes[1:])
-
-
-def _scale(rng: Rng, low: float = 1e-3, high: float = 0.5) -> float:
-    return float(np.float32(np.exp(rng.uniform(np.log(low), np.log(high)))))
-
-
-def _zero_point(rng: Rng) -> int:
-    return int(rng.choice([-128, 127, 0, rng.integers(-128, 128)]))
-
-
-def _affine(rng: Rng, **fixed: Any) -> dict[str, Any]:
-    return {"scale": _scale(rng), "zero_point": _zero_point(rng), **fixed}
-
-
-def _same_affine(draft: Draft, x: int) -> dict[str, Any]:
-    tensor = draft.tensors[x]
-    return {"scales": tensor.scales, "zero_points": tensor.zero_points}
-
-
-def _activation(rng: Rng) -> str:
-    return str(rng.choice(ACTIVATIONS, p=[0.4, 0.2, 0.2, 0.2]))
 
 
 def _windows(rng: Rng, sizes: Sequence[int], *, dilated: bool) -> tuple[str, list[tuple[int, int, int, int]]]:
@@ -112,9 +93,9 @@ def _weights(rng: Rng, shape: tuple[int, ...], axis: int, input_scale: float) ->
     channels = shape[axis]
     data = rng.integers(-127, 128, shape).astype(np.int8)
     if rng.random() < 0.25:
-        scales = np.full(1, _scale(rng), np.float32)
+        scales = np.full(1, random_scale(rng), np.float32)
     else:
-        scales = np.array([_scale(rng) for _ in range(channels)], np.float32)
+        scales = np.array([random_scale(rng) for _ in range(channels)], np.float32)
         dead = rng.random(channels) < rng.choice([0, 0.3])
         scales[dead] *= np.float32(2.0**-20)
         np.moveaxis(data, axis, 0)[dead] = 0
@@ -126,7 +107,7 @@ def _output_affine(rng: Rng, weights: NDArray[Any], scales: NDArray[Any], axis: 
     """Draw an output quantisation for which typical sums of a typical channel spread over the range of int8."""
     sums = prod(weights.shape) // weights.shape[axis]
     typical = float(np.median(scales)) * 73 * 73 * np.sqrt(sums) / 64
-    return _affine(rng, scale=typical * 2.0 ** rng.uniform(-3, 3))
+    return random_affine(rng, scale=typical * 2.0 ** rng.uniform(-3, 3))
 
 
 def _bias(rng: Rng, weights: NDArray[Any], multipliers: NDArray[Any], axis: int) -> NDArray[np.int32]:
@@ -181,7 +162,7 @@ def _strides(rows: Sequence[int], columns: Sequence[int], rng: Rng) -> dict[str,
         "stride_w": columns[1],
         "dilation_h_factor": rows[2],
         "dilation_w_factor": columns[2],
-        "fused_activation_function": _activation(rng),
+        "fused_activation_function": random_activation(rng),
     }
 
 
@@ -193,7 +174,7 @@ def draw_fully_connected(draft: Draft, rng: Rng, x: int) -> int:
     units = int(rng.integers(1, 20))
     inputs, affine = _linear(draft, rng, x, (units, depth), 0)
     y = draft.tensor((*shape[:-1], units) if keep else (1, units), **affine)
-    options = {"keep_num_dims": bool(keep), "fused_activation_function": _activation(rng)}
+    options = {"keep_num_dims": bool(keep), "fused_activation_function": random_activation(rng)}
     return draft.op("FULLY_CONNECTED", inputs, y, **options)
 
 
@@ -201,9 +182,9 @@ def _draw_pool(kind: str) -> Draw:
     def draw(draft: Draft, rng: Rng, x: int) -> int:
         _, height, width, depth = draft.tensors[x].shape
         padding, (rows, columns) = _windows(rng, (height, width), dilated=False)
-        y = draft.tensor((1, rows[3], columns[3], depth), **_same_affine(draft, x))
+        y = draft.tensor((1, rows[3], columns[3], depth), **same_affine(draft, x))
         options = {"filter_height": rows[0], "filter_width": columns[0], "stride_h": rows[1], "stride_w": columns[1]}
-        activation = {"fused_activation_function": _activation(rng)}
+        activation = {"fused_activation_function": random_activation(rng)}
         return draft.op(kind, [x], y, padding=padding, **options, **activation)
 
     return draw
@@ -219,8 +200,8 @@ def _draw_binary(kind: str) -> Draw:
         scales = [draft.tensors[number].scales[0] for number in pair]
         real = 127 * (scales[0] * scales[1] if kind == "MUL" else max(scales) / 64)
         full = np.broadcast_shapes(shape, draft.tensors[other].shape)
-        y = draft.tensor(full, **_affine(rng, scale=real * 2.0 ** rng.uniform(-3, 2)))
-        return draft.op(kind, pair, y, fused_activation_function=_activation(rng))
+        y = draft.tensor(full, **random_affine(rng, scale=real * 2.0 ** rng.uniform(-3, 2)))
+        return draft.op(kind, pair, y, fused_activation_function=random_activation(rng))
 
     return draw
 
@@ -233,8 +214,8 @@ def _operand(draft: Draft, rng: Rng, x: int) -> int:
         shape = tuple(1 if rng.random() < 0.5 else size for size in shape)
         shape = shape[int(rng.integers(0, len(shape))) :]
     if rng.random() < 0.5:
-        return draft.input(shape, **_affine(rng))
-    return draft.constant(rng.integers(-128, 128, shape), "int8", **_affine(rng))
+        return draft.input(shape, **random_affine(rng))
+    return draft.constant(rng.integers(-128, 128, shape), "int8", **random_affine(rng))
 
 
 def draw_mean(draft: Draft, rng: Rng, x: int) -> int:
@@ -246,113 +227,8 @@ def draw_mean(draft: Draft, rng: Rng, x: int) -> int:
     named = [axis - len(shape) if rng.random() < 0.3 else axis for axis in axes]
     count = prod(shape[axis] for axis in axes)
     scale = draft.tensors[x].scales[0] * 2.0 ** rng.uniform(-1, 1) / count ** rng.uniform(0, 0.5)
-    y = draft.tensor(left, **_affine(rng, scale=scale))
+    y = draft.tensor(left, **random_affine(rng, scale=scale))
     return draft.op("MEAN", [x, draft.constant(named)], y, keep_dims=keep)
-
-
-def _draw_pad(kind: str) -> Draw:
-    def draw(draft: Draft, rng: Rng, x: int) -> int:
-        shape = draft.tensors[x].shape
-        around = rng.integers(0, 4, (len(shape), 2))
-        around[0] = 0
-        inputs = [x, draft.constant(around)]
-        if kind == "PADV2":
-            inputs.append(draft.constant(rng.integers(-128, 128, 1), "int8", **_same_affine(draft, x)))
-        return draft.op(kind, inputs, draft.tensor(np.array(shape) + around.sum(axis=1), **_same_affine(draft, x)))
-
-    return draw
-
-
-def draw_reshape(draft: Draft, rng: Rng, x: int) -> int:
-    """RESHAPE to a random factorisation, given by an input, perhaps with -1, or by the option."""
-    left = prod(draft.tensors[x].shape)
-    shape = [1]
-    while len(shape) < int(rng.integers(2, 5)):
-        shape.append(int(rng.choice([size for size in range(1, left + 1) if left % size == 0])))
-        left //= shape[-1]
-    shape[-1] *= left
-    said = [-1 if rng.random() < 0.3 and axis == len(shape) - 1 else size for axis, size in enumerate(shape)]
-    y = draft.tensor(shape, **_same_affine(draft, x))
-    if rng.random() < 0.2:
-        return draft.op("RESHAPE", [x], y, new_shape=tuple(said))
-    return draft.op("RESHAPE", [x, draft.constant(said)], y)
-
-
-def draw_squeeze(draft: Draft, rng: Rng, x: int) -> int:
-    """SQUEEZE of all axes of one element, or of the first."""
-    shape = draft.tensors[x].shape
-    every = rng.random() < 0.5
-    left = [size for axis, size in enumerate(shape) if size != 1 or (axis > 0 and not every)]
-    y = draft.tensor(left, **_same_affine(draft, x))
-    return draft.op("SQUEEZE", [x], y, squeeze_dims=() if every else (int(rng.choice([0, -len(shape)])),))
-
-
-def draw_expand_dims(draft: Draft, rng: Rng, x: int) -> int:
-    """EXPAND_DIMS at any axis."""
-    shape = draft.tensors[x].shape
-    axis = int(rng.integers(0, len(shape) + 1))
-    y = draft.tensor((*shape[:axis], 1, *shape[axis:]), **_same_affine(draft, x))
-    said = axis - len(shape) - 1 if rng.random() < 0.3 else axis
-    return draft.op("EXPAND_DIMS", [x, draft.constant(said if rng.random() < 0.5 else [said])], y)
-
-
-def draw_concatenation(draft: Draft, rng: Rng, x: int) -> int:
-    """CONCATENATION of up to four tensors: inputs, constants, or the same again."""
-    shape, affine = draft.tensors[x].shape, _same_affine(draft, x)
-    axis = int(rng.integers(0, len(shape)))
-    parts = [x]
-    for _ in range(int(rng.integers(1, 4))):
-        part = [int(rng.integers(1, 6)) if at == axis else size for at, size in enumerate(shape)]
-        kind = rng.choice(["input", "constant", "same"])
-        if kind == "same":
-            parts.append(x)
-        else:
-            values = rng.integers(-128, 128, part)
-            parts.append(draft.input(part, **affine) if kind == "input" else draft.constant(values, "int8", **affine))
-    parts = [parts[index] for index in rng.permutation(len(parts))]
-    total = sum(draft.tensors[part].shape[axis] for part in parts)
-    y = draft.tensor((*shape[:axis], total, *shape[axis + 1 :]), **affine)
-    return draft.op("CONCATENATION", parts, y, axis=axis - len(shape) if rng.random() < 0.5 else axis)
-
-
-def draw_split(draft: Draft, rng: Rng, x: int) -> int:
-    """SPLIT into equal parts."""
-    shape, affine = draft.tensors[x].shape, _same_affine(draft, x)
-    axis = int(rng.integers(0, len(shape)))
-    count = int(rng.choice([n for n in range(1, min(shape[axis], 6) + 1) if shape[axis] % n == 0]))
-    part = (*shape[:axis], shape[axis] // count, *shape[axis + 1 :])
-    parts = [draft.tensor(part, **affine) for _ in range(count)]
-    said = axis - len(shape) if rng.random() < 0.5 else axis
-    return draft.op("SPLIT", [draft.constant(said), x], parts, num_splits=count)[0]
-
-
-def draw_strided_slice(draft: Draft, rng: Rng, x: int) -> int:
-    """STRIDED_SLICE forwards and backwards, with masks for begin, end and axes to drop."""
-    shape = draft.tensors[x].shape
-    masks = {"begin_mask": 0, "end_mask": 0, "shrink_axis_mask": 0}
-    begin, end, strides, left = [], [], [], []
-    for axis, size in enumerate(shape):
-        slot, drop = _slice(rng, size), axis > 0 and rng.random() < 0.2
-        start, stop, step = slot.indices(size)
-        masks["begin_mask"] |= (slot.start is None and not drop) << axis
-        masks["end_mask"] |= (slot.stop is None and not drop) << axis
-        masks["shrink_axis_mask"] |= int(drop) << axis
-        begin.append(start if drop or slot.start is None else slot.start)
-        end.append((start + 1 if drop else slot.stop) if drop or slot.stop is not None else 0)
-        strides.append(1 if drop else step)
-        left += [] if drop else [len(range(start, stop, step))]
-    y = draft.tensor(left, **_same_affine(draft, x))
-    return draft.op("STRIDED_SLICE", [x, *(draft.constant(part) for part in (begin, end, strides))], y, **masks)
-
-
-def _slice(rng: Rng, size: int) -> slice:
-    """Draw a slice that is not empty."""
-    first, last = sorted(int(index) for index in rng.integers(0, size, 2))
-    step = int(rng.integers(1, 4))
-    if rng.random() < 0.25:
-        return slice(last, first - 1 if first else None, -step)
-    begin = rng.choice([None, first, first - size])
-    return slice(begin, rng.choice([None, last + 1]), step)
 
 
 def _draw_unary(kind: str, **output: Any) -> Draw:
@@ -360,7 +236,7 @@ def _draw_unary(kind: str, **output: Any) -> Draw:
 
     def draw(draft: Draft, rng: Rng, x: int) -> int:
         scale = draft.tensors[x].scales[0] * 2.0 ** rng.uniform(-3, 2)
-        y = draft.tensor(draft.tensors[x].shape, **_affine(rng, scale=scale, **output))
+        y = draft.tensor(draft.tensors[x].shape, **random_affine(rng, scale=scale, **output))
         options = {"alpha": float(np.float32(rng.choice([0, 0.01, 0.2, 0.9, 1.5])))} if kind == "LEAKY_RELU" else {}
         return draft.op(kind, [x], y, **options)
 
@@ -376,23 +252,6 @@ def _draw_table(kind: str, scale: float, zero_point: int) -> Draw:
     return draw
 
 
-def draw_resize(draft: Draft, rng: Rng, x: int) -> int:
-    """RESIZE_NEAREST_NEIGHBOR to smaller and larger sizes."""
-    _, height, width, depth = draft.tensors[x].shape
-    size = [int(rng.integers(1, 2 * side + 2)) for side in (height, width)]
-    options = ({}, {"align_corners": True}, {"half_pixel_centers": True})[int(rng.integers(3))]
-    y = draft.tensor((1, *size, depth), **_same_affine(draft, x))
-    return draft.op("RESIZE_NEAREST_NEIGHBOR", [x, draft.constant(size)], y, **options)
-
-
-def draw_transpose(draft: Draft, rng: Rng, x: int) -> int:
-    """TRANSPOSE by any permutation."""
-    shape = draft.tensors[x].shape
-    order = rng.permutation(len(shape))
-    y = draft.tensor([shape[axis] for axis in order], **_same_affine(draft, x))
-    return draft.op("TRANSPOSE", [x, draft.constant(order)], y)
-
-
 def draw_quantize_input(draft: Draft, rng: Rng, x: int) -> int:
     """QUANTIZE of a float32 or uint8 input of the model, in place of `x`."""
     shape = draft.tensors[x].shape
@@ -400,7 +259,7 @@ def draw_quantize_input(draft: Draft, rng: Rng, x: int) -> int:
     if rng.random() < 0.5:
         source = draft.input(shape, "float32")
     else:
-        source = draft.input(shape, "uint8", scale=_scale(rng), zero_point=int(rng.integers(0, 256)))
+        source = draft.input(shape, "uint8", scale=random_scale(rng), zero_point=int(rng.integers(0, 256)))
     return draft.op("QUANTIZE", [source], x)
 
 
@@ -420,8 +279,8 @@ DRAWS: dict[str, tuple[Sequence[int], Draw]] = {
     "AVERAGE_POOL_2D": ((4,), _draw_pool("AVERAGE_POOL_2D")),
     "MAX_POOL_2D": ((4,), _draw_pool("MAX_POOL_2D")),
     "MEAN": ((2, 3, 4), draw_mean),
-    "PAD": (ANY, _draw_pad("PAD")),
-    "PADV2": (ANY, _draw_pad("PADV2")),
+    "PAD": (ANY, draw_pad("PAD")),
+    "PADV2": (ANY, draw_pad("PADV2")),
     "RESHAPE": (ANY, draw_reshape),
     "SQUEEZE": ((2, 3, 4), draw_squeeze),
     "EXPAND_DIMS": ((1, 2, 3), draw_expand_dims),

@@ -14,6 +14,7 @@ from engine_models import (
     tflm,
     tflm_many,
 )
+from engine_nets import random_net
 
 pytest.importorskip("tflite_micro")
 
@@ -41,6 +42,17 @@ def test_chains():
         assert all(np.array_equal(one, other) for one, other in zip(others[1], again, strict=True))
         lengths.append(len(first))
     assert max(lengths) > 1
+
+
+def test_nets_answer_different_inputs_differently():
+    """The same outputs for every input would hide faults."""
+    alike = 0
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        flatbuffer = random_net(rng, int(rng.integers(1, 7)))
+        answers = [scores.tobytes() for scores, _ in tflm_many(flatbuffer, random_examples(flatbuffer, rng, 6))]
+        alike += len(set(answers)) < 3
+    assert alike <= 2
 
 
 def test_the_same_seed_draws_the_same_bytes():

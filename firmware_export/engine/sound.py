@@ -6,6 +6,7 @@ No sound model: SpecError. Sound, but beyond the engine: UnsupportedOpError.
 from collections.abc import Iterator, Sequence
 
 from firmware_export.engine.graph import ABSENT, Graph, Op, Tensor
+from firmware_export.engine.limits import check_scales
 from firmware_export.engine.opset import KINDS
 from firmware_export.engine.shapes import check_options, check_shapes
 from hybrid.errors import SpecError, UnsupportedOpError
@@ -41,6 +42,8 @@ def check(graph: Graph) -> None:
         _check_types(op, graph, outside, what)
         _check_quantisation(op, graph, what)
         check_shapes(op, graph.tensors, what)
+        given = [graph.tensors[number] for number in op.inputs if number != ABSENT]
+        check_scales(op, given, graph.tensors[op.outputs[0]], what)
 
 
 def _check_flow(graph: Graph) -> None:
