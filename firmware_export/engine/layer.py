@@ -22,6 +22,19 @@ class Constant:
         return int(self.values.nbytes)
 
 
+@dataclass(frozen=True, kw_only=True)
+class InPlace:
+    """How a call's output may overlap a tensor that it reads, and that nothing reads afterwards.
+
+    ``lowest <= place of the output - place of the tensor <= highest``, in bytes; None: no limit.
+    """
+
+    read: int
+    """Which of the call's `reads`."""
+    lowest: int | None = None
+    highest: int | None = None
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Call:
     """One call of a kernel: ``kernel(&fields, reads..., writes..., scratch)``."""
@@ -38,6 +51,7 @@ class Call:
     """Numbers of tensors."""
     writes: tuple[int, ...]
     scratch_bytes: int = 0
+    in_place: tuple[InPlace, ...] = ()
 
     @property
     def constants(self) -> dict[str, Constant]:

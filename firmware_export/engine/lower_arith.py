@@ -1,6 +1,7 @@
 """Sums, products, means, pools and softmax as calls of kernels."""
 
 from itertools import groupby
+from typing import Any
 
 import numpy as np
 
@@ -24,7 +25,7 @@ from firmware_export.engine.checks import (
     tensor_of,
 )
 from firmware_export.engine.graph import Graph, Op, Tensor
-from firmware_export.engine.layer import Call, Constant
+from firmware_export.engine.layer import Call, Constant, InPlace
 from firmware_export.engine.requantise import LONG, Sums, rescaling
 
 _SUM_SHIFT = 20
@@ -62,11 +63,7 @@ def product(graph: Graph, op: Op) -> list[Call]:
         "low": low,
         "high": high,
     }
-    return [
-        Call(
-            kernel="product", struct="product", family="elementwise", fields=fields, reads=op.inputs, writes=op.outputs
-        )
-    ]
+    return [_elementwise("product", fields, graph, op)]
 
 
 def mean(graph: Graph, op: Op) -> list[Call]:
@@ -153,7 +150,22 @@ def _sum(graph: Graph, op: Op, factors: tuple[float, float, float], sign: int) -
         "low": low,
         "high": high,
     }
-    return [Call(kernel="sum", struct="sum", family="elementwise", fields=fields, reads=op.inputs, writes=op.outputs)]
+    return [_elementwise("sum", fields, graph, op)]
+
+
+def _elementwise(kernel: str, fields: dict[str, Any], graph: Graph, op: Op) -> Call:
+    """A call that may write over an input that is not broadcast: each value is read before its place is written."""
+    size = result_of(graph, op).size
+    same = [place for place in (0, 1) if graph.tensors[op.inputs[place]].size == size]
+    return Call(
+        kernel=kernel,
+        struct=kernel,
+        family="elementwise",
+        fields=fields,
+        reads=op.inputs,
+        writes=op.outputs,
+        in_place=tuple(InPlace(read=place, highest=0) for place in same),
+    )
 
 
 def _scaled(tensor: Tensor, factor: Multiplier, sign: int) -> "np.ndarray[tuple[int], np.dtype[np.int32]]":

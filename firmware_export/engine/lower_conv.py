@@ -22,7 +22,7 @@ from firmware_export.engine.checks import (
     tensor_of,
 )
 from firmware_export.engine.graph import Graph, Op, Tensor
-from firmware_export.engine.layer import Call, Constant
+from firmware_export.engine.layer import Call, Constant, InPlace
 from firmware_export.engine.requantise import LONG, Rescaling, Sums, rescaling
 
 CHANNEL = "channel"
@@ -56,7 +56,8 @@ def conv(graph: Graph, op: Op, *, wide: bool) -> list[Call]:
         "row_quads": quads // kernel_h,
         "in_zero": source.zero_points[0],
     }
-    return [_call("conv", "conv", fields, op, 16 * quads)]
+    leave = _conv_in_place(source, target, geometry) if groups == 1 else ()
+    return [_call("conv", "conv", fields, op, 16 * quads, leave)]
 
 
 def depthwise(graph: Graph, op: Op, *, wide: bool) -> list[Call]:
@@ -122,7 +123,8 @@ def _planes(
         "pitch": pitch,
         "in_zero": source.zero_points[0],
     }
-    return _call("planes", "planes", fields, op, 8 * lines * pitch)
+    leave = (InPlace(read=0, lowest=0, highest=0),)  # channels by fours, each read before it is written
+    return _call("planes", "planes", fields, op, 8 * lines * pitch, leave)
 
 
 def _line_cost(target: Tensor, geometry: dict[str, int], line: int) -> float:
@@ -161,10 +163,28 @@ def fully_connected(graph: Graph, op: Op, *, wide: bool) -> list[Call]:
         "out_c": outputs,
         "in_zero": source.zero_points[0],
     }
-    return [_call("fully_connected", "fully_connected", fields, op, 8 * _quads(depth))]
+    leave = (InPlace(read=0),) if source.size == depth else ()  # one row is unpacked before it is answered
+    return [_call("fully_connected", "fully_connected", fields, op, 8 * _quads(depth), leave)]
 
 
-def _call(kernel: str, family: str, fields: dict[str, object], op: Op, scratch_bytes: int) -> Call:
+def _conv_in_place(source: Tensor, target: Tensor, geometry: dict[str, int]) -> tuple[InPlace, ...]:
+    """The output may follow behind the input: two pixels are written after the patches of both were read.
+
+    What is read after output pixel `p`, row by row, begins at the first row of the kernel at `p`.
+    """
+    _, rows, columns, outputs = target.shape
+    pitch = source.shape[2] * source.shape[3]
+    pixels = np.arange(2, rows * columns, 2)
+    if geometry["kernel_h"] * geometry["kernel_w"] * geometry["stride_h"] * geometry["stride_w"] == 1:
+        unread = pixels * source.shape[3]
+    else:
+        unread = np.maximum(pixels // columns * geometry["stride_h"] - geometry["pad_h"], 0) * pitch
+    return (InPlace(read=0, highest=int((unread - pixels * outputs).min(initial=source.size))),)
+
+
+def _call(
+    kernel: str, family: str, fields: dict[str, object], op: Op, scratch_bytes: int, in_place: tuple[InPlace, ...] = ()
+) -> Call:
     reads, writes = (op.inputs[0],), (op.outputs[0],)
     return Call(
         kernel=kernel,
@@ -174,6 +194,7 @@ def _call(kernel: str, family: str, fields: dict[str, object], op: Op, scratch_b
         reads=reads,
         writes=writes,
         scratch_bytes=scratch_bytes,
+        in_place=in_place,
     )
 
 

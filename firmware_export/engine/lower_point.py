@@ -1,6 +1,7 @@
 """Operators of one value: tables of 256 entries, and float at the model's rim."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -8,7 +9,7 @@ from numpy.typing import NDArray
 from firmware_export.engine import tables
 from firmware_export.engine.checks import describe, need_int8, refuse, result_of, tensor_of
 from firmware_export.engine.graph import Graph, Op, Tensor
-from firmware_export.engine.layer import Call, Constant
+from firmware_export.engine.layer import Call, Constant, InPlace
 
 
 def lookup(graph: Graph, op: Op) -> list[Call]:
@@ -72,7 +73,7 @@ def _lookup(op: Op, source: Tensor, target: Tensor, table: NDArray[np.int8]) -> 
         "in_flip": _flip(source),
         "out_flip": _flip(target),
     }
-    return _rim_call(op, "lookup", fields)
+    return replace(_rim_call(op, "lookup", fields), in_place=(InPlace(read=0, highest=0),))
 
 
 def _rim_call(op: Op, kernel: str, fields: Mapping[str, object]) -> Call:

@@ -8,9 +8,10 @@ first rounding halves up, the second halves away from zero. For ``r > 0`` and ``
 
     floor((acc * M + 2^30 + 2^(30+r) + zero * 2^(31+r)) / 2^(31+r)),
 
-and for ``acc < 0`` the same with 2^31 less: rounding away from zero takes one unit of the first result off, and a mantissa
-of at least 2^30 leaves no negative sum at zero after the first rounding but that of exactly -2^30, for which both agree.
-With twice the sum, ``a = 2 acc``, numerator and denominator double and all but the product are multiples of 2^32:
+and for ``acc < 0`` the same with 2^31 less: rounding away from zero takes one unit of the first result off, and a
+mantissa of at least 2^30 leaves no negative sum at zero after the first rounding but that of exactly -2^30, for which
+both agree. With twice the sum, ``a = 2 acc``, numerator and denominator double, and all but the product are multiples of
+2^32:
 
     (floor((a * M + 2^31) / 2^32) + 2^(r-1) + zero * 2^r - [acc < 0]) >> r.
 
@@ -69,10 +70,12 @@ def _short(
     factor: Multiplier, span: Sums, zero: int, limits: tuple[int, int], form: int
 ) -> tuple[int, int, int] | None:
     """Mantissa, addend and shift of a channel's short form, None where it is not proven."""
-    ends = [_output(acc, factor, zero, limits) for acc in (span.bias - span.swing, span.bias + span.swing)]
+    least, most = span.bias - span.swing, span.bias + span.swing
+    if factor.shift <= 0 and -(1 << 31) <= least <= most < 1 << 31:
+        output = _output(least, factor, zero, limits)
+        if output == _output(most, factor, zero, limits):
+            return 0, 2 * output + 1, 1
     fits = abs(span.bias) + span.swing < _HALF
-    if factor.shift <= 0 and -(1 << 31) <= span.bias - span.swing and span.bias + span.swing < 1 << 31 and ends[0] == ends[1]:
-        return 0, 2 * ends[0] + 1, 1
     right = -factor.shift
     if not fits or factor.mantissa < _HALF or not 0 <= right < 23 or (right == 0 and form == SIGNED):
         return None
