@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from engine_layers import PLANES
 from engine_models import DRAWS, RefusedError, random_chain, random_examples, random_single_op, tflm_many
 
 from firmware_export.engine.compile import compile_model
@@ -65,6 +66,10 @@ def test_every_operator_is_exact():
 def test_convolutions_are_exact_with_small_weights():
     kinds = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED")
     assert wrong([model for kind in kinds for model in drawn(kind, 20, 1000)], weights="int8") == []
+
+
+def test_depthwise_planes_are_exact_in_plain_c_and_clean_under_sanitizers():
+    assert wrong(PLANES, sanitize=True) == []
 
 
 def test_chains_are_exact_and_clean_under_sanitizers():

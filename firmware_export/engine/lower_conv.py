@@ -104,8 +104,8 @@ def _planes(
     place, sides = 1 - line, ("h", "w")
     pairs = 2 * weights.transpose(2, line, place)[..., [0, 1, 1, 2]].astype(np.int16)
     stride, pad = ([geometry[f"{name}_{sides[axis]}"] for axis in (line, place)] for name in ("stride", "pad"))
-    out_sizes, in_sizes = ([tensor.shape[1 + axis] for axis in (line, place)] for tensor in (target, source))
-    lines, pitch = (out_sizes[0] - 1) * stride[0] + 3, -(-out_sizes[1] // 2) * 2 * stride[1] + 2
+    lines = (target.shape[1 + line] - 1) * stride[0] + 3
+    pitch = -(-target.shape[1 + place] // 2) * 2 * stride[1] + 2
     fields = {
         "weights": Constant(values=pairs),
         **_constants(scaled[0], 1),

@@ -3,15 +3,16 @@
 TFLite brings a sum into the output's scale with two roundings, `arithmetic.multiply`. The kernels' short forms
 (`kernels/core.h`) need one multiplication, one addition and one shift.
 
-With `M` the mantissa and `r` the shift to the right, TFLite's result is ``zero + round(round(acc * M / 2^31) / 2^r)``, the
-first rounding halves up, the second halves away from zero. For ``r > 0`` and ``acc >= 0`` this is
+With `M` the mantissa and `r` the shift to the right, TFLite's result is
+``zero + round(round(acc * M / 2^31) / 2^r)``, the first rounding halves up, the second halves away from zero. For
+``r > 0`` and ``acc >= 0`` this is
 
     floor((acc * M + 2^30 + 2^(30+r) + zero * 2^(31+r)) / 2^(31+r)),
 
 and for ``acc < 0`` the same with 2^31 less: rounding away from zero takes one unit of the first result off, and a
 mantissa of at least 2^30 leaves no negative sum at zero after the first rounding but that of exactly -2^30, for which
-both agree. With twice the sum, ``a = 2 acc``, numerator and denominator double, and all but the product are multiples of
-2^32:
+both agree. With twice the sum, ``a = 2 acc``, numerator and denominator double, and all but the product are multiples
+of 2^32:
 
     (floor((a * M + 2^31) / 2^32) + 2^(r-1) + zero * 2^r - [acc < 0]) >> r.
 
