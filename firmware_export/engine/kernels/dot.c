@@ -198,34 +198,42 @@ __attribute__((naked)) static void engine_short_row_int16(const engine_blocks_t 
 #endif
 
 /* One patch and four channels in plain C: the place of k1, k3 is half a quad of patches further. */
-static void engine_sums_int8(const engine_i16 *patch, int32_t step, const int8_t *weights, int32_t quads, int32_t *acc)
+static void engine_sums_int8(
+    const engine_i16 *patch, int32_t step, const int8_t *weights, int32_t quads, int32_t *acc)
 {
     const int32_t half = step / 2;
-    for (int32_t quad = 0; quad < quads; quad++) {
-        for (int32_t channel = 0; channel < 4; channel++) {
-            const int32_t sum = patch[0] * weights[0] + patch[half] * weights[1] + patch[1] * weights[2]
-                                + patch[half + 1] * weights[3];
-            acc[channel] = engine_add(acc[channel], sum);
-            weights += 4;
-        }
+    uint32_t acc0 = (uint32_t)acc[0], acc1 = (uint32_t)acc[1], acc2 = (uint32_t)acc[2], acc3 = (uint32_t)acc[3];
+    for (const int8_t *end = weights + quads * 16; weights != end; weights += 16) {
+        const int32_t k0 = patch[0], k2 = patch[1], k1 = patch[half], k3 = patch[half + 1];
+        acc0 += (uint32_t)(k0 * weights[0] + k1 * weights[1] + k2 * weights[2] + k3 * weights[3]);
+        acc1 += (uint32_t)(k0 * weights[4] + k1 * weights[5] + k2 * weights[6] + k3 * weights[7]);
+        acc2 += (uint32_t)(k0 * weights[8] + k1 * weights[9] + k2 * weights[10] + k3 * weights[11]);
+        acc3 += (uint32_t)(k0 * weights[12] + k1 * weights[13] + k2 * weights[14] + k3 * weights[15]);
         patch += step;
     }
+    acc[0] = (int32_t)acc0;
+    acc[1] = (int32_t)acc1;
+    acc[2] = (int32_t)acc2;
+    acc[3] = (int32_t)acc3;
 }
 
 static void engine_sums_int16(
     const engine_i16 *patch, int32_t step, const int16_t *weights, int32_t quads, int32_t *acc)
 {
     const int32_t half = step / 2;
-    for (int32_t quad = 0; quad < quads; quad++) {
-        for (int32_t channel = 0; channel < 4; channel++) {
-            const int32_t sum = patch[0] * weights[0] + patch[1] * weights[1] + patch[half] * weights[8]
-                                + patch[half + 1] * weights[9];
-            acc[channel] = engine_add(acc[channel], sum);
-            weights += 2;
-        }
-        weights += 8;
+    uint32_t acc0 = (uint32_t)acc[0], acc1 = (uint32_t)acc[1], acc2 = (uint32_t)acc[2], acc3 = (uint32_t)acc[3];
+    for (const int16_t *end = weights + quads * 16; weights != end; weights += 16) {
+        const int32_t k0 = patch[0], k2 = patch[1], k1 = patch[half], k3 = patch[half + 1];
+        acc0 += (uint32_t)(k0 * weights[0] + k1 * weights[8] + k2 * weights[1] + k3 * weights[9]);
+        acc1 += (uint32_t)(k0 * weights[2] + k1 * weights[10] + k2 * weights[3] + k3 * weights[11]);
+        acc2 += (uint32_t)(k0 * weights[4] + k1 * weights[12] + k2 * weights[5] + k3 * weights[13]);
+        acc3 += (uint32_t)(k0 * weights[6] + k1 * weights[14] + k2 * weights[7] + k3 * weights[15]);
         patch += step;
     }
+    acc[0] = (int32_t)acc0;
+    acc[1] = (int32_t)acc1;
+    acc[2] = (int32_t)acc2;
+    acc[3] = (int32_t)acc3;
 }
 
 /* Four channels of one patch, from sums to int8. */
