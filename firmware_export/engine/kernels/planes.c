@@ -37,10 +37,13 @@ typedef struct {
     "smlad r11, r3, " first ", r11\n\t"        \
     "smlabt r11, r2, " second ", r11\n\t"
 
-#define ENGINE_PLANE_CLAMP                               \
+#define ENGINE_PLANE_FLOOR                               \
     "ldr r2, [sp, #88]\n\t"                              \
     "cmp r10, r2\n\tit lt\n\tmovlt r10, r2\n\t"          \
-    "cmp r11, r2\n\tit lt\n\tmovlt r11, r2\n\t"          \
+    "cmp r11, r2\n\tit lt\n\tmovlt r11, r2\n\t"
+
+#define ENGINE_PLANE_CLAMP                               \
+    ENGINE_PLANE_FLOOR                                   \
     "ldr r2, [sp, #92]\n\t"                              \
     "cmp r10, r2\n\tit gt\n\tmovgt r10, r2\n\t"          \
     "cmp r11, r2\n\tit gt\n\tmovgt r11, r2\n\t"
@@ -142,18 +145,21 @@ typedef struct {
     }
 
 ENGINE_PLANE_FUNCTION(engine_plane_1, ENGINE_PLANE_ROW_1, "4", "")
-ENGINE_PLANE_FUNCTION(engine_plane_1_clamped, ENGINE_PLANE_ROW_1, "4", ENGINE_PLANE_CLAMP)
+ENGINE_PLANE_FUNCTION(engine_plane_1_floor, ENGINE_PLANE_ROW_1, "4", ENGINE_PLANE_FLOOR)
+ENGINE_PLANE_FUNCTION(engine_plane_1_clamp, ENGINE_PLANE_ROW_1, "4", ENGINE_PLANE_CLAMP)
 ENGINE_PLANE_FUNCTION(engine_plane_2, ENGINE_PLANE_ROW_2, "8", "")
-ENGINE_PLANE_FUNCTION(engine_plane_2_clamped, ENGINE_PLANE_ROW_2, "8", ENGINE_PLANE_CLAMP)
+ENGINE_PLANE_FUNCTION(engine_plane_2_floor, ENGINE_PLANE_ROW_2, "8", ENGINE_PLANE_FLOOR)
+ENGINE_PLANE_FUNCTION(engine_plane_2_clamp, ENGINE_PLANE_ROW_2, "8", ENGINE_PLANE_CLAMP)
 
+/* By the stride of places, then by what the saturation to int8 leaves to do. */
 static void engine_plane(const engine_planes_t *layer, const engine_plane_t *planes)
 {
-    const int32_t clamped = layer->low > INT8_MIN || layer->high < INT8_MAX;
-    if (layer->place_stride == 1) {
-        (clamped ? engine_plane_1_clamped : engine_plane_1)(planes);
-    } else {
-        (clamped ? engine_plane_2_clamped : engine_plane_2)(planes);
-    }
+    static void (*const functions[2][3])(const engine_plane_t *) = {
+        {engine_plane_1, engine_plane_1_floor, engine_plane_1_clamp},
+        {engine_plane_2, engine_plane_2_floor, engine_plane_2_clamp},
+    };
+    const int32_t limits = layer->high < INT8_MAX ? 2 : layer->low > INT8_MIN ? 1 : 0;
+    functions[layer->place_stride - 1][limits](planes);
 }
 
 /* Two pixels of four channels into the planes; `size` is a plane's. */
