@@ -7,14 +7,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from engine_build import Draft, flatbuffer
 from engine_layers import PLANES
 from engine_models import DRAWS, RefusedError, random_chain, random_examples, random_single_op, tflm_many
 
 from firmware_export.engine.compile import compile_model
 from firmware_export.engine.host import built
+from firmware_export.engine.lower import KINDS
 from firmware_export.engine.verify import verify
 from firmware_export.host import has_c_compiler
-from hybrid.errors import SpecError
+from hybrid.errors import BudgetError, SpecError, UnsupportedOpError
 from hybrid.runtimes import device_engine
 
 pytestmark = pytest.mark.skipif(
@@ -125,3 +127,34 @@ def test_a_difference_is_found_and_shown():
 def test_an_unusable_prefix_is_refused():
     with pytest.raises(SpecError, match="prefix: got 'My Net', allowed lower-case"):
         compile_model(drawn("ADD", 1)[0], prefix="My Net")
+
+
+def test_auto_unpacks_as_many_weights_as_the_flash_allows():
+    model = single_conv(2)
+    small, large = (compile_model(model, weights=width).flash_bytes for width in ("int8", "int16"))
+    assert small < large
+    assert compile_model(model).flash_bytes == large
+    assert compile_model(model, flash_bytes=large).layers[0].weights == "int16"
+    assert compile_model(model, flash_bytes=large - 1).layers[0].weights == "int8"
+
+
+def single_conv(seed):
+    return random_single_op(np.random.default_rng(seed), "CONV_2D")
+
+
+def test_a_budget_that_cannot_be_met_names_what_is_needed():
+    model = single_conv(2)
+    small = compile_model(model, weights="int8")
+    with pytest.raises(BudgetError, match=rf"flash_bytes: needs {small.flash_bytes:,}, .* layer 0 CONV_2D"):
+        compile_model(model, flash_bytes=small.flash_bytes - 1)
+    with pytest.raises(BudgetError, match=rf"ram_bytes: needs {small.ram_bytes:,}, .* while running: layer 0 CONV_2D"):
+        compile_model(model, ram_bytes=small.ram_bytes - 1, weights="int8")
+
+
+def test_an_operator_beyond_the_engine_is_named():
+    assert "TANH" in KINDS
+    draft = Draft()
+    x = draft.input((1, 4), scale=0.1, zero_point=0)
+    y = draft.op("LOGISTIC", [x], draft.tensor((1, 4), scale=0.1, zero_point=3))
+    with pytest.raises(UnsupportedOpError, match="LOGISTIC"):
+        compile_model(flatbuffer(draft.graph([y])))

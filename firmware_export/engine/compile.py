@@ -3,11 +3,11 @@
 import re
 from dataclasses import dataclass, field
 
+from firmware_export.engine.budgets import Weights, check_ram, choose_layers
 from firmware_export.engine.emit import families_of, kernel_files, model_files
 from firmware_export.engine.graph import Graph
-from firmware_export.engine.layer import Layer
-from firmware_export.engine.lower import WeightWidth, lower
-from firmware_export.engine.memory import lay_out
+from firmware_export.engine.layer import Layer, WeightWidth
+from firmware_export.engine.memory import lay_out, live_layers
 from firmware_export.engine.reader import read
 from hybrid.errors import SpecError, UnsupportedOpError
 
@@ -25,6 +25,7 @@ class LayerCost:
     macs: int
     kernel: str
     """Names of the kernels, empty where nothing is left to do."""
+    weights: WeightWidth | None
     flash_bytes: int
     scratch_bytes: int
 
@@ -54,22 +55,33 @@ class Compiled:
 
 
 def compile_model(
-    flatbuffer: bytes, *, prefix: str = "model", weights: WeightWidth = "int16", kernels: str | None = None
+    flatbuffer: bytes,
+    *,
+    prefix: str = "model",
+    weights: Weights = "auto",
+    ram_bytes: int | None = None,
+    flash_bytes: int | None = None,
+    kernels: str | None = None,
 ) -> Compiled:
     """Compile a model of int8.
+
+    `ram_bytes` and `flash_bytes` are what the model may take: of static memory, and of flash for its constants; code
+    and stack come on top. `weights` says how weights stand in flash, ``auto`` as int16 as far as `flash_bytes` allows.
 
     Models that go into one firmware may share their kernels: give them the same name `kernels`, and write
     `firmware_export.engine.emit.kernel_files` once for the families of all.
 
-    Raises: SpecError for a damaged flatbuffer or an unusable prefix; UnsupportedOpError for what the engine lacks.
+    Raises: SpecError for a damaged flatbuffer or an unusable prefix; UnsupportedOpError for what the engine lacks;
+    BudgetError where the model does not fit.
     """
     for name in (prefix, kernels or prefix):
         if not _PREFIX.fullmatch(name):
             raise SpecError(f"prefix: got '{name}', allowed lower-case letters, digits and _, a letter first, up to 41")
     graph = read(flatbuffer)
     _check_rim(graph)
-    layers = lower(graph, weights=weights)
+    layers = choose_layers(graph, weights, flash_bytes)
     memory = lay_out(graph, layers)
+    check_ram(memory.nbytes, ram_bytes, live_layers(graph, layers))
     kernel_prefix = kernels or prefix
     sources = model_files(graph, layers, memory, prefix=prefix, kernels=kernel_prefix, title=prefix)
     operands = {n for layer in layers for call in layer.calls for n in call.reads if graph.tensors[n].data is not None}
@@ -103,6 +115,7 @@ def _cost(layer: Layer) -> LayerCost:
         shape=layer.output_shape,
         macs=layer.macs,
         kernel=" + ".join(dict.fromkeys(call.kernel for call in layer.calls)),
+        weights=layer.weights,
         flash_bytes=layer.flash_bytes,
         scratch_bytes=layer.scratch_bytes,
     )

@@ -2,9 +2,12 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from numpy.typing import NDArray
+
+WeightWidth = Literal["int8", "int16"]
+"""How weights of convolutions and fully connected layers stand in flash: small, or unpacked for fewer instructions."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -68,6 +71,8 @@ class Layer:
     kind: str
     output_shape: tuple[int, ...]
     macs: int
+    weights: WeightWidth | None
+    """None where there is no choice."""
     calls: tuple[Call, ...]
     """Empty for an operator that only gives a tensor another shape."""
 

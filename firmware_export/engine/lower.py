@@ -2,15 +2,11 @@
 
 from collections.abc import Callable
 from functools import partial
-from typing import Literal
 
 from firmware_export.engine import lower_arith, lower_conv, lower_move, lower_point
 from firmware_export.engine.checks import describe, refuse
 from firmware_export.engine.graph import ABSENT, Graph, Op
-from firmware_export.engine.layer import Call, Layer
-
-WeightWidth = Literal["int8", "int16"]
-"""How weights of convolutions stand in flash: small, or unpacked for fewer instructions."""
+from firmware_export.engine.layer import Call, Layer, WeightWidth
 
 ALIASES = ("RESHAPE", "SQUEEZE", "EXPAND_DIMS")
 """Operators that give a tensor another shape and leave its bytes where they are."""
@@ -18,10 +14,10 @@ ALIASES = ("RESHAPE", "SQUEEZE", "EXPAND_DIMS")
 _Lowering = Callable[[Graph, Op], list[Call]]
 _WEIGHTED: dict[str, Callable[..., list[Call]]] = {
     "CONV_2D": lower_conv.conv,
-    "DEPTHWISE_CONV_2D": lower_conv.depthwise,
     "FULLY_CONNECTED": lower_conv.fully_connected,
 }
 _PLAIN: dict[str, _Lowering] = {
+    "DEPTHWISE_CONV_2D": lower_conv.depthwise,
     "ADD": lower_arith.addition,
     "SUB": lower_arith.subtraction,
     "MUL": lower_arith.product,
@@ -51,7 +47,7 @@ KINDS = tuple(sorted((*_WEIGHTED, *_PLAIN, *ALIASES)))
 
 def lower(graph: Graph, *, weights: WeightWidth) -> tuple[Layer, ...]:
     """Lower every operator, in order. Raises: UnsupportedOpError naming operator, tensor and reason."""
-    return tuple(_layer(graph, op, weights == "int16") for op in graph.ops)
+    return tuple(_lower(graph, op, weights) for op in graph.ops)
 
 
 def alias_roots(graph: Graph) -> dict[int, int]:
@@ -63,7 +59,8 @@ def alias_roots(graph: Graph) -> dict[int, int]:
     return roots
 
 
-def _layer(graph: Graph, op: Op, wide: bool) -> Layer:
+def _lower(graph: Graph, op: Op, weights: WeightWidth) -> Layer:
+    wide = weights == "int16"
     lowerings: dict[str, _Lowering] = {**_PLAIN, **{k: partial(f, wide=wide) for k, f in _WEIGHTED.items()}}
     lowerings.update(dict.fromkeys(ALIASES, _alias))
     if op.kind not in lowerings:
@@ -74,7 +71,9 @@ def _layer(graph: Graph, op: Op, wide: bool) -> Layer:
     except KeyError as missing:
         raise refuse(op, f"option {missing} is missing; the model is damaged") from None
     shape = graph.tensors[op.outputs[0]].shape
-    return Layer(number=op.number, kind=op.kind, output_shape=shape, macs=_macs(graph, op), calls=tuple(calls))
+    width = weights if op.kind in _WEIGHTED else None
+    macs = _macs(graph, op)
+    return Layer(number=op.number, kind=op.kind, output_shape=shape, macs=macs, weights=width, calls=tuple(calls))
 
 
 def _check_tensors(graph: Graph, op: Op) -> None:
@@ -93,7 +92,7 @@ def _alias(graph: Graph, op: Op) -> list[Call]:
 
 
 def _macs(graph: Graph, op: Op) -> int:
-    if op.kind not in _WEIGHTED:
+    if op.kind not in (*_WEIGHTED, "DEPTHWISE_CONV_2D"):
         return 0
     weights, target = graph.tensors[op.inputs[1]], graph.tensors[op.outputs[0]]
     outputs = weights.shape[3] if op.kind == "DEPTHWISE_CONV_2D" else weights.size // weights.shape[-1]

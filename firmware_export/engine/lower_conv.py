@@ -60,7 +60,7 @@ def conv(graph: Graph, op: Op, *, wide: bool) -> list[Call]:
     return [_call("conv", "conv", fields, op, 16 * quads, leave)]
 
 
-def depthwise(graph: Graph, op: Op, *, wide: bool) -> list[Call]:
+def depthwise(graph: Graph, op: Op) -> list[Call]:
     """DEPTHWISE_CONV_2D with any multiplier."""
     source, target = tensor_of(graph, op, 0), result_of(graph, op)
     weights, geometry = _filter(graph, op), _geometry(graph, op, tensor_of(graph, op, 1).shape[1:3])

@@ -60,6 +60,15 @@ def lay_out(graph: Graph, layers: tuple[Layer, ...]) -> Memory:
     return Memory(tensors=every, scratch=by_layer, nbytes=found.arena_bytes, bound_bytes=found.bound_bytes)
 
 
+def live_layers(graph: Graph, layers: tuple[Layer, ...]) -> list[tuple[int, Layer]]:
+    """Bytes that are alive while each layer runs, overlaps not counted."""
+    buffers = [buffer for group in lifetimes(graph, layers) for buffer in group.values()]
+    return [
+        (sum(buffer.room for buffer in buffers if buffer.first <= step <= buffer.last), layer)
+        for step, layer in enumerate(layers)
+    ]
+
+
 def _shares(graph: Graph, layers: tuple[Layer, ...], tensors: dict[int, Buffer]) -> Iterator[Share]:
     """Where a layer of one call may write over what it alone still reads."""
     roots, places = alias_roots(graph), {number: place for place, number in enumerate(tensors)}
