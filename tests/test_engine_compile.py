@@ -151,6 +151,29 @@ def test_a_budget_that_cannot_be_met_names_what_is_needed():
         compile_model(model, ram_bytes=small.ram_bytes - 1, weights="int8")
 
 
+def test_less_ram_takes_the_convolution_that_needs_less():
+    """One 3x3 convolution of 4 channels over 8x8 pixels: a row of unpacked columns, or two patches."""
+    model = plain_conv()
+    default = compile_model(model)
+    assert default.layers[0].kernel == "conv_columns"
+    small = compile_model(model, ram_bytes=default.ram_bytes - 1)
+    assert (small.layers[0].kernel, small.ram_bytes < default.ram_bytes) == ("conv", True)
+    assert verify(model, small, 5) is None
+    assert verify(model, default, 5) is None
+
+
+def plain_conv():
+    draft, rng = Draft(), np.random.default_rng(0)
+    x = draft.input((1, 8, 8, 4), scale=0.05, zero_point=-7)
+    data = rng.integers(-127, 128, (5, 3, 3, 4)).astype(np.int8)
+    weights = draft.tensor(data.shape, data=data, scales=(0.01,), zero_points=(0,))
+    y = draft.tensor((1, 8, 8, 5), scale=0.1, zero_point=4)
+    sides = {f"{name}_{side}": 1 for name in ("stride", "dilation") for side in ("h", "w")}
+    options = {key if "stride" in key else f"{key}_factor": value for key, value in sides.items()}
+    draft.op("CONV_2D", [x, weights], y, padding="SAME", fused_activation_function="NONE", **options)
+    return flatbuffer(draft.graph([y]))
+
+
 def test_an_operator_beyond_the_engine_is_named():
     assert "TANH" in KINDS
     draft = Draft()

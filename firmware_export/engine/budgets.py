@@ -12,8 +12,10 @@ Weights = Literal["auto", "int8", "int16"]
 _NAMED = 3
 
 
-def choose_layers(graph: Graph, weights: Weights, flash_bytes: int | None) -> tuple[Layer, ...]:
-    """Lower a graph within a budget of flash for constants.
+def choose_layers(
+    graph: Graph, weights: Weights, flash_bytes: int | None, *, low_ram: bool = False
+) -> tuple[Layer, ...]:
+    """Lower a graph within a budget of flash for constants; `low_ram` prefers little scratch to few instructions.
 
     ``auto`` unpacks all weights and then takes back what costs most bytes for each multiplication that gains by it,
     until the rest fits.
@@ -21,10 +23,10 @@ def choose_layers(graph: Graph, weights: Weights, flash_bytes: int | None) -> tu
     Raises: BudgetError naming the largest layers.
     """
     if weights != "auto":
-        layers = list(lower(graph, weights=weights))
+        layers = list(lower(graph, weights=weights, low_ram=low_ram))
     else:
-        layers = list(lower(graph, weights="int16"))
-        small = lower(graph, weights="int8")
+        layers = list(lower(graph, weights="int16", low_ram=low_ram))
+        small = lower(graph, weights="int8", low_ram=low_ram)
         excess = _flash(layers) - flash_bytes if flash_bytes is not None else 0
         for place in sorted(range(len(layers)), key=lambda i: (_gain(layers[i], small[i]), i)):
             if excess <= 0:

@@ -81,6 +81,9 @@ def compile_model(
     _check_rim(graph)
     layers = choose_layers(graph, weights, flash_bytes)
     memory = lay_out(graph, layers)
+    if ram_bytes is not None and memory.nbytes > ram_bytes:
+        layers = choose_layers(graph, weights, flash_bytes, low_ram=True)
+        memory = lay_out(graph, layers)
     check_ram(memory.nbytes, ram_bytes, live_layers(graph, layers))
     kernel_prefix = kernels or prefix
     sources = model_files(graph, layers, memory, prefix=prefix, kernels=kernel_prefix, title=prefix)

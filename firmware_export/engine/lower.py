@@ -12,10 +12,7 @@ ALIASES = ("RESHAPE", "SQUEEZE", "EXPAND_DIMS")
 """Operators that give a tensor another shape and leave its bytes where they are."""
 
 _Lowering = Callable[[Graph, Op], list[Call]]
-_WEIGHTED: dict[str, Callable[..., list[Call]]] = {
-    "CONV_2D": lower_conv.conv,
-    "FULLY_CONNECTED": lower_conv.fully_connected,
-}
+_WEIGHTED = ("CONV_2D", "FULLY_CONNECTED")
 _PLAIN: dict[str, _Lowering] = {
     "DEPTHWISE_CONV_2D": lower_conv.depthwise,
     "ADD": lower_arith.addition,
@@ -45,9 +42,20 @@ KINDS = tuple(sorted((*_WEIGHTED, *_PLAIN, *ALIASES)))
 """Operators that the engine computes."""
 
 
-def lower(graph: Graph, *, weights: WeightWidth) -> tuple[Layer, ...]:
-    """Lower every operator, in order. Raises: UnsupportedOpError naming operator, tensor and reason."""
-    return tuple(_lower(graph, op, weights) for op in graph.ops)
+def lower(graph: Graph, *, weights: WeightWidth, low_ram: bool = False) -> tuple[Layer, ...]:
+    """Lower every operator, in order; `low_ram` prefers little scratch to few instructions.
+
+    Raises: UnsupportedOpError naming operator, tensor and reason.
+    """
+    lowerings = {**_PLAIN, **dict.fromkeys(ALIASES, _alias), **_weighted(weights == "int16", low_ram)}
+    return tuple(_lower(graph, op, lowerings, weights) for op in graph.ops)
+
+
+def _weighted(wide: bool, low_ram: bool) -> dict[str, _Lowering]:
+    return {
+        "CONV_2D": partial(lower_conv.conv, wide=wide, low_ram=low_ram),
+        "FULLY_CONNECTED": partial(lower_conv.fully_connected, wide=wide),
+    }
 
 
 def alias_roots(graph: Graph) -> dict[int, int]:
@@ -59,10 +67,7 @@ def alias_roots(graph: Graph) -> dict[int, int]:
     return roots
 
 
-def _lower(graph: Graph, op: Op, weights: WeightWidth) -> Layer:
-    wide = weights == "int16"
-    lowerings: dict[str, _Lowering] = {**_PLAIN, **{k: partial(f, wide=wide) for k, f in _WEIGHTED.items()}}
-    lowerings.update(dict.fromkeys(ALIASES, _alias))
+def _lower(graph: Graph, op: Op, lowerings: dict[str, _Lowering], weights: WeightWidth) -> Layer:
     if op.kind not in lowerings:
         raise refuse(op, f"is not among the operators of the engine: {', '.join(KINDS)}")
     _check_tensors(graph, op)

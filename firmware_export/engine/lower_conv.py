@@ -4,6 +4,7 @@ Weights stand as the dot products read them (`kernels/dot.h`): blocks of four ch
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from math import inf
 
 import numpy as np
@@ -30,8 +31,8 @@ _PAIRS = (0, 2, 1, 3)
 """Order of a quad's values in int16 weights."""
 
 
-def conv(graph: Graph, op: Op, *, wide: bool) -> list[Call]:
-    """CONV_2D, also in groups."""
+def conv(graph: Graph, op: Op, *, wide: bool, low_ram: bool) -> list[Call]:
+    """CONV_2D, also in groups; `low_ram` unpacks each patch alone, which takes more instructions."""
     source, target = tensor_of(graph, op, 0), result_of(graph, op)
     weights, geometry = _filter(graph, op), _geometry(graph, op, tensor_of(graph, op, 1).shape[1:3])
     outputs, kernel_h, kernel_w, depth = weights.shape
@@ -39,6 +40,9 @@ def conv(graph: Graph, op: Op, *, wide: bool) -> list[Call]:
         raise refuse(op, f"{describe(source)}: does not split into groups of {depth} channels")
     groups = source.shape[3] // depth
     joined = groups == 1 and op.options["dilation_w_factor"] == 1
+    columns = joined and not depth % 4 and kernel_w > 1 and op.options["stride_w"] == 1 and not low_ram
+    if columns:
+        weights = weights.transpose(0, 2, 1, 3)
     runs = weights.reshape(outputs, kernel_h, kernel_w * depth) if joined else weights.reshape(outputs, -1, depth)
     scaled, limits = _rescaling(graph, op, weights)
     packed = np.concatenate([_pack(part, wide, scaled.form) for part in np.split(runs, groups)])
@@ -57,6 +61,10 @@ def conv(graph: Graph, op: Op, *, wide: bool) -> list[Call]:
         "in_zero": source.zero_points[0],
     }
     leave = _conv_in_place(source, target, geometry) if groups == 1 else ()
+    if columns:
+        slots = target.shape[2] + kernel_w
+        call = _call("conv_columns", "conv", fields, op, 16 * quads // kernel_w * slots, leave)
+        return [replace(call, struct="conv")]
     return [_call("conv", "conv", fields, op, 16 * quads, leave)]
 
 

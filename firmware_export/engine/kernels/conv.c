@@ -172,8 +172,8 @@ static void engine_conv_last(
     last.second = outputs[1];
     last.blocks = 1;
     engine_conv_blocks(layer->wide, &last);
-    (void)memcpy(first + done, outputs[0], (size_t)left);
     (void)memcpy(second + done, outputs[1], (size_t)left);
+    (void)memcpy(first + done, outputs[0], (size_t)left);
 }
 
 /* All channels of one group for two pixels, which may be the same one. */
@@ -243,5 +243,66 @@ void engine_conv(const engine_conv_t *layer, const int8_t *input, int8_t *output
         }
         input += depth;
         output += count;
+    }
+}
+
+/* Values of one pixel, as the first patch of a slot and as the second patch of the slot before. */
+static inline void engine_conv_slot(
+    const engine_conv_t *layer, engine_i16 *slot, engine_i16 *before, const int8_t *values, int32_t twice)
+{
+    const int8_t *end = values + layer->in_c;
+#if ENGINE_DSP
+    const uint32_t zeros = (uint32_t)(uint16_t)-layer->in_zero * 0x10001u;
+#else
+    (void)twice;
+#endif
+    while (values != end) {
+#if ENGINE_DSP
+        engine_unpack_quad(slot, slot + 4, values, zeros, twice);
+#else
+        (void)engine_unpack(slot, values, 4, layer->in_zero, layer->in_scale, 8);
+#endif
+        (void)memcpy(before + 2, slot, 4);
+        (void)memcpy(before + 6, slot + 4, 4);
+        values += 4;
+        slot += 8;
+        before += 8;
+    }
+}
+
+/* One column of the input, from row y on, `size` values to a slot. */
+static void engine_conv_column(
+    const engine_conv_t *layer, engine_i16 *slot, int32_t size, const int8_t *input, int32_t y, int32_t x)
+{
+    const int32_t step = layer->in_c * 2;
+    for (int32_t kernel_y = 0; kernel_y < layer->kernel_h; kernel_y++) {
+        if (x < 0 || x >= layer->in_w || y < 0 || y >= layer->in_h) {
+            (void)engine_conv_blank(slot, layer->in_c);
+            (void)engine_conv_blank(slot - size + 2, layer->in_c);
+        } else if (layer->in_scale == 1) {
+            engine_conv_slot(layer, slot, slot - size, input + (y * layer->in_w + x) * layer->in_c, 0);
+        } else {
+            engine_conv_slot(layer, slot, slot - size, input + (y * layer->in_w + x) * layer->in_c, 1);
+        }
+        slot += step;
+        y += layer->dilation_h;
+    }
+}
+
+void engine_conv_columns(const engine_conv_t *layer, const int8_t *input, int8_t *output, void *scratch)
+{
+    const int32_t size = layer->quads / layer->kernel_w * 8;
+    engine_i16 *slots = (engine_i16 *)scratch + size;
+    engine_blocks_t group = engine_conv_group(layer, slots, 0);
+    for (int32_t y = 0; y < layer->out_h; y++) {
+        const int32_t top = y * layer->stride_h - layer->pad_h;
+        for (int32_t column = 0; column < layer->out_w + layer->kernel_w - 1; column++) {
+            engine_conv_column(layer, slots + column * size, size, input, top, column - layer->pad_w);
+        }
+        for (int32_t x = 0; x < layer->out_w; x += 2) {
+            group.patches = slots + x * size;
+            engine_conv_pixels(layer, &group, output, x + 1 < layer->out_w ? output + layer->out_c : output);
+            output += x + 1 < layer->out_w ? 2 * layer->out_c : layer->out_c;
+        }
     }
 }

@@ -20,5 +20,10 @@ typedef struct {
     int32_t in_zero;
 } engine_conv_t;
 
+/* The same for a step of one pixel along rows, no dilation along them, one group and input channels in fours. What
+   neighbouring patches share is unpacked once for a row of outputs; weights are ordered by columns of the kernel first.
+   scratch: 16 bytes for each of out_w + kernel_w times quads / kernel_w, aligned to 4. */
+void engine_conv_columns(const engine_conv_t *layer, const int8_t *input, int8_t *output, void *scratch);
+
 /* scratch: 16 bytes for each of `quads`, aligned to 4. */
 void engine_conv(const engine_conv_t *layer, const int8_t *input, int8_t *output, void *scratch);

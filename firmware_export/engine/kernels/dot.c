@@ -95,8 +95,8 @@
     "ssub8 r3, r2, r8\n\tsel r8, r8, r2\n\t"                                                                  \
     "6:\n\t"                                                                                                  \
     "ldrd r2, r3, [sp, #16]\n\t"                                                                              \
-    "str r4, [r2], #4\n\t"                                                                                    \
     "str r8, [r3], #4\n\t"                                                                                    \
+    "str r4, [r2], #4\n\t"                                                                                    \
     "strd r2, r3, [sp, #16]\n\t"                                                                              \
     "ldr r2, [sp, #24]\n\t"                                                                                   \
     "subs r2, r2, #1\n\t"                                                                                     \
@@ -245,7 +245,7 @@ static void engine_blocks_store(
 static void engine_blocks_plain(const engine_blocks_t *blocks, int32_t wide, int32_t patches)
 {
     for (int32_t at = 0; at < blocks->blocks * 4; at += 4) {
-        for (int32_t patch = 0; patch < patches; patch++) {
+        for (int32_t patch = patches - 1; patch >= 0; patch--) {
             const engine_i16 *values = blocks->patches + patch * 2;
             int32_t acc[4] = {blocks->bias[at], blocks->bias[at + 1], blocks->bias[at + 2], blocks->bias[at + 3]};
             if (wide) {

@@ -11,7 +11,7 @@ typedef struct {
     const int32_t *bias;
     const engine_channel_t *channels;
     int8_t *first;  /* output of the first patch */
-    int8_t *second; /* of the second one; may be the same as the first, as long as its patch is the same */
+    int8_t *second; /* of the second one; where it is the same place, the first patch has it */
     int32_t blocks; /* at least 1 */
     int32_t quads;
     uint32_t low;   /* fused activation, four times the same byte */
