@@ -10,6 +10,28 @@ def quantised(rng, zero_points=(-128, 127, 0, 5)):
     return {"scale": float(np.float32(rng.uniform(0.01, 0.1))), "zero_point": int(rng.choice(zero_points))}
 
 
+def convolution(seed, kernel, size, activation):
+    """A convolution in steps of one pixel over a multiple of four channels, whose columns are unpacked once."""
+    rng = np.random.default_rng([seed, *kernel, *size])
+    inputs, outputs = 4 * int(rng.integers(1, 4)), int(rng.integers(1, 10))
+    padding = str(rng.choice(["SAME", "VALID"]))
+    stride_h, dilation_h = int(rng.integers(1, 3)), int(rng.integers(1, 3))
+    extent = (kernel[0] - 1) * dilation_h + 1
+    if extent > size[0]:
+        padding = "SAME"
+    draft = Draft()
+    x = draft.input((1, *size, inputs), **quantised(rng))
+    scales = tuple(float(np.float32(scale)) for scale in rng.uniform(0.001, 0.01, outputs))
+    data = rng.integers(-127, 128, (outputs, *kernel, inputs)).astype(np.int8)
+    weights = draft.tensor(data.shape, data=data, scales=scales, zero_points=(0,) * outputs, axis=0)
+    same = (-(-size[0] // stride_h), size[1])
+    sizes = same if padding == "SAME" else ((size[0] - extent) // stride_h + 1, size[1] - kernel[1] + 1)
+    y = draft.tensor((1, *sizes, outputs), **quantised(rng))
+    options = {"stride_h": stride_h, "stride_w": 1, "dilation_h_factor": dilation_h, "dilation_w_factor": 1}
+    draft.op("CONV_2D", [x, weights], y, padding=padding, fused_activation_function=activation, **options)
+    return flatbuffer(draft.graph([y]))
+
+
 def depthwise(seed, stride, size, activation="NONE"):
     """A depthwise 3x3 layer of a multiple of four channels, which the planes compute."""
     rng = np.random.default_rng([seed, *stride, *size])
@@ -41,5 +63,11 @@ PLANES = [
     depthwise(seed, stride, size, activation)
     for seed, (stride, size, activation) in enumerate(
         product(((1, 1), (2, 2), (1, 2), (2, 1), (3, 1)), ((3, 3), (4, 7), (9, 5), (8, 8)), ("NONE", "RELU", "RELU6"))
+    )
+]
+COLUMNS = [
+    convolution(seed, kernel, size, activation)
+    for seed, (kernel, size, activation) in enumerate(
+        product(((1, 2), (3, 3), (2, 5), (5, 3)), ((5, 5), (7, 6), (1, 9)), ("NONE", "RELU", "RELU6"))
     )
 ]
