@@ -8,7 +8,8 @@ typedef int16_t engine_i16;
 #endif
 
 /* DSP instructions of Armv7E-M and Armv8-M, through inline assembly; elsewhere, or where ENGINE_PORTABLE is defined,
-   plain C computes the same from the same layouts. */
+   plain C computes the same from the same layouts. The assembly stores words at any address, as these cores do unless
+   CCR.UNALIGN_TRP is set. */
 #if defined(__ARM_FEATURE_DSP) && defined(__GNUC__) && defined(__thumb2__) && !defined(ENGINE_PORTABLE)
 #define ENGINE_DSP 1
 #else

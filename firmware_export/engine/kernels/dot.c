@@ -4,111 +4,111 @@
    r0 patches, r1 weights, r2 r3 two values of each patch, r12 lr two weights of two channels, r4-r7 sums of the first
    patch, r8-r11 of the second. The members of engine_blocks_t are copied to the stack, where the patches' end takes the
    place of `weights`, and the address at which a block's quads begin that of `quads`. */
-#define ENGINE_PAIR(second)        \
-    "smlad r4, r2, r12, r4\n\t"    \
-    "smlad r8, r3, r12, r8\n\t"    \
-    "smlad r5, r2, lr, r5\n\t"     \
-    "smlad r9, r3, lr, r9\n\t"     \
-    second                         \
-    "smlad r6, r2, r12, r6\n\t"    \
-    "smlad r10, r3, r12, r10\n\t"  \
-    "smlad r7, r2, lr, r7\n\t"     \
+#define ENGINE_PAIR(second)       \
+    "smlad r4, r2, r12, r4\n\t"   \
+    "smlad r8, r3, r12, r8\n\t"   \
+    "smlad r5, r2, lr, r5\n\t"    \
+    "smlad r9, r3, lr, r9\n\t"    \
+    second                        \
+    "smlad r6, r2, r12, r6\n\t"   \
+    "smlad r10, r3, r12, r10\n\t" \
+    "smlad r7, r2, lr, r7\n\t"    \
     "smlad r11, r3, lr, r11\n\t"
 
-#define ENGINE_QUAD_INT16                                                          \
-    "ldrd r2, r3, [r0], #8\n\t"                                                    \
-    "ldrd r12, lr, [r1], #8\n\t" ENGINE_PAIR("ldrd r12, lr, [r1], #8\n\t")     \
-    "ldrd r2, r3, [r0], #8\n\t"                                                    \
+#define ENGINE_QUAD_INT16                                                  \
+    "ldrd r2, r3, [r0], #8\n\t"                                            \
+    "ldrd r12, lr, [r1], #8\n\t" ENGINE_PAIR("ldrd r12, lr, [r1], #8\n\t") \
+    "ldrd r2, r3, [r0], #8\n\t"                                            \
     "ldrd r12, lr, [r1], #8\n\t" ENGINE_PAIR("ldrd r12, lr, [r1], #8\n\t")
 
 #define ENGINE_EVEN "sxtb16 r12, r12\n\tsxtb16 lr, lr\n\t"
 #define ENGINE_ODD "sxtb16 r12, r12, ror #8\n\tsxtb16 lr, lr, ror #8\n\t"
 
-#define ENGINE_QUAD_INT8                                                                                   \
-    "ldrd r2, r3, [r0], #8\n\t"                                                                            \
-    "ldrd r12, lr, [r1]\n\t" ENGINE_EVEN ENGINE_PAIR("ldrd r12, lr, [r1, #8]\n\t" ENGINE_EVEN)         \
-    "ldrd r2, r3, [r0], #8\n\t"                                                                            \
+#define ENGINE_QUAD_INT8                                                                       \
+    "ldrd r2, r3, [r0], #8\n\t"                                                                \
+    "ldrd r12, lr, [r1]\n\t" ENGINE_EVEN ENGINE_PAIR("ldrd r12, lr, [r1, #8]\n\t" ENGINE_EVEN) \
+    "ldrd r2, r3, [r0], #8\n\t"                                                                \
     "ldrd r12, lr, [r1], #8\n\t" ENGINE_ODD ENGINE_PAIR("ldrd r12, lr, [r1], #8\n\t" ENGINE_ODD)
 
 /* One channel of both patches; lr points at the channels, r2 mantissa, r3 addend, r12 shift. */
-#define ENGINE_POSITIVE_PAIR(a, b)               \
-    "ldmia lr!, {r2, r3, r12}\n\t"               \
-    "smmlar " a ", " a ", r2, r3\n\t"            \
-    "smmlar " b ", " b ", r2, r3\n\t"            \
-    "asr " a ", " a ", r12\n\t"                  \
-    "asr " b ", " b ", r12\n\t"                  \
-    "ssat " a ", #8, " a "\n\t"                  \
+#define ENGINE_POSITIVE_PAIR(a, b)    \
+    "ldmia lr!, {r2, r3, r12}\n\t"    \
+    "smmlar " a ", " a ", r2, r3\n\t" \
+    "smmlar " b ", " b ", r2, r3\n\t" \
+    "asr " a ", " a ", r12\n\t"       \
+    "asr " b ", " b ", r12\n\t"       \
+    "ssat " a ", #8, " a "\n\t"       \
     "ssat " b ", #8, " b "\n\t"
 
-#define ENGINE_SIGNED_PAIR(a, b)                 \
-    "ldmia lr!, {r2, r3, r12}\n\t"               \
-    "add r0, r3, " a ", asr #31\n\t"             \
-    "add r3, r3, " b ", asr #31\n\t"             \
-    "smmlar " a ", " a ", r2, r0\n\t"            \
-    "smmlar " b ", " b ", r2, r3\n\t"            \
-    "asr " a ", " a ", r12\n\t"                  \
-    "asr " b ", " b ", r12\n\t"                  \
-    "ssat " a ", #8, " a "\n\t"                  \
+#define ENGINE_SIGNED_PAIR(a, b)      \
+    "ldmia lr!, {r2, r3, r12}\n\t"    \
+    "add r0, r3, " a ", asr #31\n\t"  \
+    "add r3, r3, " b ", asr #31\n\t"  \
+    "smmlar " a ", " a ", r2, r0\n\t" \
+    "smmlar " b ", " b ", r2, r3\n\t" \
+    "asr " a ", " a ", r12\n\t"       \
+    "asr " b ", " b ", r12\n\t"       \
+    "ssat " a ", #8, " a "\n\t"       \
     "ssat " b ", #8, " b "\n\t"
 
-#define ENGINE_BLOCKS(quad, quad_bytes, rescale)                                                              \
-    "push {r4-r11, lr}\n\t"                                                                                   \
-    "ldmia r0, {r1-r12}\n\t"                                                                                  \
-    "push {r1-r12}\n\t"                                                                                       \
-    "ldr r1, [sp, #4]\n\t"                                                                                    \
-    "ldr r2, [sp, #28]\n\t"                                                                                   \
-    "ldr r3, [sp, #0]\n\t"                                                                                    \
-    "add r3, r3, r2, lsl #4\n\t"                                                                              \
-    "str r3, [sp, #4]\n\t"                                                                                    \
-    "rsb r2, r2, #4\n\t" /* where the first of some quads begins that are no multiple of four */              \
-    "and r2, r2, #3\n\t"                                                                                      \
-    "mov r3, #" quad_bytes "\n\t"                                                                             \
-    "mul r2, r2, r3\n\t"                                                                                      \
-    "adr.w r3, 2f\n\t"                                                                                        \
-    "add r2, r2, r3\n\t"                                                                                      \
-    "orr r2, r2, #1\n\t"                                                                                      \
-    "str r2, [sp, #28]\n\t"                                                                                   \
-    "1:\n\t" /* a block: sums begin with the bias */                                                          \
-    "ldr r12, [sp, #8]\n\t"                                                                                   \
-    "ldmia r12!, {r4-r7}\n\t"                                                                                 \
-    "str r12, [sp, #8]\n\t"                                                                                   \
-    "mov r8, r4\n\tmov r9, r5\n\tmov r10, r6\n\tmov r11, r7\n\t"                                              \
-    "ldr r0, [sp, #0]\n\t"                                                                                    \
-    "ldr pc, [sp, #28]\n\t"                                                                                   \
-    "2:\n\t" quad quad quad quad                                                                              \
-    "3:\n\t.if (3b - 2b) - 4 * " quad_bytes "\n\t.error \"size of a quad\"\n\t.endif\n\t"                     \
-    "ldr r2, [sp, #4]\n\t"                                                                                    \
-    "cmp r0, r2\n\t"                                                                                          \
-    "bne 2b\n\t"                                                                                              \
-    "ldr lr, [sp, #12]\n\t"                                                                                   \
-    rescale("r4", "r8") rescale("r5", "r9") rescale("r6", "r10") rescale("r7", "r11")                         \
-    "str lr, [sp, #12]\n\t"                                                                                   \
-    "bfi r4, r5, #8, #8\n\tbfi r4, r6, #16, #8\n\tbfi r4, r7, #24, #8\n\t"                                    \
-    "bfi r8, r9, #8, #8\n\tbfi r8, r10, #16, #8\n\tbfi r8, r11, #24, #8\n\t"                                  \
-    "ldr r2, [sp, #40]\n\t"                                                                                   \
-    "cbz r2, 6f\n\t"                                                                                          \
-    "ldr r2, [sp, #32]\n\t"                                                                                   \
-    "ssub8 r3, r4, r2\n\tsel r4, r4, r2\n\t"                                                                  \
-    "ssub8 r3, r8, r2\n\tsel r8, r8, r2\n\t"                                                                  \
-    "ldr r2, [sp, #36]\n\t"                                                                                   \
-    "ssub8 r3, r2, r4\n\tsel r4, r4, r2\n\t"                                                                  \
-    "ssub8 r3, r2, r8\n\tsel r8, r8, r2\n\t"                                                                  \
-    "6:\n\t"                                                                                                  \
-    "ldrd r2, r3, [sp, #16]\n\t"                                                                              \
-    "str r8, [r3], #4\n\t"                                                                                    \
-    "str r4, [r2], #4\n\t"                                                                                    \
-    "strd r2, r3, [sp, #16]\n\t"                                                                              \
-    "ldr r2, [sp, #24]\n\t"                                                                                   \
-    "subs r2, r2, #1\n\t"                                                                                     \
-    "str r2, [sp, #24]\n\t"                                                                                   \
-    "bne 1b\n\t"                                                                                              \
-    "add sp, sp, #48\n\t"                                                                                     \
+#define ENGINE_BLOCKS(quad, quad_bytes, rescale)                                                 \
+    "push {r4-r11, lr}\n\t"                                                                      \
+    "ldmia r0, {r1-r12}\n\t"                                                                     \
+    "push {r1-r12}\n\t"                                                                          \
+    "ldr r1, [sp, #4]\n\t"                                                                       \
+    "ldr r2, [sp, #28]\n\t"                                                                      \
+    "ldr r3, [sp, #0]\n\t"                                                                       \
+    "add r3, r3, r2, lsl #4\n\t"                                                                 \
+    "str r3, [sp, #4]\n\t"                                                                       \
+    "rsb r2, r2, #4\n\t" /* where the first of some quads begins that are no multiple of four */ \
+    "and r2, r2, #3\n\t"                                                                         \
+    "mov r3, #" quad_bytes "\n\t"                                                                \
+    "mul r2, r2, r3\n\t"                                                                         \
+    "adr.w r3, 2f\n\t"                                                                           \
+    "add r2, r2, r3\n\t"                                                                         \
+    "orr r2, r2, #1\n\t"                                                                         \
+    "str r2, [sp, #28]\n\t"                                                                      \
+    "1:\n\t" /* a block: sums begin with the bias */                                             \
+    "ldr r12, [sp, #8]\n\t"                                                                      \
+    "ldmia r12!, {r4-r7}\n\t"                                                                    \
+    "str r12, [sp, #8]\n\t"                                                                      \
+    "mov r8, r4\n\tmov r9, r5\n\tmov r10, r6\n\tmov r11, r7\n\t"                                 \
+    "ldr r0, [sp, #0]\n\t"                                                                       \
+    "ldr pc, [sp, #28]\n\t"                                                                      \
+    "2:\n\t" quad quad quad quad                                                                 \
+    "3:\n\t.if (3b - 2b) - 4 * " quad_bytes "\n\t.error \"size of a quad\"\n\t.endif\n\t"        \
+    "ldr r2, [sp, #4]\n\t"                                                                       \
+    "cmp r0, r2\n\t"                                                                             \
+    "bne 2b\n\t"                                                                                 \
+    "ldr lr, [sp, #12]\n\t"                                                                      \
+    rescale("r4", "r8") rescale("r5", "r9") rescale("r6", "r10") rescale("r7", "r11")            \
+    "str lr, [sp, #12]\n\t"                                                                      \
+    "bfi r4, r5, #8, #8\n\tbfi r4, r6, #16, #8\n\tbfi r4, r7, #24, #8\n\t"                       \
+    "bfi r8, r9, #8, #8\n\tbfi r8, r10, #16, #8\n\tbfi r8, r11, #24, #8\n\t"                     \
+    "ldr r2, [sp, #40]\n\t"                                                                      \
+    "cbz r2, 6f\n\t"                                                                             \
+    "ldr r2, [sp, #32]\n\t"                                                                      \
+    "ssub8 r3, r4, r2\n\tsel r4, r4, r2\n\t"                                                     \
+    "ssub8 r3, r8, r2\n\tsel r8, r8, r2\n\t"                                                     \
+    "ldr r2, [sp, #36]\n\t"                                                                      \
+    "ssub8 r3, r2, r4\n\tsel r4, r4, r2\n\t"                                                     \
+    "ssub8 r3, r2, r8\n\tsel r8, r8, r2\n\t"                                                     \
+    "6:\n\t"                                                                                     \
+    "ldrd r2, r3, [sp, #16]\n\t"                                                                 \
+    "str r8, [r3], #4\n\t"                                                                       \
+    "str r4, [r2], #4\n\t"                                                                       \
+    "strd r2, r3, [sp, #16]\n\t"                                                                 \
+    "ldr r2, [sp, #24]\n\t"                                                                      \
+    "subs r2, r2, #1\n\t"                                                                        \
+    "str r2, [sp, #24]\n\t"                                                                      \
+    "bne 1b\n\t"                                                                                 \
+    "add sp, sp, #48\n\t"                                                                        \
     "pop {r4-r11, pc}\n\t"
 
-#define ENGINE_BLOCKS_FUNCTION(name, quad, quad_bytes, rescale)                                      \
-    __attribute__((naked)) static void name(const engine_blocks_t *blocks __attribute__((unused)))    \
-    {                                                                                                 \
-        __asm__(ENGINE_BLOCKS(quad, quad_bytes, rescale));                                            \
+#define ENGINE_BLOCKS_FUNCTION(name, quad, quad_bytes, rescale)                                    \
+    __attribute__((naked)) static void name(const engine_blocks_t *blocks __attribute__((unused))) \
+    {                                                                                              \
+        __asm__(ENGINE_BLOCKS(quad, quad_bytes, rescale));                                         \
     }
 
 ENGINE_BLOCKS_FUNCTION(engine_positive_int16, ENGINE_QUAD_INT16, "88", ENGINE_POSITIVE_PAIR)
@@ -118,66 +118,66 @@ ENGINE_BLOCKS_FUNCTION(engine_signed_int8, ENGINE_QUAD_INT8, "120", ENGINE_SIGNE
 
 /* One patch, four channels: r0 patch, r1 weights, r2 r3 four values of the patch, r4-r7 sums, r8-r11 weights of four
    channels, r12 the weights' end, lr two weights. */
-#define ENGINE_ROW_INT16                                                                          \
-    "ldrd r2, r3, [r0], #8\n\t"                                                                   \
-    "ldmia r1!, {r8-r11}\n\t"                                                                     \
+#define ENGINE_ROW_INT16                                                                                 \
+    "ldrd r2, r3, [r0], #8\n\t"                                                                          \
+    "ldmia r1!, {r8-r11}\n\t"                                                                            \
     "smlad r4, r2, r8, r4\n\tsmlad r5, r2, r9, r5\n\tsmlad r6, r2, r10, r6\n\tsmlad r7, r2, r11, r7\n\t" \
-    "ldmia r1!, {r8-r11}\n\t"                                                                     \
+    "ldmia r1!, {r8-r11}\n\t"                                                                            \
     "smlad r4, r3, r8, r4\n\tsmlad r5, r3, r9, r5\n\tsmlad r6, r3, r10, r6\n\tsmlad r7, r3, r11, r7\n\t"
 
-#define ENGINE_ROW_CHANNEL(sum, weights)                                                          \
-    "sxtb16 lr, " weights "\n\tsmlad " sum ", r2, lr, " sum "\n\t"                                 \
+#define ENGINE_ROW_CHANNEL(sum, weights)                           \
+    "sxtb16 lr, " weights "\n\tsmlad " sum ", r2, lr, " sum "\n\t" \
     "sxtb16 lr, " weights ", ror #8\n\tsmlad " sum ", r3, lr, " sum "\n\t"
 
-#define ENGINE_ROW_INT8                                                                           \
-    "ldrd r2, r3, [r0], #8\n\t"                                                                   \
-    "ldmia r1!, {r8-r11}\n\t"                                                                     \
-    ENGINE_ROW_CHANNEL("r4", "r8") ENGINE_ROW_CHANNEL("r5", "r9")                                 \
+#define ENGINE_ROW_INT8                                           \
+    "ldrd r2, r3, [r0], #8\n\t"                                   \
+    "ldmia r1!, {r8-r11}\n\t"                                     \
+    ENGINE_ROW_CHANNEL("r4", "r8") ENGINE_ROW_CHANNEL("r5", "r9") \
     ENGINE_ROW_CHANNEL("r6", "r10") ENGINE_ROW_CHANNEL("r7", "r11")
 
 /* One channel; a POSITIVE one may be computed as SIGNED, as the clamp hides the difference. */
-#define ENGINE_SIGNED_ONE(a)                     \
-    "ldmia lr!, {r2, r3, r12}\n\t"               \
-    "add r3, r3, " a ", asr #31\n\t"             \
-    "smmlar " a ", " a ", r2, r3\n\t"            \
-    "asr " a ", " a ", r12\n\t"                  \
+#define ENGINE_SIGNED_ONE(a)          \
+    "ldmia lr!, {r2, r3, r12}\n\t"    \
+    "add r3, r3, " a ", asr #31\n\t"  \
+    "smmlar " a ", " a ", r2, r3\n\t" \
+    "asr " a ", " a ", r12\n\t"       \
     "ssat " a ", #8, " a "\n\t"
 
-#define ENGINE_ROW(quad, quad_shift)                                                              \
-    "push {r4-r11, lr}\n\t"                                                                       \
-    "ldmia r0, {r1-r12}\n\t"                                                                      \
-    "push {r1-r12}\n\t"                                                                           \
-    "ldr r1, [sp, #4]\n\t"                                                                        \
-    "1:\n\t" /* a block: sums begin with the bias */                                              \
-    "ldr r12, [sp, #8]\n\t"                                                                       \
-    "ldmia r12!, {r4-r7}\n\t"                                                                     \
-    "str r12, [sp, #8]\n\t"                                                                       \
-    "ldr r0, [sp, #0]\n\t"                                                                        \
-    "ldr r2, [sp, #28]\n\t"                                                                       \
-    "add r12, r1, r2, lsl #" quad_shift "\n\t"                                                    \
-    "lsls r2, r2, #31\n\t"                                                                        \
-    "beq 2f\n\t" quad                                                                             \
-    "b 3f\n\t"                                                                                    \
-    "2:\n\t" quad quad                                                                            \
-    "3:\n\t"                                                                                      \
-    "cmp r1, r12\n\t"                                                                             \
-    "bne 2b\n\t"                                                                                  \
-    "ldr lr, [sp, #12]\n\t"                                                                       \
-    ENGINE_SIGNED_ONE("r4") ENGINE_SIGNED_ONE("r5") ENGINE_SIGNED_ONE("r6") ENGINE_SIGNED_ONE("r7")\
-    "str lr, [sp, #12]\n\t"                                                                       \
-    "bfi r4, r5, #8, #8\n\tbfi r4, r6, #16, #8\n\tbfi r4, r7, #24, #8\n\t"                        \
-    "ldr r2, [sp, #32]\n\t"                                                                       \
-    "ssub8 r3, r4, r2\n\tsel r4, r4, r2\n\t"                                                      \
-    "ldr r2, [sp, #36]\n\t"                                                                       \
-    "ssub8 r3, r2, r4\n\tsel r4, r4, r2\n\t"                                                      \
-    "ldr r2, [sp, #16]\n\t"                                                                       \
-    "str r4, [r2], #4\n\t"                                                                        \
-    "str r2, [sp, #16]\n\t"                                                                       \
-    "ldr r2, [sp, #24]\n\t"                                                                       \
-    "subs r2, r2, #1\n\t"                                                                         \
-    "str r2, [sp, #24]\n\t"                                                                       \
-    "bne 1b\n\t"                                                                                  \
-    "add sp, sp, #48\n\t"                                                                         \
+#define ENGINE_ROW(quad, quad_shift)                                                                \
+    "push {r4-r11, lr}\n\t"                                                                         \
+    "ldmia r0, {r1-r12}\n\t"                                                                        \
+    "push {r1-r12}\n\t"                                                                             \
+    "ldr r1, [sp, #4]\n\t"                                                                          \
+    "1:\n\t" /* a block: sums begin with the bias */                                                \
+    "ldr r12, [sp, #8]\n\t"                                                                         \
+    "ldmia r12!, {r4-r7}\n\t"                                                                       \
+    "str r12, [sp, #8]\n\t"                                                                         \
+    "ldr r0, [sp, #0]\n\t"                                                                          \
+    "ldr r2, [sp, #28]\n\t"                                                                         \
+    "add r12, r1, r2, lsl #" quad_shift "\n\t"                                                      \
+    "lsls r2, r2, #31\n\t"                                                                          \
+    "beq 2f\n\t" quad                                                                               \
+    "b 3f\n\t"                                                                                      \
+    "2:\n\t" quad quad                                                                              \
+    "3:\n\t"                                                                                        \
+    "cmp r1, r12\n\t"                                                                               \
+    "bne 2b\n\t"                                                                                    \
+    "ldr lr, [sp, #12]\n\t"                                                                         \
+    ENGINE_SIGNED_ONE("r4") ENGINE_SIGNED_ONE("r5") ENGINE_SIGNED_ONE("r6") ENGINE_SIGNED_ONE("r7") \
+    "str lr, [sp, #12]\n\t"                                                                         \
+    "bfi r4, r5, #8, #8\n\tbfi r4, r6, #16, #8\n\tbfi r4, r7, #24, #8\n\t"                          \
+    "ldr r2, [sp, #32]\n\t"                                                                         \
+    "ssub8 r3, r4, r2\n\tsel r4, r4, r2\n\t"                                                        \
+    "ldr r2, [sp, #36]\n\t"                                                                         \
+    "ssub8 r3, r2, r4\n\tsel r4, r4, r2\n\t"                                                        \
+    "ldr r2, [sp, #16]\n\t"                                                                         \
+    "str r4, [r2], #4\n\t"                                                                          \
+    "str r2, [sp, #16]\n\t"                                                                         \
+    "ldr r2, [sp, #24]\n\t"                                                                         \
+    "subs r2, r2, #1\n\t"                                                                           \
+    "str r2, [sp, #24]\n\t"                                                                         \
+    "bne 1b\n\t"                                                                                    \
+    "add sp, sp, #48\n\t"                                                                           \
     "pop {r4-r11, pc}\n\t"
 
 __attribute__((naked)) static void engine_short_row_int8(const engine_blocks_t *blocks __attribute__((unused)))

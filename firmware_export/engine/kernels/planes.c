@@ -37,111 +37,111 @@ typedef struct {
     "smlad r11, r3, " first ", r11\n\t"        \
     "smlabt r11, r2, " second ", r11\n\t"
 
-#define ENGINE_PLANE_FLOOR                               \
-    "ldr r2, [sp, #88]\n\t"                              \
-    "cmp r10, r2\n\tit lt\n\tmovlt r10, r2\n\t"          \
+#define ENGINE_PLANE_FLOOR                      \
+    "ldr r2, [sp, #88]\n\t"                     \
+    "cmp r10, r2\n\tit lt\n\tmovlt r10, r2\n\t" \
     "cmp r11, r2\n\tit lt\n\tmovlt r11, r2\n\t"
 
-#define ENGINE_PLANE_CLAMP                               \
-    ENGINE_PLANE_FLOOR                                   \
-    "ldr r2, [sp, #92]\n\t"                              \
-    "cmp r10, r2\n\tit gt\n\tmovgt r10, r2\n\t"          \
+#define ENGINE_PLANE_CLAMP                      \
+    ENGINE_PLANE_FLOOR                          \
+    "ldr r2, [sp, #92]\n\t"                     \
+    "cmp r10, r2\n\tit gt\n\tmovgt r10, r2\n\t" \
     "cmp r11, r2\n\tit gt\n\tmovgt r11, r2\n\t"
 
-#define ENGINE_PLANE(row, step, clamp)                                                            \
-    "push {r4-r11, lr}\n\t"                                                                       \
-    "sub sp, sp, #104\n\t"                                                                        \
-    "add r12, sp, #40\n\t"                                                                        \
-    "ldmia r0!, {r1-r8}\n\t"                                                                      \
-    "stmia r12!, {r1-r8}\n\t"                                                                     \
-    "ldmia r0!, {r1-r8}\n\t"                                                                      \
-    "stmia r12!, {r1-r8}\n\t"                                                                     \
-    "1:\n\t" /* a channel */                                                                      \
-    "ldr r0, [sp, #44]\n\t"                                                                       \
-    "ldmia r0!, {r4-r9}\n\t"                                                                      \
-    "str r0, [sp, #44]\n\t"                                                                       \
-    "ldrd r0, r1, [sp, #48]\n\t"                                                                  \
-    "ldr r2, [r0], #4\n\t"                                                                        \
-    "ldmia r1!, {r3, r10, r11}\n\t"                                                               \
-    "strd r0, r1, [sp, #48]\n\t"                                                                  \
-    "strd r2, r3, [sp, #4]\n\t"                                                                   \
-    "strd r10, r11, [sp, #12]\n\t"                                                                \
-    "ldr r0, [sp, #40]\n\t"                                                                       \
-    "ldr r1, [sp, #68]\n\t"                                                                       \
-    "str r0, [sp]\n\t"                                                                            \
-    "add r0, r0, r1\n\t"                                                                          \
-    "str r0, [sp, #40]\n\t"                                                                       \
-    "ldr r0, [sp, #56]\n\t"                                                                       \
-    "str r0, [sp, #36]\n\t"                                                                       \
-    "add r0, r0, #1\n\t"                                                                          \
-    "str r0, [sp, #56]\n\t"                                                                       \
-    "ldr r0, [sp, #84]\n\t"                                                                       \
-    "str r0, [sp, #28]\n\t"                                                                       \
-    "2:\n\t" /* a row of outputs */                                                               \
-    "ldr r2, [sp, #36]\n\t"                                                                 \
-    "ldr r3, [sp, #100]\n\t"                                                                \
-    "str r2, [sp, #20]\n\t"                                                                 \
-    "add r2, r2, r3\n\t"                                                                    \
-    "str r2, [sp, #36]\n\t"                                                                 \
-    "ldr r0, [sp]\n\t"                                                                            \
-    "ldrd r2, r3, [sp, #60]\n\t"                                                                  \
-    "add r1, r0, r2\n\t"                                                                          \
-    "add r12, r1, r2\n\t"                                                                         \
-    "add r3, r0, r3\n\t"                                                                          \
-    "str r3, [sp]\n\t"                                                                            \
-    "ldrd r2, r3, [sp, #72]\n\t"                                                                  \
-    "add lr, r0, r3\n\t"                                                                          \
-    "str r2, [sp, #24]\n\t"                                                                       \
-    "str lr, [sp, #32]\n\t"                                                                       \
-    "b 4f\n\t"                                                                                    \
-    "3:\n\t" /* two outputs */                                                                    \
-    "ldr r10, [sp, #4]\n\t"                                                                       \
-    "mov r11, r10\n\t"                                                                            \
-    row("r0", "r4", "r5") row("r1", "r6", "r7") row("r12", "r8", "r9")                            \
-    "ldrd r2, r3, [sp, #8]\n\t"                                                                   \
-    "add lr, r3, r10, asr #31\n\t"                                                                \
-    "add r3, r3, r11, asr #31\n\t"                                                                \
-    "smmlar r10, r10, r2, lr\n\t"                                                                 \
-    "smmlar r11, r11, r2, r3\n\t"                                                                 \
-    "ldrd r2, r3, [sp, #16]\n\t"                                                                  \
-    "ldr lr, [sp, #24]\n\t"                                                                       \
-    "asr r10, r10, r2\n\t"                                                                        \
-    "asr r11, r11, r2\n\t"                                                                        \
-    "ssat r10, #8, r10\n\t"                                                                       \
-    "ssat r11, #8, r11\n\t" clamp                                                                 \
-    "strb r11, [r3, lr]\n\t"                                                                      \
-    "strb r10, [r3]\n\t"                                                                          \
-    "add r3, r3, lr, lsl #1\n\t"                                                                  \
-    "str r3, [sp, #20]\n\t"                                                                       \
-    "ldr lr, [sp, #32]\n\t"                                                                       \
-    "4:\n\t"                                                                                      \
-    "cmp r0, lr\n\t"                                                                              \
-    "bne 3b\n\t"                                                                                  \
-    "ldr r2, [sp, #80]\n\t"                                                                       \
-    "cbz r2, 6f\n\t"                                                                              \
-    "ldr r3, [sp, #24]\n\t" /* the last, alone: both stores go to the same place */               \
-    "cbz r3, 6f\n\t"                                                                              \
-    "mov r3, #0\n\t"                                                                              \
-    "str r3, [sp, #24]\n\t"                                                                       \
-    "add lr, lr, #" step "\n\t"                                                                   \
-    "str lr, [sp, #32]\n\t"                                                                       \
-    "b 3b\n\t"                                                                                    \
-    "6:\n\t"                                                                                      \
-    "ldr r2, [sp, #28]\n\t"                                                                       \
-    "subs r2, r2, #1\n\t"                                                                         \
-    "str r2, [sp, #28]\n\t"                                                                       \
-    "bne 2b\n\t"                                                                                  \
-    "ldr r2, [sp, #96]\n\t"                                                                       \
-    "subs r2, r2, #1\n\t"                                                                         \
-    "str r2, [sp, #96]\n\t"                                                                       \
-    "bne 1b\n\t"                                                                                  \
-    "add sp, sp, #104\n\t"                                                                        \
+#define ENGINE_PLANE(row, step, clamp)                                              \
+    "push {r4-r11, lr}\n\t"                                                         \
+    "sub sp, sp, #104\n\t"                                                          \
+    "add r12, sp, #40\n\t"                                                          \
+    "ldmia r0!, {r1-r8}\n\t"                                                        \
+    "stmia r12!, {r1-r8}\n\t"                                                       \
+    "ldmia r0!, {r1-r8}\n\t"                                                        \
+    "stmia r12!, {r1-r8}\n\t"                                                       \
+    "1:\n\t" /* a channel */                                                        \
+    "ldr r0, [sp, #44]\n\t"                                                         \
+    "ldmia r0!, {r4-r9}\n\t"                                                        \
+    "str r0, [sp, #44]\n\t"                                                         \
+    "ldrd r0, r1, [sp, #48]\n\t"                                                    \
+    "ldr r2, [r0], #4\n\t"                                                          \
+    "ldmia r1!, {r3, r10, r11}\n\t"                                                 \
+    "strd r0, r1, [sp, #48]\n\t"                                                    \
+    "strd r2, r3, [sp, #4]\n\t"                                                     \
+    "strd r10, r11, [sp, #12]\n\t"                                                  \
+    "ldr r0, [sp, #40]\n\t"                                                         \
+    "ldr r1, [sp, #68]\n\t"                                                         \
+    "str r0, [sp]\n\t"                                                              \
+    "add r0, r0, r1\n\t"                                                            \
+    "str r0, [sp, #40]\n\t"                                                         \
+    "ldr r0, [sp, #56]\n\t"                                                         \
+    "str r0, [sp, #36]\n\t"                                                         \
+    "add r0, r0, #1\n\t"                                                            \
+    "str r0, [sp, #56]\n\t"                                                         \
+    "ldr r0, [sp, #84]\n\t"                                                         \
+    "str r0, [sp, #28]\n\t"                                                         \
+    "2:\n\t" /* a row of outputs */                                                 \
+    "ldr r2, [sp, #36]\n\t"                                                         \
+    "ldr r3, [sp, #100]\n\t"                                                        \
+    "str r2, [sp, #20]\n\t"                                                         \
+    "add r2, r2, r3\n\t"                                                            \
+    "str r2, [sp, #36]\n\t"                                                         \
+    "ldr r0, [sp]\n\t"                                                              \
+    "ldrd r2, r3, [sp, #60]\n\t"                                                    \
+    "add r1, r0, r2\n\t"                                                            \
+    "add r12, r1, r2\n\t"                                                           \
+    "add r3, r0, r3\n\t"                                                            \
+    "str r3, [sp]\n\t"                                                              \
+    "ldrd r2, r3, [sp, #72]\n\t"                                                    \
+    "add lr, r0, r3\n\t"                                                            \
+    "str r2, [sp, #24]\n\t"                                                         \
+    "str lr, [sp, #32]\n\t"                                                         \
+    "b 4f\n\t"                                                                      \
+    "3:\n\t" /* two outputs */                                                      \
+    "ldr r10, [sp, #4]\n\t"                                                         \
+    "mov r11, r10\n\t"                                                              \
+    row("r0", "r4", "r5") row("r1", "r6", "r7") row("r12", "r8", "r9")              \
+    "ldrd r2, r3, [sp, #8]\n\t"                                                     \
+    "add lr, r3, r10, asr #31\n\t"                                                  \
+    "add r3, r3, r11, asr #31\n\t"                                                  \
+    "smmlar r10, r10, r2, lr\n\t"                                                   \
+    "smmlar r11, r11, r2, r3\n\t"                                                   \
+    "ldrd r2, r3, [sp, #16]\n\t"                                                    \
+    "ldr lr, [sp, #24]\n\t"                                                         \
+    "asr r10, r10, r2\n\t"                                                          \
+    "asr r11, r11, r2\n\t"                                                          \
+    "ssat r10, #8, r10\n\t"                                                         \
+    "ssat r11, #8, r11\n\t" clamp                                                   \
+    "strb r11, [r3, lr]\n\t"                                                        \
+    "strb r10, [r3]\n\t"                                                            \
+    "add r3, r3, lr, lsl #1\n\t"                                                    \
+    "str r3, [sp, #20]\n\t"                                                         \
+    "ldr lr, [sp, #32]\n\t"                                                         \
+    "4:\n\t"                                                                        \
+    "cmp r0, lr\n\t"                                                                \
+    "bne 3b\n\t"                                                                    \
+    "ldr r2, [sp, #80]\n\t"                                                         \
+    "cbz r2, 6f\n\t"                                                                \
+    "ldr r3, [sp, #24]\n\t" /* the last, alone: both stores go to the same place */ \
+    "cbz r3, 6f\n\t"                                                                \
+    "mov r3, #0\n\t"                                                                \
+    "str r3, [sp, #24]\n\t"                                                         \
+    "add lr, lr, #" step "\n\t"                                                     \
+    "str lr, [sp, #32]\n\t"                                                         \
+    "b 3b\n\t"                                                                      \
+    "6:\n\t"                                                                        \
+    "ldr r2, [sp, #28]\n\t"                                                         \
+    "subs r2, r2, #1\n\t"                                                           \
+    "str r2, [sp, #28]\n\t"                                                         \
+    "bne 2b\n\t"                                                                    \
+    "ldr r2, [sp, #96]\n\t"                                                         \
+    "subs r2, r2, #1\n\t"                                                           \
+    "str r2, [sp, #96]\n\t"                                                         \
+    "bne 1b\n\t"                                                                    \
+    "add sp, sp, #104\n\t"                                                          \
     "pop {r4-r11, pc}\n\t"
 
-#define ENGINE_PLANE_FUNCTION(name, row, step, clamp)                                                \
-    __attribute__((naked)) static void name(const engine_plane_t *planes __attribute__((unused)))     \
-    {                                                                                                \
-        __asm__(ENGINE_PLANE(row, step, clamp));                                                     \
+#define ENGINE_PLANE_FUNCTION(name, row, step, clamp)                                             \
+    __attribute__((naked)) static void name(const engine_plane_t *planes __attribute__((unused))) \
+    {                                                                                             \
+        __asm__(ENGINE_PLANE(row, step, clamp));                                                  \
     }
 
 ENGINE_PLANE_FUNCTION(engine_plane_1, ENGINE_PLANE_ROW_1, "4", "")
