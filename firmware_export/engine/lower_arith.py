@@ -35,19 +35,12 @@ _BOX = 5
 
 def addition(graph: Graph, op: Op) -> list[Call]:
     """ADD."""
-    a, b, target = _operands(graph, op)
-    twice = 2 * max(a.scales[0], b.scales[0])
-    factors = (a.scales[0] / twice, b.scales[0] / twice, twice / ((1 << _SUM_SHIFT) * target.scales[0]))
-    return _sum(graph, op, factors, 1)
+    return _sum(graph, op, 1)
 
 
 def subtraction(graph: Graph, op: Op) -> list[Call]:
-    """SUB, whose factors TFLite Micro computes in float32."""
-    a, b, target = _operands(graph, op)
-    scales = [np.float32(tensor.scales[0]) for tensor in (a, b, target)]
-    twice = np.float32(2) * max(scales[:2])
-    output = twice / (np.float32(1 << _SUM_SHIFT) * scales[2])
-    return _sum(graph, op, (float(scales[0] / twice), float(scales[1] / twice), float(output)), -1)
+    """SUB."""
+    return _sum(graph, op, -1)
 
 
 def product(graph: Graph, op: Op) -> list[Call]:
@@ -131,8 +124,10 @@ def _operands(graph: Graph, op: Op) -> tuple[Tensor, Tensor, Tensor]:
     return a, b, target
 
 
-def _sum(graph: Graph, op: Op, factors: tuple[float, float, float], sign: int) -> list[Call]:
+def _sum(graph: Graph, op: Op, sign: int) -> list[Call]:
     a, b, target = _operands(graph, op)
+    twice = 2 * max(a.scales[0], b.scales[0])
+    factors = (a.scales[0] / twice, b.scales[0] / twice, twice / ((1 << _SUM_SHIFT) * target.scales[0]))
     in_a, in_b, out = (quantize_multiplier(factor) for factor in factors)
     if max(in_a.shift, in_b.shift, out.shift) > 0:
         raise refuse(op, f"{describe(target)}: its scale is too small against its inputs', TFLite Micro refuses it too")

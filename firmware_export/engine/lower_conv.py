@@ -283,13 +283,10 @@ def _rescaling(graph: Graph, op: Op, weights: NDArray[np.int8]) -> tuple[Rescali
 
 
 def _multipliers(graph: Graph, op: Op, outputs: int) -> list[Multiplier]:
-    """One factor for each channel, from float32 scales as TFLite Micro multiplies them."""
+    """One factor for each channel, from float32 scales multiplied in float64."""
     source, filters, target = tensor_of(graph, op, 0), tensor_of(graph, op, 1), result_of(graph, op)
     if len(filters.scales) not in (1, outputs):
         raise refuse(op, f"{describe(filters)}: has {len(filters.scales)} scales, allowed one or {outputs}")
-    if op.kind == "FULLY_CONNECTED" and len(filters.scales) == 1:
-        product = float(np.float32(source.scales[0]) * np.float32(filters.scales[0]))
-        return [quantize_multiplier(product / target.scales[0])] * outputs
     scales = filters.scales if len(filters.scales) == outputs else filters.scales * outputs
     return [quantize_multiplier(source.scales[0] * scale / target.scales[0]) for scale in scales]
 

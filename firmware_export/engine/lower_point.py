@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from firmware_export.engine import tables
+from firmware_export.engine.arithmetic import quantize_multiplier
 from firmware_export.engine.checks import describe, need_int8, refuse, result_of, tensor_of
 from firmware_export.engine.graph import Graph, Op, Tensor
 from firmware_export.engine.layer import Call, Constant, InPlace
@@ -47,7 +48,7 @@ def _check_output(op: Op, target: Tensor) -> None:
 
 
 def _hard_swish(op: Op, source: Tensor, target: Tensor) -> NDArray[np.int8]:
-    if float(np.float32(1 / 128) * np.float32(source.scales[0]) / np.float32(target.scales[0])) >= 1:
+    if quantize_multiplier(source.scales[0] / 128 / target.scales[0]).shift > 0:
         raise refuse(op, f"{describe(target)}: its scale is too small against its input's, TFLite Micro refuses it too")
     return tables.hard_swish(source, target)
 

@@ -47,7 +47,7 @@ def requantize(source: Tensor, target: Tensor) -> NDArray[np.int8]:
 
 def relu(source: Tensor, target: Tensor) -> NDArray[np.int8]:
     """RELU with its rescaling."""
-    factor, zero = quantize_multiplier(float(_scale(source) / _scale(target))), target.zero_points[0]
+    factor, zero = quantize_multiplier(source.scales[0] / target.scales[0]), target.zero_points[0]
     return _table(
         lambda value: clamp(wrap(zero + multiply(value - source.zero_points[0], factor)), max(zero, INT8_MIN))
     )
@@ -62,8 +62,8 @@ def relu6(source: Tensor) -> NDArray[np.int8]:
 
 def leaky_relu(source: Tensor, target: Tensor, alpha: float) -> NDArray[np.int8]:
     """LEAKY_RELU; a negative slope is multiplied without its sign."""
-    slope = quantize_multiplier(float(_scale(source) * np.float32(alpha) / _scale(target)))
-    same = quantize_multiplier(float(_scale(source) / _scale(target)))
+    slope = quantize_multiplier(source.scales[0] * alpha / target.scales[0])
+    same = quantize_multiplier(source.scales[0] / target.scales[0])
     sign, slope = (-1 if slope.mantissa < 0 else 1), Multiplier(abs(slope.mantissa), slope.shift)
 
     def value_of(value: int) -> int:
@@ -112,9 +112,8 @@ def _saturate16(value: int) -> int:
 
 def hard_swish(source: Tensor, target: Tensor) -> NDArray[np.int8]:
     """HARD_SWISH in 16 bits: ``x * relu6(x + 3) / 6``."""
-    fine = np.float32(1.0 / 128.0) * _scale(source)
-    output = quantize_multiplier(float(fine / _scale(target)))
-    reluish = quantize_multiplier(float(fine / (np.float32(3.0) / np.float32(32768.0))))
+    fine = source.scales[0] / 128
+    output, reluish = quantize_multiplier(fine / target.scales[0]), quantize_multiplier(fine / (3 / 32768))
     output16, reluish16, exponent = _to_int16(output.mantissa), _to_int16(reluish.mantissa), reluish.shift
 
     def value_of(value: int) -> int:
