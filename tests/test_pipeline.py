@@ -1,22 +1,16 @@
 """One story from end to end, through the command itself: data in, bundle and report out, resumed, served, verified."""
 
-import json
-import os
 import shutil
 import signal
-import socket
 import subprocess
-import sys
-import time
 import urllib.request
-from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
 import cbor2
 import numpy as np
 import pytest
-from PIL import Image
+from run_helpers import ROOT, STAGES, TINY, command, hybrid, read, stamps, stripes, tree
 from tritonclient import http as triton
 
 from datasets import load
@@ -26,75 +20,17 @@ from hybrid.device_router import StoredOutputs
 from hybrid.pipeline import Run
 from hybrid.pipeline.storage import read_routed
 
-ROOT = Path(__file__).parents[1]
 LATE = {"router", "predict", "sweep", "bundle"}
-STAGES = ("cloud", "supernet", "search", "edge", "alternate", "quantize", "router", "predict", "sweep")
 PREDICTIONS = ("labels", "edge_logits", "router_score", "cloud_scores", "stage")
 EVERY = {*STAGES, "question", "look", "folds", "bundle"}
 ASKED = {"question", "search"}
 BEFORE = {"cloud", "supernet"}
-TRIALS = 6
-TINY = f"""
-[search]
-trials = {TRIALS}
-supernet_epochs = 1
-supernet_rows = 500
-[cloud]
-width = 8
-epochs = 1
-[train]
-edge_epochs = 1
-batch_size = 64
-[router]
-epochs = 3
-teachers = 1
-teacher_epochs = 2
-students = 1
-[quantize]
-representative_rows = 50
-[export]
-golden_examples = 8
-"""
 STORY = (
     *("--set", "data.limit=1500"),
     *("--set", "data.calibration_fraction=0.02"),
     *("--set", "data.validation_fraction=0.02"),
     *("--set", 'quantize.methods=["ptq"]'),
 )
-
-
-def command(*words):
-    return [sys.executable, "-m", "hybrid.cli", *map(str, words)]
-
-
-def hybrid(*words, code=0):
-    """Run the command, which must end with `code`; gives standard output and standard error."""
-    done = subprocess.run(command(*words), cwd=ROOT, capture_output=True, text=True, check=False)
-    assert done.returncode == code, done.stderr
-    return done.stdout, done.stderr
-
-
-def stripes(n=500, classes=4, size=12):
-    """Noisy grey images with a stripe where the class says, ``(n, size, size)``, and their labels."""
-    rng = np.random.default_rng(1)
-    y = np.arange(n) % classes
-    x = rng.integers(0, 200, (n, size, size))
-    x[np.arange(n), y * size // classes] += 55
-    return x.astype(np.uint8), y
-
-
-def stamps(folder):
-    """When each stage was made."""
-    return {name: (folder / name / ".stage.json").stat().st_mtime_ns for name in STAGES}
-
-
-def tree(folder):
-    """Every file below `folder` and its bytes."""
-    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
-
-
-def read(path):
-    return json.loads(path.read_text())
 
 
 @pytest.fixture(scope="module")
@@ -399,145 +335,6 @@ def npz(tmp_path_factory):
     x, y = stripes()
     np.savez(path, x=x, y=y)
     return path
-
-
-def in_journal(folder):
-    """The scored candidates in the journal of a search that is not done."""
-    paths = list(folder.glob(".search-*.scratch/journal.jsonl"))
-    lines = paths[0].read_text().splitlines(keepends=True)[1:] if paths else []
-    entries = [json.loads(line)["candidate"] for line in lines if line.endswith("\n")]
-    return [candidate for candidate in entries if candidate["status"] == "scored"]
-
-
-def untimed(folder):
-    """The candidates of a finished search, without the time that their scoring took."""
-    return [{**candidate, "seconds": None} for candidate in read(folder / "search/candidates.json")]
-
-
-def kill_in_the_middle(words, sentence, *, begun=lambda: True):
-    """Start the command and kill it as soon as it has said `sentence` and `begun` holds."""
-    with subprocess.Popen(command(*words), cwd=ROOT, stdout=subprocess.PIPE, text=True) as job:
-        next(line for line in job.stdout if line.startswith(sentence))
-        while not begun() and job.poll() is None:
-            time.sleep(0.002)
-        job.send_signal(signal.SIGKILL)
-
-
-def test_a_killed_run_goes_on_and_one_seed_gives_the_same_bytes(tmp_path, spec, npz):
-    killed, whole = tmp_path / "killed", tmp_path / "whole"
-    asked = ("--dataset", npz, "--spec", spec)
-    kill_in_the_middle(("search", "--out", killed, *asked), "Search:", begun=lambda: in_journal(killed))
-    assert (killed / ".search.partial").is_dir()
-    scored = in_journal(killed)
-    assert 0 < len(scored) < TRIALS
-    kill_in_the_middle(("run", "--out", killed, *asked), "Quantisation:")
-    assert (killed / ".quantize.partial").is_dir()
-    assert in_journal(killed)[: len(scored)] == scored  # it stays, so that a finished search can be prolonged
-    early = [name for name in STAGES if (killed / name).is_dir()]
-    assert early == ["cloud", "supernet", "search", "edge", "alternate"]
-    made = {name: (killed / name / ".stage.json").stat().st_mtime_ns for name in early}
-    found = read(killed / "search/candidates.json")
-    assert [c for c in found if c["status"] == "scored"][: len(scored)] == scored  # not again: the seconds are the same
-
-    hybrid("run", "--out", killed, *asked)
-    hybrid("run", "--out", whole, *asked)
-    assert not list(killed.rglob("*.partial"))
-    assert {name: stamps(killed)[name] for name in early} == made
-    assert untimed(killed) == untimed(whole)
-    assert read(killed / "search/pareto.json")
-    assert read(killed / "summary.json")["run_seconds"] is None
-    ours, others = tree(killed / "bundle"), tree(whole / "bundle")
-    assert set(ours) == set(others)
-    differ = {path for path in ours if ours[path] != others[path]}
-    assert not [path for path in differ if not path.startswith("cloud/models/") and path != "manifest.json"]
-    assert ours["edge.tflite"] == others["edge.tflite"]
-
-
-@pytest.mark.slow
-def test_chief_and_worker_search_from_their_own_run_folders(tmp_path, spec, npz):
-    """They find the same supernet by the same seed; the worker scores all, and the chief has the results."""
-    with closing(socket.socket()) as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    jobs = {}
-    for name in ("chief", "tuner0"):
-        variables = {"TUNER_ID": name, "ORACLE_IP": "127.0.0.1", "ORACLE_PORT": str(port)}
-        jobs[name] = subprocess.Popen(
-            command("search", "--out", tmp_path / name, "--dataset", npz, "--spec", spec),
-            cwd=ROOT,
-            env=os.environ | {f"KERASTUNER_{key}": value for key, value in variables.items()},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-    said = {name: job.communicate() for name, job in jobs.items()}
-    assert [job.returncode for job in jobs.values()] == [0, 0], said
-    assert [err for _, err in said.values()] == ["", ""]
-    assert f"Pareto set of {TRIALS} pairs" in said["chief"][0]
-    assert said["tuner0"][0].splitlines()[-1].startswith("search: this worker has nothing left to do; the chief")
-    assert (tmp_path / "chief/search/edge.toml").is_file()
-    assert not (tmp_path / "tuner0/search").exists()
-
-    hybrid("search", "--out", tmp_path / "alone", "--dataset", npz, "--spec", spec)
-    alone, together = (
-        {c["arch"]["name"]: c["score"] for c in untimed(tmp_path / name) if c["score"]} for name in ("alone", "chief")
-    )
-    assert len(together) == TRIALS
-    both = alone.keys() & together.keys()  # the first generation at least
-    assert both
-    assert all(alone[name] == together[name] for name in both)
-
-
-def test_a_black_box_and_an_image_folder(tmp_path, spec):
-    """The table is always right: on probabilities, a one-hot row is a certain answer."""
-    pictures = tmp_path / "pictures"
-    for index, (image, label) in enumerate(zip(*stripes(300), strict=True)):
-        path = pictures / "abcd"[label] / f"{index:03}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(image).save(path)
-    splits = load(str(pictures)).splits
-    table = tmp_path / "table.npz"
-    np.savez(table, **{name: np.eye(4)[splits[name].y] for name in ("calibration", "validation", "test")})
-    run = tmp_path / "run"
-    words = ("--set", 'cloud.kind="table"', "--set", f'cloud.table="{table}"', "--set", 'quantize.methods=["ptq"]')
-    out, err = hybrid("run", "--out", run, "--dataset", pictures, "--spec", spec, *words)
-    assert err == ""
-    assert "Data: pictures, 4 classes" in out
-    summary = read(run / "summary.json")
-    assert summary["cloud_accuracy"] == 1
-    cloud_files = [path for path in tree(run / "bundle") if path.startswith("cloud/")]
-    assert sorted(cloud_files) == ["cloud/README.md", "cloud/endpoint.toml"]
-    hybrid("verify", run / "bundle")
-    _, err = hybrid("serve", run / "bundle", "--port", "0", code=2)
-    assert "black box" in err
-    assert err.count("\n") == 1
-
-
-def test_of_two_clouds_the_search_takes_the_one_that_suits(tmp_path, spec, npz):
-    """The first is trained here and takes a minute to answer; the further one knows everything, at once."""
-    out, table = tmp_path / "run", tmp_path / "table.npz"
-    splits = load(str(npz), validation_fraction=0.3).splits
-    np.savez(table, **{name: np.eye(4)[splits[name].y] for name in ("calibration", "validation", "test")})
-    asked = ("--dataset", npz, "--spec", spec, "--set", "data.validation_fraction=0.3", "--trials", "3")
-    clouds = ("cloud.latency_ms=60000", f'clouds=[{{kind="table", table="{table}", latency_ms=1.0}}]')
-    budget = ("--link", "ble", "--max-latency-ms", "150")
-    said, _ = hybrid("search", "--out", out, *asked, *budget, *(word for one in clouds for word in ("--set", one)))
-    assert f"table {table}" in " ".join(said.split())
-    assert "Pareto set of 3 pairs at a mean latency of 150 ms or less; * is chosen" in said.replace("\u00a0", " ")
-    scores = [pair["score"] for pair in read(out / "search/candidates.json") if pair["score"]]
-    assert {score["cloud"] for score in scores} == {1}
-    assert all(score["mean_latency_ms"] <= 150 for score in scores)
-
-    chosen = run_spec(paths=[out / "spec.toml"])
-    assert chosen.search.max_latency_ms == chosen.sweep.max_latency_ms == 150
-    later = Run(out, chosen)
-    assert later.pair.cloud == chosen.clouds[0]
-    assert later.trained.cloud_net is None
-    assert later.swept.test.cloud_right.all()
-    assert later.swept.points[0].cloud == "own"
-    assert later.swept.chosen.mean_latency_ms <= 150
-    assert (out / "cloud/cloud_weights.npz").is_file()
-    assert not (out / "cloud_1/cloud_weights.npz").exists()
 
 
 # The bundle, checked and served

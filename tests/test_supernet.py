@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from supernet_helpers import inherited_net
 
 from datasets.dataset import Split
 from hybrid.configure import run_spec
@@ -74,7 +75,7 @@ def test_a_candidate_says_what_its_own_net_says(space):
     assert {block.kind for arch in archs for block in arch.blocks} == set(KINDS)
     assert {arch.grey for arch in archs} == set(space.grey)
     for arch in archs:
-        net = supernet.net(arch)
+        net = inherited_net(supernet, arch)
         logits, features = (np.asarray(out) for out in net(normalise(data.x)))
         said = supernet.outputs(arch, data.x)
         np.testing.assert_allclose(said.logits, logits, rtol=1e-3, atol=1e-4)
@@ -84,7 +85,9 @@ def test_a_candidate_says_what_its_own_net_says(space):
 def test_a_candidate_s_own_net_is_built_like_any_other():
     supernet, arch = Supernet(SPACE, seed=3), sample(SPACE, np.random.default_rng(2))
     supernet.see(rows(SPACE))
-    assert [w.shape for w in supernet.net(arch).get_weights()] == [w.shape for w in build_net(arch).get_weights()]
+    assert [w.shape for w in inherited_net(supernet, arch).get_weights()] == [
+        w.shape for w in build_net(arch).get_weights()
+    ]
 
 
 def test_statistics_are_the_candidates_own():

@@ -36,6 +36,7 @@ class RunFolder:
         self.root = root
         self.reused = False
         """Whether a stage was found finished, so that this process did not do all of the work."""
+        self._made: set[str] = set()
 
     def stage(self, name: str, key: str, make: Callable[[Path], None], *, keep: Path | None = None) -> Path:
         """The folder of stage `name`; `make` fills it, unless it stands there already with the same `key`.
@@ -46,7 +47,7 @@ class RunFolder:
         """
         done = self.root / name
         if self.is_done(name, key):
-            self.reused = True
+            self.reused |= name not in self._made
             return done
         work, start = self.root / f".{name}.partial", time.monotonic()
         try:
@@ -57,6 +58,7 @@ class RunFolder:
             (work / STAMP).write_text(json.dumps(stamp), encoding="utf-8")
             shutil.rmtree(done, ignore_errors=True)
             os.replace(work, done)
+            self._made.add(name)
             for left in {*self.root.glob(f".{name}-*.scratch")} - {keep}:
                 shutil.rmtree(left, ignore_errors=True)
         except OSError as exc:

@@ -1,10 +1,23 @@
-"""A candidate's own Keras net with its part of a supernet's weights."""
+"""A candidate's own Keras net with its part of a supernet's weights, to hold the shared layers against."""
 
 from typing import Any
 
 import numpy as np
 
+from hybrid.normalisation import FusedBatchNormalization
 from nas.shared import BETA, GAMMA, Places, first_inputs, middle
+from nas.supernet import apply
+
+
+def inherited_net(supernet: Any, arch: Any) -> Any:
+    """The Keras net of `arch` with inherited weights and statistics, like one of `hybrid.nets.build_net`."""
+    import keras
+
+    k = InheritingLayers(keras, supernet.weights, supernet.statistics(arch))
+    inputs = keras.Input(arch.input_shape, name="input")
+    net = keras.Model(inputs, apply(k, inputs, arch), name=arch.name.replace("-", "_"))
+    k.inherit()
+    return net
 
 
 class InheritingLayers(Places):
@@ -34,8 +47,6 @@ class InheritingLayers(Places):
 
     def BatchNormalization(self, **named: Any) -> Any:  # noqa: N802
         """The normalisation of the convolution before it."""
-        from hybrid.normalisation import FusedBatchNormalization
-
         return self._remember(FusedBatchNormalization(**named), self._name)
 
     def Dense(self, *given: Any, **named: Any) -> Any:  # noqa: N802
