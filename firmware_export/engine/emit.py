@@ -190,14 +190,20 @@ def _constant(constant: Constant, name: str, title: str, kernels: str) -> dict[s
 
 def harness_file(models: Iterable[tuple[str, Graph]]) -> str:
     """Write a main program that runs models, named by prefix, over examples from stdin."""
-    values = []
-    for prefix, graph in models:
-        inputs, outputs = (
-            [
-                {"name": f"{word}_{i}", "nbytes": graph.tensors[n].size * np.dtype(graph.tensors[n].dtype).itemsize}
-                for i, n in enumerate(numbers)
-            ]
-            for word, numbers in (("input", graph.inputs), ("output", graph.outputs))
-        )
-        values.append({"prefix": prefix, "inputs": inputs, "outputs": outputs})
+    values = [{"prefix": prefix, **_traffic(graph)} for prefix, graph in models]
     return _render("harness.c", models=values)
+
+
+def measure_file(prefix: str, graph: Graph, examples: int, whole: int) -> str:
+    """Write a main program for an emulated board, which counts each inference under the number `whole`."""
+    return _render("measure.c", prefix=prefix, examples=examples, whole=whole, **_traffic(graph))
+
+
+def _traffic(graph: Graph) -> dict[str, list[dict[str, Any]]]:
+    return {
+        word: [
+            {"name": f"{word[:-1]}_{i}", "nbytes": graph.tensors[n].size * np.dtype(graph.tensors[n].dtype).itemsize}
+            for i, n in enumerate(numbers)
+        ]
+        for word, numbers in (("inputs", graph.inputs), ("outputs", graph.outputs))
+    }

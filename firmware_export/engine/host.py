@@ -35,10 +35,11 @@ class Program:
         if done.returncode != 0:
             said = done.stderr.decode("utf-8", "replace").strip()[-2000:]
             raise HybridError(f"the compiled model ended with {done.returncode}: {said or 'no message'}")
-        return _split(graph, done.stdout, len(examples))
+        return split_outputs(graph, done.stdout, len(examples))
 
 
-def _split(graph: Graph, stream: bytes, count: int) -> list[Values]:
+def split_outputs(graph: Graph, stream: bytes, count: int) -> list[Values]:
+    """Cut what a program wrote into the outputs of `count` examples."""
     results, at = [], 0
     for _ in range(count):
         values = []
