@@ -187,6 +187,17 @@ def test_the_table_of_a_large_model_fits_120_columns(hybrid, tmp_path, name):
     assert sum(line.count("planes") for line in table) == 13  # one line a layer: no name is broken
 
 
+def test_a_narrow_terminal_shows_every_figure(hybrid, model, tmp_path, monkeypatch):
+    words = ("compile", model, "--out", tmp_path / "out", "--cpu", "host")
+    wide = [line.split() for line in hybrid(*words)[1].splitlines()]
+    monkeypatch.setenv("COLUMNS", "50")
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    narrow = [line.split() for line in re.sub(r"\x1b\[[0-9;]*m", "", hybrid(*words)[1]).splitlines()]
+    layers = [line for line in wide if line[:1] and line[0].isdigit()]
+    assert len(layers) == len(engine.compile_model(net()).layers)
+    assert [line for line in layers if line not in narrow] == []
+
+
 def test_the_choices_are_those_of_the_engine():
     assert CPUS == engine.CPUS == tuple(engine.CORES)
     weights = next(option for option in compile_model.params if option.name == "weights")
