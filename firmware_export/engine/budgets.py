@@ -15,7 +15,9 @@ _NAMED = 5
 """Layers in a message."""
 
 
-def fit(graph: Graph, weights: Weights, ram_bytes: int | None, flash_bytes: int | None) -> tuple[list[Layer], Memory]:
+def fit(
+    graph: Graph, weights: Weights, ram_bytes: int | None, flash_bytes: int | None
+) -> tuple[tuple[Layer, ...], Memory]:
     """Lower a graph and lay out its memory within both budgets, of memory and of flash for constants.
 
     Layers take little scratch instead of few instructions where `ram_bytes` asks for it: first those that exceed it
@@ -36,7 +38,9 @@ def fit(graph: Graph, weights: Weights, ram_bytes: int | None, flash_bytes: int 
     raise _beyond_ram(layers, memory, ram_bytes)
 
 
-def choose_layers(graph: Graph, weights: Weights, flash_bytes: int | None, low_ram: Container[int] = ()) -> list[Layer]:
+def choose_layers(
+    graph: Graph, weights: Weights, flash_bytes: int | None, low_ram: Container[int] = ()
+) -> tuple[Layer, ...]:
     """Lower a graph within a budget of flash for constants; layers at places in `low_ram` take little scratch.
 
     ``auto`` unpacks all weights and then takes back what costs most bytes for each multiplication that gains by it,
@@ -56,7 +60,7 @@ def choose_layers(graph: Graph, weights: Weights, flash_bytes: int | None, low_r
             layers[place] = small[place]
     if flash_bytes is not None and constant_bytes(graph, layers) > flash_bytes:
         _refuse_flash(graph, layers, weights, flash_bytes)
-    return layers
+    return tuple(layers)
 
 
 def _lowered(graph: Graph, weights: WeightWidth, low_ram: Container[int]) -> list[Layer]:

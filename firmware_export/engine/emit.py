@@ -1,6 +1,6 @@
 """Layers and a memory plan become C sources: the same model, the same text."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from functools import cache
 from importlib.resources import files
 from typing import Any
@@ -33,7 +33,7 @@ _CTYPES = {"int8": "int8_t", "uint8": "uint8_t", "float32": "float"}
 
 
 def model_files(
-    graph: Graph, layers: Sequence[Layer], memory: Memory, *, prefix: str, kernels: str, title: str
+    graph: Graph, layers: tuple[Layer, ...], memory: Memory, *, prefix: str, kernels: str, title: str
 ) -> dict[str, str]:
     """Write the sources of one model, by file name; its kernels are in files that begin with `kernels`."""
     values = {"title": title, "prefix": prefix, "guard": prefix.upper(), "kernels": kernels}
@@ -149,7 +149,7 @@ def _operand(prefix: str, number: int) -> str:
     return f"{prefix}_tensor_{number}"
 
 
-def _constants(layers: Sequence[Layer], graph: Graph, prefix: str, kernels: str) -> Iterable[dict[str, Any]]:
+def _constants(layers: tuple[Layer, ...], graph: Graph, prefix: str, kernels: str) -> Iterable[dict[str, Any]]:
     seen: set[int] = set()
     for layer in layers:
         for index, call in enumerate(layer.calls):

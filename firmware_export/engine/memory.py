@@ -1,6 +1,6 @@
 """Which bytes a graph needs when: buffers with lifetimes for the planner, and where each tensor lies in the end."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from firmware_export.engine.graph import DType, Graph
@@ -26,7 +26,7 @@ class Memory:
     """Bytes in use while each layer runs, allowed overlaps made the most of; no more than `bound_bytes`."""
 
 
-def lifetimes(graph: Graph, layers: Sequence[Layer]) -> tuple[dict[int, Buffer], dict[int, Buffer]]:
+def lifetimes(graph: Graph, layers: tuple[Layer, ...]) -> tuple[dict[int, Buffer], dict[int, Buffer]]:
     """Lifetimes of tensors (by the number of the tensor that owns the bytes) and of scratch (by the layer's place).
 
     The model's inputs live from before its first layer, its outputs beyond the last one.
@@ -52,7 +52,7 @@ def lifetimes(graph: Graph, layers: Sequence[Layer]) -> tuple[dict[int, Buffer],
     return tensors, scratch
 
 
-def lay_out(graph: Graph, layers: Sequence[Layer]) -> Memory:
+def lay_out(graph: Graph, layers: tuple[Layer, ...]) -> Memory:
     """Give every tensor and every layer's scratch its place."""
     tensors, scratch = lifetimes(graph, layers)
     buffers, shares = [*tensors.values(), *scratch.values()], list(_shares(graph, layers, tensors))
@@ -75,7 +75,7 @@ def _live(buffers: list[Buffer], shares: list[Share], steps: int) -> tuple[int, 
     return tuple(known.get(step, nbytes) for step, nbytes in enumerate(apart))
 
 
-def _shares(graph: Graph, layers: Sequence[Layer], tensors: dict[int, Buffer]) -> Iterator[Share]:
+def _shares(graph: Graph, layers: tuple[Layer, ...], tensors: dict[int, Buffer]) -> Iterator[Share]:
     """Where a layer of one call may write over what it alone still reads."""
     roots, places = alias_roots(graph), {number: place for place, number in enumerate(tensors)}
     for step, layer in enumerate(layers):
