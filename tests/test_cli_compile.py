@@ -12,7 +12,7 @@ from typing import get_args
 
 import numpy as np
 import pytest
-from engine_build import single_op
+from engine_build import Draft, single_op
 from engine_models import tflm_many
 from engine_nets import random_net
 
@@ -121,6 +121,20 @@ def test_on_an_emulated_core_layers_are_counted_and_outputs_compared(hybrid, mod
     before = contents(tmp_path / "out")
     assert hybrid(*words)[0] == 0
     assert contents(tmp_path / "out") == before
+
+
+@emulated
+def test_every_layer_of_a_long_model_is_counted():
+    """There are numbers for 255 layers at a time; all these do the same."""
+    draft = Draft()
+    last = draft.input((1, 40), scale=0.1)
+    for _ in range(300):
+        last = draft.op("RELU", [last], draft.tensor((1, 40), scale=0.1))
+    product = engine.make(draft.flatbuffer(last))
+    counts = [layer["instructions"] for layer in engine.figures(product)["layers"]]
+    assert len(counts) == 300
+    assert max(counts) - min(counts) < 20
+    assert abs(product.measured.instructions - sum(counts)) < 12 * 300  # calls, which marks keep from being inlined
 
 
 def test_json_gives_the_same_figures(hybrid, model, tmp_path):
