@@ -4,7 +4,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 ROOT_APT := $(shell [ "$$(id -u)" = 0 ] && command -v apt-get 2>/dev/null)
 DEMO_PACKAGES := dataset-fashion-mnist python3-venv
-TEST_PACKAGES := $(DEMO_PACKAGES) chromium gcc g++ libc6-dev
+EMULATOR_PACKAGES := gcc-arm-none-eabi libnewlib-arm-none-eabi qemu-system-arm
+TEST_PACKAGES := $(DEMO_PACKAGES) chromium gcc g++ libc6-dev $(EMULATOR_PACKAGES)
 DEMO := --preset quick --dataset fashion_mnist --device stm32f746 --link lte --out runs/demo
 
 .PHONY: demo test test-all check format lock install clean

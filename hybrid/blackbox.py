@@ -105,7 +105,7 @@ def url_scores(
     Returns: class scores ``(n, num_classes)`` and the median latency of single-example requests in ms.
     Raises: CloudError where the server cannot be reached or answers something unusable; SpecError for the URL.
     """
-    model = _RemoteModel(url, timeout_s)
+    model = RemoteModel(url, timeout_s)
     model.check_input(x.shape[1:])
     latency_ms = _latency_ms(model, x, num_classes)
     parts = []
@@ -116,7 +116,7 @@ def url_scores(
     return np.concatenate(parts), latency_ms
 
 
-def _latency_ms(model: "_RemoteModel", x: NDArray[np.uint8], num_classes: int) -> float:
+def _latency_ms(model: "RemoteModel", x: NDArray[np.uint8], num_classes: int) -> float:
     """Median over a few requests; the first one, which may find the server cold, does not count."""
     times_ms = []
     for index in range(LATENCY_REQUESTS + 1):
@@ -127,7 +127,7 @@ def _latency_ms(model: "_RemoteModel", x: NDArray[np.uint8], num_classes: int) -
     return median(times_ms[1:])
 
 
-class _RemoteModel:
+class RemoteModel:
     """One model of a server, and the tensor that its metadata asks for."""
 
     def __init__(self, url: str, timeout_s: float) -> None:

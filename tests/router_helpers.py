@@ -46,6 +46,11 @@ def made_up(inputs: RouterInputs, num_features: int, num_classes: int, hidden: i
 
 
 def compiled(stages: list[Stage], widths: list[int], num_classes: int):
+    """The plain C for these stages, compiled for this machine."""
+    return compile_decision(plain_sources(stages, widths, num_classes))
+
+
+def plain_sources(stages: list[Stage], widths: list[int], num_classes: int) -> dict[str, bytes]:
     """The plain C for these stages, whose nets would give so many features each."""
     real = read_graph(program().stages[0].flatbuffer)
     models = []
@@ -63,7 +68,7 @@ def compiled(stages: list[Stage], widths: list[int], num_classes: int):
     values = template_values(_spec()) | {"stages": models, **router_values(models)}
     values["class_names"] = [f"class {index}" for index in range(num_classes)]
     headers = [unit.replace(".c", ".h") for unit in PLAIN_UNITS]
-    return compile_decision({name: render(name, values).encode() for name in (*PLAIN_UNITS, *headers)})
+    return {name: render(name, values).encode() for name in (*PLAIN_UNITS, *headers)}
 
 
 def _spec() -> FirmwareSpec:

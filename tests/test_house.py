@@ -17,7 +17,7 @@ ALLOWED = {
     "nas": {"nas", "hybrid", "datasets"},
     "firmware_export": {"firmware_export", "hybrid", "datasets"},
 }
-FRONT = ("hybrid/pipeline/", "hybrid/cli.py", "hybrid/serve/")
+FRONT = ("hybrid/pipeline/", "hybrid/cli/", "hybrid/serve/")
 MOST_LINES = 400
 MODULES = sorted(
     path for package in PACKAGES for path in (ROOT / package).rglob("*.py") if "__pycache__" not in path.parts

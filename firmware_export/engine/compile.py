@@ -1,0 +1,140 @@
+"""A flatbuffer in, C sources out: the ahead-of-time engine's front door."""
+
+import re
+from dataclasses import dataclass, field
+
+from firmware_export.engine.budgets import Weights, constant_bytes, fit
+from firmware_export.engine.cores import Cpu, core_named
+from firmware_export.engine.emit import families_of, kernel_files, model_files
+from firmware_export.engine.graph import Graph
+from firmware_export.engine.layer import Layer, WeightWidth
+from firmware_export.engine.reader import read
+from hybrid.errors import SpecError, UnsupportedOpError
+
+_PREFIX = re.compile(r"[a-z][a-z0-9_]{0,40}")
+_C_HEADERS = """assert complex ctype errno fenv float inttypes iso646 limits locale math setjmp signal stdarg stdbool
+stddef stdint stdio stdlib string strings tgmath time wchar wctype"""
+_TAKEN = frozenset([*_C_HEADERS.split(), "emulate", "harness", "main", "profile"])
+"""Names whose files would hide others: of C, and of the programs that run a model to verify and to measure it."""
+_RIM_TYPES = ("int8", "uint8", "float32")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerCost:
+    """A row of the table of layers."""
+
+    number: int
+    kind: str
+    shape: tuple[int, ...]
+    macs: int
+    kernel: str
+    """Names of the kernels, empty where nothing is left to do."""
+    weights: WeightWidth | None
+    flash_bytes: int
+    scratch_bytes: int
+    """Bytes of RAM that it needs beside its tensors."""
+    live_bytes: int
+    """Bytes of RAM in use while it runs: all tensors that are needed then or later, and its scratch."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Compiled:
+    """A model as C."""
+
+    prefix: str
+    kernels: str
+    """Prefix of the kernels' files."""
+    graph: Graph
+    families: frozenset[str]
+    """Which kernels it needs."""
+    sources: dict[str, str] = field(repr=False)
+    """The model's own files."""
+    layers: tuple[LayerCost, ...]
+    ram_bytes: int
+    """Static bytes; the stack comes in addition."""
+    bound_bytes: int
+    """No plan of memory takes less; so the plan is optimal where it takes as much."""
+    flash_bytes: int
+    """Constants, without code."""
+
+    @property
+    def files(self) -> dict[str, str]:
+        """All files by name, the kernels' among them."""
+        return {**self.sources, **kernel_files(self.kernels, self.families)}
+
+
+def compile_model(
+    flatbuffer: bytes,
+    *,
+    prefix: str = "model",
+    weights: Weights = "auto",
+    cpu: Cpu = "cortex-m4",
+    ram_bytes: int | None = None,
+    flash_bytes: int | None = None,
+    kernels: str | None = None,
+) -> Compiled:
+    """Compile a model of int8.
+
+    `ram_bytes` and `flash_bytes` are what the model may take: of static memory, and of flash for its constants; code
+    and stack come on top. `weights` says how weights stand in flash, ``auto`` as int16 as far as `flash_bytes` allows
+    where `cpu` gains by it. The files run on every core, whatever `cpu` is.
+
+    Models that go into one firmware may share their kernels: give them the same name `kernels`, and write
+    `firmware_export.engine.emit.kernel_files` once for the families of all.
+
+    Raises: SpecError for a damaged flatbuffer or an unusable prefix; UnsupportedOpError for what the engine lacks;
+    BudgetError where the model does not fit.
+    """
+    for name in (prefix, kernels or prefix):
+        _check_prefix(name)
+    graph = read(flatbuffer)
+    _check_rim(graph)
+    if weights == "auto" and not core_named(cpu).has_dsp:
+        weights = "int8"
+    layers, memory = fit(graph, weights, ram_bytes, flash_bytes)
+    kernel_prefix = kernels or prefix
+    sources = model_files(graph, layers, memory, prefix=prefix, kernels=kernel_prefix, title=prefix)
+    return Compiled(
+        prefix=prefix,
+        kernels=kernel_prefix,
+        graph=graph,
+        families=families_of(layers),
+        sources=sources,
+        layers=tuple(map(_cost, layers, memory.live)),
+        ram_bytes=max(memory.nbytes, 4),
+        bound_bytes=max(memory.bound_bytes, 4),
+        flash_bytes=constant_bytes(graph, layers),
+    )
+
+
+def _check_prefix(name: str) -> None:
+    """Raise SpecError where a prefix cannot begin the names of C files and functions."""
+    if not _PREFIX.fullmatch(name):
+        raise SpecError(f"prefix: got '{name}', allowed lower-case letters, digits and _, a letter first, up to 41")
+    if name in _TAKEN:
+        raise SpecError(f"prefix: got '{name}', which names another file in C; choose another, such as {name}_net")
+
+
+def _check_rim(graph: Graph) -> None:
+    for word, numbers in (("input", graph.inputs), ("output", graph.outputs)):
+        for number in numbers:
+            tensor = graph.tensors[number]
+            if tensor.dtype not in _RIM_TYPES:
+                allowed = ", ".join(_RIM_TYPES)
+                raise UnsupportedOpError(f"{word} '{tensor.name}': is {tensor.dtype}, allowed are {allowed}")
+            if tensor.data is not None:
+                raise UnsupportedOpError(f"{word} '{tensor.name}': is a constant; remove it from the model's {word}s")
+
+
+def _cost(layer: Layer, live_bytes: int) -> LayerCost:
+    return LayerCost(
+        number=layer.number,
+        kind=layer.kind,
+        shape=layer.output_shape,
+        macs=layer.macs,
+        kernel=" + ".join(dict.fromkeys(call.kernel for call in layer.calls)),
+        weights=layer.weights,
+        flash_bytes=layer.flash_bytes,
+        scratch_bytes=layer.scratch_bytes,
+        live_bytes=live_bytes,
+    )

@@ -1,0 +1,76 @@
+"""Compiled models on this machine: built by the system's C compiler, run as a process of their own."""
+
+import subprocess
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from firmware_export.engine.compile import Compiled
+from firmware_export.engine.emit import harness_file, kernel_files
+from firmware_export.engine.graph import Graph
+from firmware_export.host import C_FLAGS, c_compiler
+from hybrid.errors import HybridError
+
+SANITIZERS = ("-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-g")
+Values = list[NDArray[Any]]
+"""One array per input or output, in the model's order."""
+
+
+class Program:
+    """An executable with one or more models in it."""
+
+    def __init__(self, path: Path, models: Sequence[Compiled]) -> None:
+        self._path, self._graphs = path, [model.graph for model in models]
+
+    def run(self, examples: Sequence[Values], model: int = 0) -> list[Values]:
+        """Give the outputs of one of the models for each example. Raises: HybridError where the process fails."""
+        graph = self._graphs[model]
+        stream = b"".join(np.ascontiguousarray(value).tobytes() for example in examples for value in example)
+        done = subprocess.run([self._path, str(model)], input=stream, capture_output=True, check=False)
+        if done.returncode != 0:
+            said = done.stderr.decode("utf-8", "replace").strip()[-2000:]
+            raise HybridError(f"the compiled model ended with {done.returncode}: {said or 'no message'}")
+        return split_outputs(graph, done.stdout, len(examples))
+
+
+def split_outputs(graph: Graph, stream: bytes, count: int) -> list[Values]:
+    """Cut what a program wrote into the outputs of `count` examples."""
+    results, at = [], 0
+    for _ in range(count):
+        values = []
+        for number in graph.outputs:
+            tensor = graph.tensors[number]
+            dtype = np.dtype(tensor.dtype)
+            values.append(np.frombuffer(stream, dtype, tensor.size, at).reshape(tensor.shape))
+            at += tensor.size * dtype.itemsize
+        results.append(values)
+    return results
+
+
+@contextmanager
+def built(models: Sequence[Compiled], *, sanitize: bool = False, optimise: str = "-O2") -> Iterator[Program]:
+    """Build models into one program, every warning an error. Models with the same kernels' name share them.
+
+    Raises: HybridError where there is no C compiler or it complains.
+    """
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+        texts = {"harness.c": harness_file([(model.prefix, model.graph) for model in models])}
+        for name in {model.kernels for model in models}:
+            families = frozenset[str]().union(*(model.families for model in models if model.kernels == name))
+            texts.update(kernel_files(name, families))
+        for model in models:
+            texts.update(model.sources)
+        for name, text in texts.items():
+            Path(folder, name).write_text(text, encoding="utf-8")
+        units = sorted(name for name in texts if name.endswith(".c"))
+        extra = SANITIZERS if sanitize else ()
+        command = [c_compiler(), *C_FLAGS, optimise, *extra, "-o", "program", *units]
+        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+        if done.returncode != 0:
+            raise HybridError(f"{command[0]}: the compiled model's C does not compile: {done.stderr.strip()[-4000:]}")
+        yield Program(Path(folder, "program"), models)

@@ -1,0 +1,73 @@
+"""Layers that a random draw rarely meets: those that special kernels compute."""
+
+from itertools import product
+
+import numpy as np
+from engine_build import Draft, flatbuffer
+
+
+def quantised(rng, zero_points=(-128, 127, 0, 5)):
+    return {"scale": float(np.float32(rng.uniform(0.01, 0.1))), "zero_point": int(rng.choice(zero_points))}
+
+
+def convolution(seed, kernel, size, activation):
+    """A convolution in steps of one pixel over a multiple of four channels, whose columns are unpacked once."""
+    rng = np.random.default_rng([seed, *kernel, *size])
+    inputs, outputs = 4 * int(rng.integers(1, 4)), int(rng.integers(1, 10))
+    padding = str(rng.choice(["SAME", "VALID"]))
+    stride_h, dilation_h = int(rng.integers(1, 3)), int(rng.integers(1, 3))
+    extent = (kernel[0] - 1) * dilation_h + 1
+    if extent > size[0]:
+        padding = "SAME"
+    draft = Draft()
+    x = draft.input((1, *size, inputs), **quantised(rng))
+    scales = tuple(float(np.float32(scale)) for scale in rng.uniform(0.001, 0.01, outputs))
+    data = rng.integers(-127, 128, (outputs, *kernel, inputs)).astype(np.int8)
+    weights = draft.tensor(data.shape, data=data, scales=scales, zero_points=(0,) * outputs, axis=0)
+    same = (-(-size[0] // stride_h), size[1])
+    sizes = same if padding == "SAME" else ((size[0] - extent) // stride_h + 1, size[1] - kernel[1] + 1)
+    y = draft.tensor((1, *sizes, outputs), **quantised(rng))
+    options = {"stride_h": stride_h, "stride_w": 1, "dilation_h_factor": dilation_h, "dilation_w_factor": 1}
+    draft.op("CONV_2D", [x, weights], y, padding=padding, fused_activation_function=activation, **options)
+    return flatbuffer(draft.graph([y]))
+
+
+def depthwise(seed, stride, size, activation="NONE"):
+    """A depthwise 3x3 layer of a multiple of four channels, which the planes compute."""
+    rng = np.random.default_rng([seed, *stride, *size])
+    channels, padding = 4 * int(rng.integers(1, 4)), str(rng.choice(["SAME", "VALID"]))
+    draft = Draft()
+    x = draft.input((1, *size, channels), **quantised(rng))
+    scales = tuple(float(np.float32(scale)) for scale in rng.uniform(0.001, 0.02, channels))
+    data = rng.integers(-127, 128, (1, 3, 3, channels)).astype(np.int8)
+    weights = draft.tensor(data.shape, data=data, scales=scales, zero_points=(0,) * channels, axis=3)
+    bias = rng.integers(-20_000, 20_000, channels).astype(np.int32)
+    real = tuple(float(np.float32(draft.tensors[x].scales[0] * scale)) for scale in scales)
+    b = draft.tensor((channels,), "int32", data=bias, scales=real, zero_points=(0,) * channels)
+    sizes = [-(-n // s) if padding == "SAME" else (n - 3) // s + 1 for n, s in zip(size, stride, strict=True)]
+    y = draft.tensor((1, *sizes, channels), **quantised(rng))
+    options = {"stride_h": stride[0], "stride_w": stride[1], "dilation_h_factor": 1, "dilation_w_factor": 1}
+    draft.op(
+        "DEPTHWISE_CONV_2D",
+        [x, weights, b],
+        y,
+        padding=padding,
+        depth_multiplier=1,
+        fused_activation_function=activation,
+        **options,
+    )
+    return flatbuffer(draft.graph([y]))
+
+
+PLANES = [
+    depthwise(seed, stride, size, activation)
+    for seed, (stride, size, activation) in enumerate(
+        product(((1, 1), (2, 2), (1, 2), (2, 1), (3, 1)), ((3, 3), (4, 7), (9, 5), (8, 8)), ("NONE", "RELU", "RELU6"))
+    )
+]
+COLUMNS = [
+    convolution(seed, kernel, size, activation)
+    for seed, (kernel, size, activation) in enumerate(
+        product(((1, 2), (3, 3), (2, 5), (5, 3)), ((5, 5), (7, 6), (1, 9)), ("NONE", "RELU", "RELU6"))
+    )
+]
