@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from firmware_export.aot import aot_engine
 from firmware_export.edge import BundleInputs, build_edge_bundle
 from firmware_export.tflm import Watch
 from hybrid import runtimes
@@ -183,6 +184,7 @@ def inputs(**changes) -> BundleInputs:
         "footprint": changes.get("footprint") or measured(given),
         "arena_margin": 0.1,
         "payload_encoding": "cbor",
+        "aot": aot_engine(given, changes.get("device", DEVICE), "auto"),
         "watch": WATCH,
         "router_kinds": ("learned",) * len(given.stages),
         "extra": {"cloud/endpoint.toml": b'url = "http://localhost"\n'},

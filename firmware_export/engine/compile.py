@@ -1,10 +1,11 @@
 """A flatbuffer in, C sources out: the ahead-of-time engine's front door."""
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from firmware_export.engine.budgets import Weights, check_ram, choose_layers
-from firmware_export.engine.emit import families_of, kernel_files, model_files
+from firmware_export.engine.emit import arena_files, families_of, kernel_files, model_files
 from firmware_export.engine.graph import Graph
 from firmware_export.engine.layer import Layer, WeightWidth
 from firmware_export.engine.memory import lay_out, live_layers
@@ -37,6 +38,8 @@ class Compiled:
     prefix: str
     kernels: str
     """Prefix of the kernels' files."""
+    arena: str | None
+    """Prefix of the files of a buffer that it shares with others."""
     graph: Graph
     families: frozenset[str]
     """Which kernels it needs."""
@@ -50,8 +53,8 @@ class Compiled:
 
     @property
     def files(self) -> dict[str, str]:
-        """All files by name, the kernels' among them."""
-        return {**self.sources, **kernel_files(self.kernels, self.families)}
+        """All files by name, the kernels' among them, and those of a shared buffer."""
+        return program_files([self])
 
 
 def compile_model(
@@ -62,19 +65,21 @@ def compile_model(
     ram_bytes: int | None = None,
     flash_bytes: int | None = None,
     kernels: str | None = None,
+    arena: str | None = None,
 ) -> Compiled:
     """Compile a model of int8.
 
     `ram_bytes` and `flash_bytes` are what the model may take: of static memory, and of flash for its constants; code
     and stack come on top. `weights` says how weights stand in flash, ``auto`` as int16 as far as `flash_bytes` allows.
 
-    Models that go into one firmware may share their kernels: give them the same name `kernels`, and write
-    `firmware_export.engine.emit.kernel_files` once for the families of all.
+    Models that go into one firmware may share their kernels: give them the same name `kernels`. Those that never run
+    at the same time may share their memory, too, by the same name `arena`; what one says must then be copied before the
+    next one runs. `program_files` writes what several share.
 
     Raises: SpecError for a damaged flatbuffer or an unusable prefix; UnsupportedOpError for what the engine lacks;
     BudgetError where the model does not fit.
     """
-    for name in (prefix, kernels or prefix):
+    for name in (prefix, kernels or prefix, arena or prefix):
         if not _PREFIX.fullmatch(name):
             raise SpecError(f"prefix: got '{name}', allowed lower-case letters, digits and _, a letter first, up to 41")
     graph = read(flatbuffer)
@@ -86,11 +91,12 @@ def compile_model(
         memory = lay_out(graph, layers)
     check_ram(memory.nbytes, ram_bytes, live_layers(graph, layers))
     kernel_prefix = kernels or prefix
-    sources = model_files(graph, layers, memory, prefix=prefix, kernels=kernel_prefix, title=prefix)
+    sources = model_files(graph, layers, memory, prefix=prefix, kernels=kernel_prefix, arena=arena, title=prefix)
     operands = {n for layer in layers for call in layer.calls for n in call.reads if graph.tensors[n].data is not None}
     return Compiled(
         prefix=prefix,
         kernels=kernel_prefix,
+        arena=arena,
         graph=graph,
         families=families_of(layers),
         sources=sources,
@@ -98,6 +104,19 @@ def compile_model(
         ram_bytes=max(memory.nbytes, 4),
         flash_bytes=sum(layer.flash_bytes for layer in layers) + sum(graph.tensors[n].size for n in operands),
     )
+
+
+def program_files(models: Sequence[Compiled]) -> dict[str, str]:
+    """All files of models that go into one program, by name; what they share comes once."""
+    files: dict[str, str] = {}
+    for name in sorted({model.kernels for model in models}):
+        families = [model.families for model in models if model.kernels == name]
+        files.update(kernel_files(name, frozenset[str]().union(*families)))
+    for name in sorted({model.arena for model in models if model.arena is not None}):
+        files.update(arena_files(name, max(model.ram_bytes for model in models if model.arena == name)))
+    for model in models:
+        files.update(model.sources)
+    return files
 
 
 def _check_rim(graph: Graph) -> None:
