@@ -5,9 +5,9 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from firmware_export.emulate import programs
-from firmware_export.emulate.boards import BOARDS
 from firmware_export.emulate.build import build
 from firmware_export.engine.compile import Compiled, LayerCost, compile_model, program_files
+from firmware_export.engine.cores import CORES, Cpu, board_of
 from hybrid.artifacts import Device
 from hybrid.cascade import DeviceProgram
 from hybrid.errors import BudgetError, UnsupportedOpError
@@ -57,10 +57,8 @@ def aot_engine(program: DeviceProgram, device: Device, engines: Engines) -> AotE
     """
     if engines == "tflm":
         return "not asked for, export.engines is tflm"
-    tables = sum(stage.router.table_bytes for stage in program.stages)
-    flash_bytes = device.flash_bytes - device.reserved_flash_bytes - tables
     try:
-        nets = _compiled(program, device.sram_bytes - device.reserved_sram_bytes, flash_bytes)
+        nets = _compiled(program, device)
     except (UnsupportedOpError, BudgetError) as exc:
         if engines == "both":
             raise
@@ -76,8 +74,7 @@ def aot_engine(program: DeviceProgram, device: Device, engines: Engines) -> AotE
 
 def measured(engine: AotEngine, device: Device) -> AotEngine:
     """Build the nets for the device's core and count their code; left open where there is no compiler for it."""
-    core = device.core.lower().replace("0+", "0plus").removesuffix("f")  # a Cortex-M4F is a Cortex-M4
-    board = next((board for board in BOARDS.values() if board.cpu == core), None)
+    board = board_of(CORES[_cpu(device)])
     if board is None or programs.missing() is not None:
         return engine
     prefixes = [net.prefix for net in engine.nets.values()]
@@ -97,13 +94,28 @@ def prefix_of(name: str) -> str:
     return f"{SHARED}_{name}"
 
 
-def _compiled(program: DeviceProgram, ram_bytes: int, flash_bytes: int) -> dict[str, Compiled]:
+def _cpu(device: Device) -> Cpu:
+    """The core as the engine names it: a Cortex-M4F is a Cortex-M4, and what it does not know counts as a host."""
+    name = device.core.lower().replace("0+", "0plus").removesuffix("f")
+    return next((cpu for cpu in CORES if cpu == name), "host")
+
+
+def _compiled(program: DeviceProgram, device: Device) -> dict[str, Compiled]:
     """Each net, weights unpacked; where flash is short, the first ones first: they run on more examples."""
+    tables = sum(stage.router.table_bytes for stage in program.stages)
+    flash_bytes = device.flash_bytes - device.reserved_flash_bytes - tables
+    ram_bytes, cpu = device.sram_bytes - device.reserved_sram_bytes, _cpu(device)
     stages = dict(zip(program.names, program.stages, strict=True))
 
     def compiled(name: str, **budget: Any) -> Compiled:
-        flatbuffer, prefix = stages[name].flatbuffer, prefix_of(name)
-        return compile_model(flatbuffer, prefix=prefix, kernels=SHARED, arena=SHARED, ram_bytes=ram_bytes, **budget)
+        fixed: dict[str, Any] = {
+            "prefix": prefix_of(name),
+            "kernels": SHARED,
+            "arena": SHARED,
+            "cpu": cpu,
+            "ram_bytes": ram_bytes,
+        }
+        return compile_model(stages[name].flatbuffer, **{**fixed, **budget})
 
     nets = {name: compiled(name) for name in stages}
     if sum(net.flash_bytes for net in nets.values()) <= flash_bytes:

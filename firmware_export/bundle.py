@@ -5,15 +5,13 @@ A folder either holds a whole bundle or is left as it was.
 
 import hashlib
 import json
-import os
-import shutil
-import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from types import MappingProxyType
 from typing import Any
 
+from firmware_export.folder import write_whole
 from hybrid.errors import BundleError
 
 MANIFEST = "manifest.json"
@@ -81,15 +79,10 @@ def write(bundle: Bundle, folder: Path) -> None:
     Raises: BundleError where the disk refuses, or where `folder` holds something that is no bundle.
     """
     _check_target(folder)
-    fresh = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}.partial")
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        _write_files(bundle, fresh)
-        _replace(fresh, folder)
+        write_whole(bundle.files, folder)
     except OSError as exc:
         raise BundleError(f"{folder}: cannot be written ({exc.strerror}); free space or choose another folder") from exc
-    finally:
-        shutil.rmtree(fresh, ignore_errors=True)
 
 
 def read(folder: Path) -> Bundle:
@@ -117,40 +110,3 @@ def _check_target(folder: Path) -> None:
         )
     if folder.exists() and not folder.is_dir():
         raise BundleError(f"{folder}: is a file; choose another folder")
-
-
-def _write_files(bundle: Bundle, folder: Path) -> None:
-    folder.mkdir()
-    for path, content in bundle.files.items():
-        target = folder / path
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with target.open("xb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-    for directory in (folder, *(path for path in folder.rglob("*") if path.is_dir())):
-        _sync_directory(directory)
-
-
-def _replace(fresh: Path, folder: Path) -> None:
-    """Put the new folder in the old one's place; should that fail, the old one comes back."""
-    old = fresh.with_suffix(".old")
-    replaces = folder.is_dir()
-    if replaces:
-        folder.rename(old)
-    try:
-        fresh.rename(folder)
-    except OSError:
-        if replaces:
-            old.rename(folder)
-        raise
-    _sync_directory(folder.parent)
-    shutil.rmtree(old, ignore_errors=True)
-
-
-def _sync_directory(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -15,12 +15,13 @@ class BudgetError(HybridError):
     """A net needs more than its device has.
 
     `resource` names what ran out (``flash_bytes``, ``peak_sram_bytes``, ``latency_ms``); `needed` and `available` are
-    in its unit; `device` says whose limit it is.
+    in its unit; `device` says whose limit it is, empty where a person gave the limit itself.
     """
 
     def __init__(self, resource: str, needed: float, available: float, device: str, remedy: str) -> None:
         self.resource, self.needed, self.available, self.device = resource, needed, available, device
-        super().__init__(f"{resource}: needs {needed:,.10g}, device {device} has {available:,.10g}; {remedy}")
+        whose = f"device {device} has" if device else "allowed are"
+        super().__init__(f"{resource}: needs {needed:,.10g}, {whose} {available:,.10g}; {remedy}")
 
 
 class WorkerDoneError(HybridError):
@@ -29,6 +30,10 @@ class WorkerDoneError(HybridError):
 
 class UnsupportedOpError(HybridError):
     """A model holds an operator that the target cannot run."""
+
+
+class MismatchError(HybridError):
+    """Generated code gives another output than what it must equal bit for bit."""
 
 
 class BundleError(HybridError):
@@ -53,6 +58,7 @@ __all__ = [
     "ClusterError",
     "DatasetError",
     "HybridError",
+    "MismatchError",
     "SpecError",
     "UnsupportedOpError",
     "WorkerDoneError",

@@ -48,12 +48,20 @@ class Terminal:
 
     def table(self, title: str, rows: Sequence[Sequence[str]], headings: Sequence[str] = (), *, texts: int = 1) -> None:
         """Print a small table; the first `texts` columns are words, the others figures."""
-        table = Table(title=title, title_justify="left", show_header=bool(headings), box=SIMPLE_HEAD, show_edge=False)
+        table = Table(
+            title=title,
+            title_justify="left",
+            show_header=bool(headings),
+            box=SIMPLE_HEAD,
+            show_edge=False,
+            collapse_padding=True,
+        )
         for index in range(len(rows[0]) if rows else 0):
             table.add_column(
                 headings[index] if headings else "",
                 justify="left" if index < texts else "right",
                 no_wrap=index != texts - 1,
+                overflow="fold",
             )
         for row in rows:
             table.add_row(*row)

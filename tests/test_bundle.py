@@ -14,7 +14,6 @@ from firmware_export.host import run_device
 from firmware_export.tflm import SOURCES
 from hybrid.errors import BundleError, SpecError
 
-
 NET = (".c", ".h", "_weights.c", "_weights.h")
 AOT = ("arena.c", "arena.h", "classify.c", *(f"edge{name}" for name in NET), "kernels.c", "kernels.h")
 

@@ -4,15 +4,20 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from firmware_export.engine.budgets import Weights, check_ram, choose_layers
+from firmware_export.engine.budgets import Weights, check_ram, choose_layers, constant_bytes
+from firmware_export.engine.cores import Cpu, core_named
 from firmware_export.engine.emit import arena_files, families_of, kernel_files, model_files
 from firmware_export.engine.graph import Graph
 from firmware_export.engine.layer import Layer, WeightWidth
-from firmware_export.engine.memory import lay_out, live_layers
+from firmware_export.engine.memory import lay_out
 from firmware_export.engine.reader import read
 from hybrid.errors import SpecError, UnsupportedOpError
 
 _PREFIX = re.compile(r"[a-z][a-z0-9_]{0,40}")
+_C_HEADERS = """assert complex ctype errno fenv float inttypes iso646 limits locale math setjmp signal stdarg stdbool
+stddef stdint stdio stdlib string strings tgmath time wchar wctype"""
+_TAKEN = frozenset([*_C_HEADERS.split(), "emulate", "harness", "main", "profile"])
+"""Names whose files would hide others: of C, and of the programs that run a model to verify and to measure it."""
 _RIM_TYPES = ("int8", "uint8", "float32")
 
 
@@ -29,6 +34,9 @@ class LayerCost:
     weights: WeightWidth | None
     flash_bytes: int
     scratch_bytes: int
+    """Bytes of RAM that it needs beside its tensors."""
+    live_bytes: int
+    """Bytes of RAM in use while it runs: all tensors that are needed then or later, and its scratch."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -48,6 +56,8 @@ class Compiled:
     layers: tuple[LayerCost, ...]
     ram_bytes: int
     """Static bytes; the stack comes in addition."""
+    bound_bytes: int
+    """No plan of memory takes less; so the plan is optimal where it takes as much."""
     flash_bytes: int
     """Constants, without code."""
 
@@ -62,6 +72,7 @@ def compile_model(
     *,
     prefix: str = "model",
     weights: Weights = "auto",
+    cpu: Cpu = "cortex-m4",
     ram_bytes: int | None = None,
     flash_bytes: int | None = None,
     kernels: str | None = None,
@@ -70,7 +81,8 @@ def compile_model(
     """Compile a model of int8.
 
     `ram_bytes` and `flash_bytes` are what the model may take: of static memory, and of flash for its constants; code
-    and stack come on top. `weights` says how weights stand in flash, ``auto`` as int16 as far as `flash_bytes` allows.
+    and stack come on top. `weights` says how weights stand in flash, ``auto`` as int16 as far as `flash_bytes` allows
+    where `cpu` gains by it. The files run on every core, whatever `cpu` is.
 
     Models that go into one firmware may share their kernels: give them the same name `kernels`. Those that never run
     at the same time may share their memory, too, by the same name `arena`; what one says must then be copied before the
@@ -80,19 +92,19 @@ def compile_model(
     BudgetError where the model does not fit.
     """
     for name in (prefix, kernels or prefix, arena or prefix):
-        if not _PREFIX.fullmatch(name):
-            raise SpecError(f"prefix: got '{name}', allowed lower-case letters, digits and _, a letter first, up to 41")
+        _check_prefix(name)
     graph = read(flatbuffer)
     _check_rim(graph)
+    if weights == "auto" and not core_named(cpu).has_dsp:
+        weights = "int8"
     layers = choose_layers(graph, weights, flash_bytes)
     memory = lay_out(graph, layers)
     if ram_bytes is not None and memory.nbytes > ram_bytes:
         layers = choose_layers(graph, weights, flash_bytes, low_ram=True)
         memory = lay_out(graph, layers)
-    check_ram(memory.nbytes, ram_bytes, live_layers(graph, layers))
+    check_ram(memory.nbytes, ram_bytes, list(zip(memory.live, layers, strict=True)))
     kernel_prefix = kernels or prefix
     sources = model_files(graph, layers, memory, prefix=prefix, kernels=kernel_prefix, arena=arena, title=prefix)
-    operands = {n for layer in layers for call in layer.calls for n in call.reads if graph.tensors[n].data is not None}
     return Compiled(
         prefix=prefix,
         kernels=kernel_prefix,
@@ -100,9 +112,10 @@ def compile_model(
         graph=graph,
         families=families_of(layers),
         sources=sources,
-        layers=tuple(map(_cost, layers)),
+        layers=tuple(map(_cost, layers, memory.live)),
         ram_bytes=max(memory.nbytes, 4),
-        flash_bytes=sum(layer.flash_bytes for layer in layers) + sum(graph.tensors[n].size for n in operands),
+        bound_bytes=max(memory.bound_bytes, 4),
+        flash_bytes=constant_bytes(graph, layers),
     )
 
 
@@ -119,6 +132,14 @@ def program_files(models: Sequence[Compiled]) -> dict[str, str]:
     return files
 
 
+def _check_prefix(name: str) -> None:
+    """Raise SpecError where a prefix cannot begin the names of C files and functions."""
+    if not _PREFIX.fullmatch(name):
+        raise SpecError(f"prefix: got '{name}', allowed lower-case letters, digits and _, a letter first, up to 41")
+    if name in _TAKEN:
+        raise SpecError(f"prefix: got '{name}', which names another file in C; choose another, such as {name}_net")
+
+
 def _check_rim(graph: Graph) -> None:
     for word, numbers in (("input", graph.inputs), ("output", graph.outputs)):
         for number in numbers:
@@ -130,7 +151,7 @@ def _check_rim(graph: Graph) -> None:
                 raise UnsupportedOpError(f"{word} '{tensor.name}': is a constant; remove it from the model's {word}s")
 
 
-def _cost(layer: Layer) -> LayerCost:
+def _cost(layer: Layer, live_bytes: int) -> LayerCost:
     return LayerCost(
         number=layer.number,
         kind=layer.kind,
@@ -140,4 +161,5 @@ def _cost(layer: Layer) -> LayerCost:
         weights=layer.weights,
         flash_bytes=layer.flash_bytes,
         scratch_bytes=layer.scratch_bytes,
+        live_bytes=live_bytes,
     )

@@ -215,6 +215,11 @@ def measure_file(prefix: str, graph: Graph, examples: int, whole: int) -> str:
     return _render("measure.c", prefix=prefix, examples=examples, whole=whole, **_traffic(graph))
 
 
+def readme_file(**values: Any) -> str:
+    """Write what a firmware engineer has to know of a model's files."""
+    return _render("README.md", **values)
+
+
 def _traffic(graph: Graph) -> dict[str, list[dict[str, Any]]]:
     return {
         word: [

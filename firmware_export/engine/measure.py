@@ -7,6 +7,7 @@ import numpy as np
 
 from firmware_export.emulate.boards import Board
 from firmware_export.emulate.build import Sections
+from firmware_export.emulate.counter import Counter
 from firmware_export.emulate.machine import LIMIT_S, run
 from firmware_export.engine.compile import Compiled
 from firmware_export.engine.emit import measure_file
@@ -28,6 +29,8 @@ class Measured:
     stack_bytes: int
     """The deepest stack, the little main program's among it."""
     sections: Sections
+    counter: Counter
+    """What counted: the plugin exactly, the timer within a few per cent."""
     outputs: list[Values]
     """Of each example."""
 
@@ -59,6 +62,7 @@ def measure(
         layers=counts,
         stack_bytes=done.stack_bytes,
         sections=done.sections,
+        counter=done.counter,
         outputs=split_outputs(compiled.graph, done.output, len(examples)),
     )
 

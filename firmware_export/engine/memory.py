@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from firmware_export.engine.graph import DType, Graph
 from firmware_export.engine.layer import Layer
 from firmware_export.engine.lower import alias_roots
-from firmware_export.engine.plan import Buffer, Share, plan
+from firmware_export.engine.plan import Buffer, Share, live_bytes, plan
 
 _SIZES: dict[DType, int] = {"int8": 1, "uint8": 1, "bool": 1, "int16": 2, "int32": 4, "float32": 4, "int64": 8}
 
@@ -22,6 +22,8 @@ class Memory:
     nbytes: int
     bound_bytes: int
     """No plan takes less."""
+    live: tuple[int, ...]
+    """Bytes in use while each layer runs, allowed overlaps made the most of; no more than `bound_bytes`."""
 
 
 def lifetimes(graph: Graph, layers: tuple[Layer, ...]) -> tuple[dict[int, Buffer], dict[int, Buffer]]:
@@ -53,20 +55,24 @@ def lifetimes(graph: Graph, layers: tuple[Layer, ...]) -> tuple[dict[int, Buffer
 def lay_out(graph: Graph, layers: tuple[Layer, ...]) -> Memory:
     """Give every tensor and every layer's scratch its place."""
     tensors, scratch = lifetimes(graph, layers)
-    found = plan([*tensors.values(), *scratch.values()], list(_shares(graph, layers, tensors)))
+    buffers, shares = [*tensors.values(), *scratch.values()], list(_shares(graph, layers, tensors))
+    found = plan(buffers, shares)
     by_tensor = dict(zip(tensors, found.offsets, strict=False))
     by_layer = dict(zip(scratch, found.offsets[len(tensors) :], strict=True))
-    every = {number: by_tensor[root] for number, root in alias_roots(graph).items() if root in by_tensor}
-    return Memory(tensors=every, scratch=by_layer, nbytes=found.arena_bytes, bound_bytes=found.bound_bytes)
+    return Memory(
+        tensors={number: by_tensor[root] for number, root in alias_roots(graph).items() if root in by_tensor},
+        scratch=by_layer,
+        nbytes=found.arena_bytes,
+        bound_bytes=found.bound_bytes,
+        live=_live(buffers, shares, len(layers)),
+    )
 
 
-def live_layers(graph: Graph, layers: tuple[Layer, ...]) -> list[tuple[int, Layer]]:
-    """Bytes that are alive while each layer runs, overlaps not counted."""
-    buffers = [buffer for group in lifetimes(graph, layers) for buffer in group.values()]
-    return [
-        (sum(buffer.room for buffer in buffers if buffer.first <= step <= buffer.last), layer)
-        for step, layer in enumerate(layers)
-    ]
+def _live(buffers: list[Buffer], shares: list[Share], steps: int) -> tuple[int, ...]:
+    """At a step that no buffer begins or ends with, all lie apart."""
+    known = live_bytes(buffers, shares)
+    apart = [sum(buffer.room for buffer in buffers if buffer.first <= step <= buffer.last) for step in range(steps)]
+    return tuple(known.get(step, nbytes) for step, nbytes in enumerate(apart))
 
 
 def _shares(graph: Graph, layers: tuple[Layer, ...], tensors: dict[int, Buffer]) -> Iterator[Share]:

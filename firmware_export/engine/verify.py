@@ -1,5 +1,6 @@
 """Compiled code against TFLite Micro, bit by bit, on this machine."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +11,7 @@ from firmware_export.engine.compile import Compiled
 from firmware_export.engine.graph import Tensor
 from firmware_export.engine.host import Values, built
 from hybrid.errors import HybridError, UnsupportedOpError
+from hybrid.progress import SILENT, Narrator
 from hybrid.runtimes import ARENA_BYTES, device_engine
 
 _CHUNK = 256
@@ -33,7 +35,13 @@ class Mismatch:
 
 
 def verify(
-    flatbuffer: bytes, compiled: Compiled, count: int, *, seed: int = 0, sanitize: bool = False
+    flatbuffer: bytes,
+    compiled: Compiled,
+    count: int,
+    *,
+    seed: int = 0,
+    sanitize: bool = False,
+    narrator: Narrator = SILENT,
 ) -> Mismatch | None:
     """Run `count` random inputs through `compiled` and through TFLite Micro; gives the first difference, if any.
 
@@ -43,17 +51,33 @@ def verify(
     the compiled code does not build or fails.
     """
     oracle, rng = _Oracle(flatbuffer, compiled), np.random.default_rng(seed)
-    with built([compiled], sanitize=sanitize) as program:
+    with built([compiled], sanitize=sanitize) as program, narrator.track("against TFLite Micro", count) as advance:
         for start in range(0, count, _CHUNK):
-            examples = [_draw(compiled, rng) for _ in range(min(_CHUNK, count - start))]
+            examples = random_examples(compiled, min(_CHUNK, count - start), rng)
             for place, got in enumerate(program.run(examples)):
                 if found := _difference(start + place, oracle.outputs(examples[place]), got):
                     return found
+                advance(1, "")
     return None
 
 
-def _draw(compiled: Compiled, rng: np.random.Generator) -> Values:
-    return [random_input(compiled.graph.tensors[number], rng) for number in compiled.graph.inputs]
+def compare(
+    flatbuffer: bytes, compiled: Compiled, examples: Sequence[Values], outputs: Sequence[Values]
+) -> Mismatch | None:
+    """Compare what `compiled` said somewhere else, on a board for example; gives the first difference, if any.
+
+    Raises: UnsupportedOpError where TFLite Micro refuses the model; HybridError where it is not installed.
+    """
+    oracle = _Oracle(flatbuffer, compiled)
+    pairs = enumerate(zip(examples, outputs, strict=True))
+    found = (_difference(place, oracle.outputs(example), got) for place, (example, got) in pairs)
+    return next(filter(None, found), None)
+
+
+def random_examples(compiled: Compiled, count: int, rng: np.random.Generator) -> list[Values]:
+    """Draw inputs; with the generator of a seed the first ones are those of `verify` with that seed."""
+    tensors = [compiled.graph.tensors[number] for number in compiled.graph.inputs]
+    return [[random_input(tensor, rng) for tensor in tensors] for _ in range(count)]
 
 
 def random_input(tensor: Tensor, rng: np.random.Generator) -> NDArray[Any]:
@@ -66,11 +90,16 @@ def random_input(tensor: Tensor, rng: np.random.Generator) -> NDArray[Any]:
 
 def _difference(example: int, expected: Values, got: Values) -> Mismatch | None:
     for output, (a, b) in enumerate(zip(expected, got, strict=True)):
-        unequal = np.argwhere(a.reshape(b.shape) != b)
+        wanted = a.reshape(b.shape)
+        unequal = np.argwhere(_bits(wanted) != _bits(b))
         if len(unequal):
             index = tuple(map(int, unequal[0]))
-            return Mismatch(example, output, index, float(a.reshape(b.shape)[index]), float(b[index]))
+            return Mismatch(example, output, index, float(wanted[index]), float(b[index]))
     return None
+
+
+def _bits(values: NDArray[Any]) -> NDArray[Any]:
+    return np.ascontiguousarray(values).view(f"u{values.itemsize}")
 
 
 class _Oracle:

@@ -9,13 +9,15 @@ import click
 
 from hybrid.cli.bundles import serve, verify
 from hybrid.cli.devices import devices
+from hybrid.cli.models import compile_model
 from hybrid.cli.runs import data, export, quantize, report, run, search, sweep, train
-from hybrid.errors import USER_ERRORS, WorkerDoneError
+from hybrid.errors import USER_ERRORS, MismatchError, WorkerDoneError
 from hybrid.version import project_version
 
 COMMANDS: tuple[click.Command, ...] = (
     *(run, data, search, train, quantize, sweep, export, report),
     *(verify, serve),
+    compile_model,
     devices,
 )
 """In the order of the story."""
@@ -48,7 +50,7 @@ def cli(ctx: click.Context) -> None:
 
 
 def main() -> None:
-    """Run the command; exit 2 with one line for an error that a user can act on."""
+    """Run the command; exit 2 with one line for an error that a user can act on, 1 for outputs that differ."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     warnings.filterwarnings("ignore")
     sys.stdout.reconfigure(errors="replace")  # type: ignore[union-attr]
@@ -60,6 +62,8 @@ def main() -> None:
     except WorkerDoneError as exc:
         click.echo(str(exc))
         sys.exit(0)
+    except MismatchError as exc:
+        _refuse(str(exc), code=1)
     except USER_ERRORS as exc:
         _refuse(str(exc))
     except (KeyboardInterrupt, click.Abort):
@@ -67,6 +71,6 @@ def main() -> None:
         sys.exit(130)
 
 
-def _refuse(message: str) -> NoReturn:
+def _refuse(message: str, code: int = 2) -> NoReturn:
     click.echo(f"error: {' '.join(message.split())}", err=True)
-    sys.exit(2)
+    sys.exit(code)
