@@ -7,7 +7,7 @@ from typing import Any, Literal
 from firmware_export.emulate import programs
 from firmware_export.emulate.build import build
 from firmware_export.engine.compile import Compiled, LayerCost, compile_model, program_files
-from firmware_export.engine.cores import CORES, Cpu, board_of
+from firmware_export.engine.cores import CORES, board_of, cpu_of
 from hybrid.artifacts import Device
 from hybrid.cascade import DeviceProgram
 from hybrid.errors import BudgetError, UnsupportedOpError
@@ -74,7 +74,7 @@ def aot_engine(program: DeviceProgram, device: Device, engines: Engines) -> AotE
 
 def measured(engine: AotEngine, device: Device) -> AotEngine:
     """Build the nets for the device's core and count their code; left open where there is no compiler for it."""
-    board = board_of(CORES[_cpu(device)])
+    board = board_of(CORES[cpu_of(device.core)])
     if board is None or programs.missing() is not None:
         return engine
     prefixes = [net.prefix for net in engine.nets.values()]
@@ -94,17 +94,11 @@ def prefix_of(name: str) -> str:
     return f"{SHARED}_{name}"
 
 
-def _cpu(device: Device) -> Cpu:
-    """The core as the engine names it: a Cortex-M4F is a Cortex-M4, and what it does not know counts as a host."""
-    name = device.core.lower().replace("0+", "0plus").removesuffix("f")
-    return next((cpu for cpu in CORES if cpu == name), "host")
-
-
 def _compiled(program: DeviceProgram, device: Device) -> dict[str, Compiled]:
     """Each net, weights unpacked; where flash is short, the first ones first: they run on more examples."""
     tables = sum(stage.router.table_bytes for stage in program.stages)
     flash_bytes = device.flash_bytes - device.reserved_flash_bytes - tables
-    ram_bytes, cpu = device.sram_bytes - device.reserved_sram_bytes, _cpu(device)
+    ram_bytes, cpu = device.sram_bytes - device.reserved_sram_bytes, cpu_of(device.core)
     stages = dict(zip(program.names, program.stages, strict=True))
 
     def compiled(name: str, **budget: Any) -> Compiled:

@@ -91,7 +91,7 @@ def test_help_lists_the_commands_in_the_order_of_the_story(hybrid):
     commands = [line.split()[0] for line in out.partition("Commands:\n")[2].splitlines()]
     assert commands == [
         *("run", "data", "search", "train", "quantize", "sweep", "export", "report"),
-        *("verify", "serve", "devices"),
+        *("verify", "emulate", "serve", "devices"),
     ]
     assert "..." not in out.partition("Commands:\n")[2]  # every description is whole
 
