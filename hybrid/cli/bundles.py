@@ -65,8 +65,8 @@ def emulate(bundle: Path, board: str, images: int | None, url: str, as_json: boo
 
     BUNDLE is its folder. In its run folder it gets the first images of the test split, elsewhere its golden examples.
     Every output is compared with TFLite Micro, bit for bit, and instructions, stack and sizes are told. With --gateway
-    the device keeps or asks the cloud as in the field, and must reach what the sweep predicts of these images. Exit code
-    1 says that something differed.
+    the device keeps or asks the cloud as in the field, and must reach what the sweep predicts of these images. Exit
+    code 1 says that something differed.
     """
     from hybrid.pipeline.emulating import emulate as emulate_bundle
     from hybrid.pipeline.emulating import emulation_values
@@ -131,6 +131,6 @@ def loop_rows(values: dict[str, Any]) -> list[tuple[str, str]]:
     """How the examples were answered, and what the sweep predicts of them."""
     rows = [(name, f"{values[name]:,}") for name in ("kept", "answered", "unanswered")]
     if values["accuracy"] is not None:
-        rows.append(("hybrid accuracy, emulated", f"{values['accuracy']:.4%}"))
-        rows.append(("hybrid accuracy, as the sweep predicts", f"{values['predicted_accuracy']:.4%}"))
+        rows.append(("hybrid, emulated: right", f"{values['right']:,}, {values['accuracy']:.2%}"))
+        rows.append(("as the sweep predicts", f"{values['predicted_right']:,}, {values['predicted_accuracy']:.2%}"))
     return rows

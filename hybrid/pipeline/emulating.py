@@ -54,9 +54,9 @@ class Loop:
     outcomes: tuple[Outcome, ...]
     differences: tuple[str, ...]
     """Where the loop left what was predicted."""
-    accuracy: float | None
-    """Of the emulated hybrid; None without labels."""
-    predicted_accuracy: float | None
+    right: int | None
+    """Right answers of the emulated hybrid; None without labels."""
+    predicted_right: int | None
     """Of the sweep, over the same examples."""
 
     def count(self, way: Way) -> int:
@@ -172,13 +172,13 @@ def _loop(url: str, examples: Examples, expected: Answers, outcomes: list[Outcom
         url=url,
         outcomes=tuple(outcomes),
         differences=tuple(_loop_differences(examples, expected, outcomes)),
-        accuracy=_share_right(answers, labels),
-        predicted_accuracy=_share_right(examples.predicted, labels),
+        right=_right(answers, labels),
+        predicted_right=_right(examples.predicted, labels),
     )
 
 
-def _share_right(answers: NDArray[Any] | None, labels: Ints | None) -> float | None:
-    return None if answers is None or labels is None else float(np.mean(answers == labels))
+def _right(answers: NDArray[Any] | None, labels: Ints | None) -> int | None:
+    return None if answers is None or labels is None else int(np.sum(answers == labels))
 
 
 def _loop_differences(examples: Examples, expected: Answers, outcomes: list[Outcome]) -> Iterator[str]:
@@ -221,4 +221,7 @@ def emulation_values(found: Emulation) -> dict[str, Any]:
 def loop_values(loop: Loop) -> dict[str, Any]:
     """What became of the loop, as plain data."""
     ways = {way.name.lower(): loop.count(way) for way in Way}
-    return {"url": loop.url, **ways, "accuracy": loop.accuracy, "predicted_accuracy": loop.predicted_accuracy}
+    count = len(loop.outcomes)
+    right = {"accuracy": loop.right, "predicted_accuracy": loop.predicted_right}
+    shares = {name: None if number is None else number / count for name, number in right.items()}
+    return {"url": loop.url, **ways, "right": loop.right, "predicted_right": loop.predicted_right, **shares}
