@@ -73,15 +73,15 @@ def emulate_bundle(bundle: Bundle, program: DeviceProgram, board: Board, pixels:
     limit_s = _START_S + _EXAMPLE_S * len(pixels)
     done = run(sources, board, data=pixels.tobytes(), flags=flags, limit_s=limit_s)
     _check_end(board, done)
-    layers = tuple(_counts(nets, done.regions)) if profiles else ()
     instructions = done.regions[WHOLE].instructions
+    within = sum(region.instructions for number, region in done.regions.items() if number != WHOLE)
     return Emulated(
         board=board,
         answers=read_answers(contract_of(bundle, program), done.output, len(pixels)),
         counter=done.counter,
         instructions=instructions // len(pixels),
-        beside_layers=(instructions - sum(layer.instructions * layer.runs for layer in layers)) // len(pixels),
-        layers=layers,
+        beside_layers=(instructions - within) // len(pixels),
+        layers=tuple(_counts(nets, done.regions)) if profiles else (),
         stack_bytes=done.stack_bytes,
         sections=done.sections,
     )

@@ -1,5 +1,6 @@
 """Real small things that several test files share, made once: Fashion-MNIST, a briefly trained edge, its int8 form."""
 
+import sys
 from dataclasses import replace
 
 import pytest
@@ -42,3 +43,18 @@ def int8_edge(fashion, edge_net):
 
     spec = replace(SPEC, quantize=replace(SPEC.quantize, methods=("ptq",)))
     return quantize_edge(EDGE, edge_net, fashion, None, spec, narrator=SILENT)
+
+
+@pytest.fixture
+def command_line(monkeypatch, capfd):
+    """Call `hybrid` in this process: exit code, standard output and standard error."""
+    from hybrid.cli import main
+
+    def call(*arguments):
+        monkeypatch.setattr(sys, "argv", ["hybrid", *map(str, arguments)])
+        with pytest.raises(SystemExit) as stop:
+            main()
+        said = capfd.readouterr()
+        return stop.value.code or 0, said.out, said.err
+
+    return call

@@ -15,7 +15,6 @@ import pytest
 from PIL import Image
 
 from hybrid import profiles
-from hybrid.cli import main
 from hybrid.configure import to_toml
 
 ROOT = Path(__file__).parents[1]
@@ -46,17 +45,9 @@ def npz(tmp_path):
 
 
 @pytest.fixture
-def hybrid(monkeypatch, capfd):
+def hybrid(command_line):
     """Call the command in this process: exit code, standard output and standard error."""
-
-    def call(*arguments):
-        monkeypatch.setattr(sys, "argv", ["hybrid", *map(str, arguments)])
-        with pytest.raises(SystemExit) as stop:
-            main()
-        said = capfd.readouterr()
-        return stop.value.code or 0, said.out, said.err
-
-    return call
+    return command_line
 
 
 @pytest.fixture
