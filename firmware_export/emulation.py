@@ -53,7 +53,7 @@ class Emulated:
     beside_layers: int
     """Of these, in no layer: the input, the router, the decision."""
     layers: tuple[LayerCount, ...]
-    """Of all nets in order; empty for more layers than can be counted apart."""
+    """Of all nets in order."""
     stack_bytes: int
     """High-water mark; the little main program's is among it."""
     sections: Sections
@@ -67,24 +67,33 @@ def emulate_bundle(bundle: Bundle, program: DeviceProgram, board: Board, pixels:
     BudgetError where the board is too small; EmulationError.
     """
     nets = _nets(bundle)
-    profiles = _profiles(nets)
-    sources = {**answering_sources(firmware_of(bundle)), **{name: text.encode() for name, text in profiles.items()}}
-    flags = (*CODE_FLAGS, *(f'-D{_guard(net)}_PROFILE="{_profile_name(net)}"' for net in nets if profiles))
-    limit_s = _START_S + _EXAMPLE_S * len(pixels)
-    done = run(sources, board, data=pixels.tobytes(), flags=flags, limit_s=limit_s)
-    _check_end(board, done)
-    instructions = done.regions[WHOLE].instructions
-    within = sum(region.instructions for number, region in done.regions.items() if number != WHOLE)
+    regions: dict[int, Region] = {}
+    for first in range(0, max(sum(map(_width, nets.values())), 1), WHOLE):
+        done = _run_marked(bundle, nets, board, pixels, first)
+        whole = done.regions[WHOLE].instructions
+        regions.update({first + number: region for number, region in done.regions.items() if number != WHOLE})
     return Emulated(
         board=board,
         answers=read_answers(contract_of(bundle, program), done.output, len(pixels)),
         counter=done.counter,
-        instructions=instructions // len(pixels),
-        beside_layers=(instructions - within) // len(pixels),
-        layers=tuple(_counts(nets, done.regions)) if profiles else (),
+        instructions=whole // len(pixels),
+        beside_layers=(whole - sum(region.instructions for region in regions.values())) // len(pixels),
+        layers=tuple(_counts(nets, regions)),
         stack_bytes=done.stack_bytes,
         sections=done.sections,
     )
+
+
+def _run_marked(
+    bundle: Bundle, nets: Mapping[str, Any], board: Board, pixels: NDArray[np.uint8], first: int
+) -> EmulationResult:
+    """Run with marks around as many layers, from `first` on, as there are numbers."""
+    profiles = {_profile_name(net): _profile(net, begin, first) for net, begin in _begins(nets).items()}
+    sources = {**answering_sources(firmware_of(bundle)), **{name: text.encode() for name, text in profiles.items()}}
+    flags = (*CODE_FLAGS, *(f'-D{_guard(net)}_PROFILE="{_profile_name(net)}"' for net in nets))
+    done = run(sources, board, data=pixels.tobytes(), flags=flags, limit_s=_START_S + _EXAMPLE_S * len(pixels))
+    _check_end(board, done)
+    return done
 
 
 def emulate_loop(bundle: Bundle, board: Board, pixels: NDArray[np.uint8], ask: Ask) -> list[Outcome]:
@@ -111,21 +120,19 @@ def _nets(bundle: Bundle) -> Mapping[str, Any]:
     return {name: entry["nets"][name] for name in names}
 
 
-def _profiles(nets: Mapping[str, Any]) -> dict[str, str]:
-    """Headers that mark layers, by file name; none where there are more layers than marks."""
-    begins = _begins(nets)
-    if max(begin + _width(nets[net]) for net, begin in begins.items()) > WHOLE:
-        return {}
-    return {
-        _profile_name(net): '#include "emulate.h"\n'
-        f"#define {_guard(net)}_LAYER_BEGIN(number) EMULATE_REGION_START({begin} + (number));\n"
-        f"#define {_guard(net)}_LAYER_END(number) EMULATE_REGION_STOP({begin} + (number));\n"
-        for net, begin in begins.items()
-    }
+def _profile(net: str, begin: int, first: int) -> str:
+    """Mark the layers of a net, of which layer 0 has the number `begin`."""
+    marks = [
+        f"#define {_guard(net)}_LAYER_{edge}(number) "
+        f"if (({begin} + (number)) / {WHOLE} == {first // WHOLE}) "
+        f"{{ EMULATE_REGION_{mark}(({begin} + (number)) % {WHOLE}); }}"
+        for edge, mark in (("BEGIN", "START"), ("END", "STOP"))
+    ]
+    return "\n".join(['#include "emulate.h"', *marks, ""])
 
 
 def _begins(nets: Mapping[str, Any]) -> dict[str, int]:
-    """The number of the mark of each net's layer 0."""
+    """The number of each net's layer 0 among those of all nets."""
     begins, begin = {}, 0
     for net, entry in nets.items():
         begins[net] = begin

@@ -1,5 +1,7 @@
-"""Real small things that several test files share, made once: Fashion-MNIST, a briefly trained edge, its int8 form."""
+"""What several test files share: the command, a small disk; Fashion-MNIST, a briefly trained edge, its int8 form."""
 
+import shutil
+import subprocess
 import sys
 from dataclasses import replace
 
@@ -8,6 +10,7 @@ from learner_helpers import EDGE, SPEC, head
 
 from datasets import load
 from datasets.sources import DEBIAN_FASHION_MNIST
+from hybrid.cli import main
 from hybrid.progress import SILENT
 
 
@@ -46,9 +49,8 @@ def int8_edge(fashion, edge_net):
 
 
 @pytest.fixture
-def command_line(monkeypatch, capfd):
-    """Call `hybrid` in this process: exit code, standard output and standard error."""
-    from hybrid.cli import main
+def hybrid(monkeypatch, capfd):
+    """Call the command in this process: exit code, standard output and standard error."""
 
     def call(*arguments):
         monkeypatch.setattr(sys, "argv", ["hybrid", *map(str, arguments)])
@@ -58,3 +60,31 @@ def command_line(monkeypatch, capfd):
         return stop.value.code or 0, said.out, said.err
 
     return call
+
+
+@pytest.fixture
+def refused(hybrid):
+    """Call the command, which must end with exit code 2 and one line; gives the line."""
+
+    def call(*arguments):
+        code, _, err = hybrid(*arguments)
+        assert code == 2, err
+        assert err.endswith("\n")
+        assert err.count("\n") == 1, err
+        assert err.startswith("error: ")
+        return err
+
+    return call
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A disk of 64 KiB where root may mount one."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    mount = shutil.which("mount")
+    command = [mount or "mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(place)]
+    if not mount or subprocess.run(command, capture_output=True, check=False).returncode:
+        pytest.skip("needs mount and the right to mount a tmpfs")
+    yield place
+    subprocess.run(["umount", str(place)], check=True)

@@ -3,7 +3,6 @@
 import gzip
 import os
 import resource
-import shutil
 import signal
 import socket
 import subprocess
@@ -44,27 +43,6 @@ def npz(tmp_path):
     return path
 
 
-@pytest.fixture
-def hybrid(command_line):
-    """Call the command in this process: exit code, standard output and standard error."""
-    return command_line
-
-
-@pytest.fixture
-def refused(hybrid):
-    """Call the command, which must end with exit code 2 and one line; gives the line."""
-
-    def call(*arguments):
-        code, _, err = hybrid(*arguments)
-        assert code == 2, err
-        assert err.endswith("\n")
-        assert err.count("\n") == 1, err
-        assert err.startswith("error: ")
-        return err
-
-    return call
-
-
 def settings(*assignments):
     return [word for assignment in assignments for word in ("--set", assignment)]
 
@@ -82,12 +60,14 @@ def test_help_lists_the_commands_in_the_order_of_the_story(hybrid):
     commands = [line.split()[0] for line in out.partition("Commands:\n")[2].splitlines()]
     assert commands == [
         *("run", "data", "search", "train", "quantize", "sweep", "export", "report"),
-        *("verify", "emulate", "serve", "devices"),
+        *("verify", "emulate", "serve", "compile", "devices"),
     ]
     assert "..." not in out.partition("Commands:\n")[2]  # every description is whole
 
 
-@pytest.mark.parametrize("command", ["run", "data", "search", "train", "sweep", "export", "report", "verify", "serve"])
+@pytest.mark.parametrize(
+    "command", ["run", "data", "search", "train", "sweep", "export", "report", "verify", "emulate", "serve", "compile"]
+)
 def test_each_command_has_help(hybrid, command):
     code, out, _ = hybrid(command, "--help")
     assert code == 0
@@ -318,19 +298,6 @@ def test_out_is_a_file(refused, npz):
 def test_out_cannot_be_made(refused, npz):
     """/proc takes no folders, from nobody."""
     assert "cannot be written" in refused("run", "--out", "/proc/hybrid", "--dataset", npz)
-
-
-@pytest.fixture
-def small_disk(tmp_path):
-    """A disk of 64 KiB where root may mount one."""
-    place = tmp_path / "disk"
-    place.mkdir()
-    mount = shutil.which("mount")
-    command = [mount or "mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(place)]
-    if not mount or subprocess.run(command, capture_output=True, check=False).returncode:
-        pytest.skip("needs mount and the right to mount a tmpfs")
-    yield place
-    subprocess.run(["umount", str(place)], check=True)
 
 
 @pytest.fixture

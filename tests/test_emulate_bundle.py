@@ -108,8 +108,8 @@ def test_the_loop_keeps_and_asks_as_decided(one):
 # What the command says, and how it ends
 
 
-def test_the_command_tells_everything(command_line, three):
-    code, out, err = command_line("emulate", three, "--board", "mps2-an500", "--images", 6)
+def test_the_command_tells_everything(hybrid, three):
+    code, out, err = hybrid("emulate", three, "--board", "mps2-an500", "--images", 6)
     assert (code, err) == (0, "")
     assert "mps2-an500, Cortex-M7: 6 golden examples." in out
     assert re.search(r"look_1 +1 CONV_2D +1x2x2x5 +\d+ +320 ", out)
@@ -118,8 +118,8 @@ def test_the_command_tells_everything(command_line, three):
     assert "Exact: logits, score, class, decision and payload of 6 examples are TFLite Micro's." in out
 
 
-def test_the_command_s_json(command_line, one):
-    code, out, _ = command_line("emulate", one, "--json")
+def test_the_command_s_json(hybrid, one):
+    code, out, _ = hybrid("emulate", one, "--json")
     values = json.loads(out)
     assert code == 0
     assert (values["exact"], values["differences"], values["gateway"]) == (True, [], None)
@@ -136,19 +136,19 @@ def resealed(changes, folder):
     return folder
 
 
-def test_a_difference_is_shown_and_ends_with_1(command_line, tmp_path):
+def test_a_difference_is_shown_and_ends_with_1(hybrid, tmp_path):
     path = "firmware/hybrid_decide.c"
     text = good_bundle().files[path].replace(b"threshold_in_force = 7;", b"threshold_in_force = 8;")
     values = read_golden(good_bundle())[1]["router_score"]
     folder = resealed({path: text.replace(b">= threshold_in_force", b"< threshold_in_force")}, tmp_path / "bundle")
-    code, out, err = command_line("emulate", folder, "--json")
+    code, out, err = hybrid("emulate", folder, "--json")
     assert code == 1
     first = f"example 0: kept must be {int(values[0] >= 7)}, is {int(values[0] < 8)}"
     assert err == f"error: {folder}: 5 values differ; {first}\n"
     assert json.loads(out)["differences"][0] == first
 
 
-def test_what_is_refused_ends_with_2(command_line, one, tmp_path):
+def test_what_is_refused_ends_with_2(hybrid, one, tmp_path):
     for words, complaint in (
         (["emulate", one, "--board", "mps2-an368"], "board: unknown 'mps2-an368'; did you mean mps2-an386"),
         (["emulate", tmp_path / "none"], "expected a bundle's folder, got nothing"),
@@ -156,7 +156,7 @@ def test_what_is_refused_ends_with_2(command_line, one, tmp_path):
         (["emulate", one, "--gateway", "http://127.0.0.1:9/cloud"], "expected the form http://host:8080/v2/models/"),
         (["emulate", one, "--images", 0], "0 is not in the range x>=1"),
     ):
-        code, out, err = command_line(*words)
+        code, out, err = hybrid(*words)
         assert (code, out) == (2, "")
         assert err.startswith("error: ")
         assert complaint in err

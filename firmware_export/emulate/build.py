@@ -73,6 +73,7 @@ def build(
     Raises: ToolchainError naming what to install; BudgetError where the board's memories are too small;
     EmulationError with the compiler's words.
     """
+    programs.need_library()
     chosen = counter or best_counter()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

@@ -29,12 +29,19 @@ def find(name: str) -> str:
 
 def missing() -> str | None:
     """Say which program is missing here, None where emulation is possible."""
-    for name in (f"{CROSS}gcc", f"{CROSS}size", "qemu-system-arm"):
-        try:
+    try:
+        for name in (f"{CROSS}gcc", f"{CROSS}size", "qemu-system-arm"):
             find(name)
-        except ToolchainError as exc:
-            return str(exc)
+        need_library()
+    except ToolchainError as exc:
+        return str(exc)
     return None
+
+
+def need_library() -> None:
+    """Raise ToolchainError where the compiler has no C library, which is a package of its own."""
+    if not Path(run([f"{CROSS}gcc", "-print-file-name=nosys.specs"], TARGET).stdout.strip()).is_absolute():
+        raise ToolchainError("newlib: not found; install Debian's libnewlib-arm-none-eabi")
 
 
 def run(command: Sequence[str], folder: Path) -> "subprocess.CompletedProcess[str]":

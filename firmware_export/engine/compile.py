@@ -4,12 +4,11 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from firmware_export.engine.budgets import Weights, check_ram, choose_layers, constant_bytes
+from firmware_export.engine.budgets import Weights, constant_bytes, fit
 from firmware_export.engine.cores import Cpu, core_named
 from firmware_export.engine.emit import arena_files, families_of, kernel_files, model_files
 from firmware_export.engine.graph import Graph
 from firmware_export.engine.layer import Layer, WeightWidth
-from firmware_export.engine.memory import lay_out
 from firmware_export.engine.reader import read
 from hybrid.errors import SpecError, UnsupportedOpError
 
@@ -97,12 +96,7 @@ def compile_model(
     _check_rim(graph)
     if weights == "auto" and not core_named(cpu).has_dsp:
         weights = "int8"
-    layers = choose_layers(graph, weights, flash_bytes)
-    memory = lay_out(graph, layers)
-    if ram_bytes is not None and memory.nbytes > ram_bytes:
-        layers = choose_layers(graph, weights, flash_bytes, low_ram=True)
-        memory = lay_out(graph, layers)
-    check_ram(memory.nbytes, ram_bytes, list(zip(memory.live, layers, strict=True)))
+    layers, memory = fit(graph, weights, ram_bytes, flash_bytes)
     kernel_prefix = kernels or prefix
     sources = model_files(graph, layers, memory, prefix=prefix, kernels=kernel_prefix, arena=arena, title=prefix)
     return Compiled(

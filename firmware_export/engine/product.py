@@ -72,7 +72,7 @@ def make(
         flatbuffer, prefix=prefix, weights=weights, cpu=cpu, ram_bytes=ram_bytes, flash_bytes=flash_bytes
     )
     if examples:
-        _insist(verify(flatbuffer, compiled, examples, seed=SEED, narrator=narrator), "compiled on this machine")
+        _insist(verify(flatbuffer, compiled, examples, seed=SEED, narrator=narrator), "on this machine")
     given = random_examples(compiled, min(max(examples, 1), _ON_BOARD), np.random.default_rng(SEED))
     measured, unmeasured = _measured(compiled, board, given, narrator)
     if examples and measured and board:
@@ -92,7 +92,9 @@ def make(
 
 def _insist(mismatch: Mismatch | None, where: str) -> None:
     if mismatch is not None:
-        raise MismatchError(f"not exact {where}: {mismatch} (random inputs of seed {SEED}); nothing was written")
+        raise MismatchError(
+            f"the compiled code is not exact {where}: {mismatch} (random inputs of seed {SEED}); nothing was written"
+        )
 
 
 def _measured(

@@ -85,9 +85,8 @@ def show(terminal: Terminal, found: "Emulation") -> None:
     """What the layers took, one example, and the loop."""
     from hybrid.pipeline.emulating import loop_values
 
-    emulated, loop, count = found.emulated, found.loop, len(found.examples.pixels)
-    if emulated.layers:
-        terminal.table("Layers, each time that they run", layer_rows(found), LAYER_HEADINGS, texts=LAYER_WORDS)
+    loop, count = found.loop, len(found.examples.pixels)
+    terminal.table("Layers, each time that they run", layer_rows(found), LAYER_HEADINGS, texts=LAYER_WORDS)
     terminal.table("One example, on average", total_rows(found))
     if not found.differences:
         terminal.say(f"Exact: logits, score, class, decision and payload of {count:,} examples are TFLite Micro's.")
