@@ -29,6 +29,7 @@ AOT_EXAMPLES = 200
 """Examples on which the ahead-of-time engine's C is held against TFLite Micro, beside the golden ones."""
 _GLUE = "firmware/hybrid_classify.cc"
 _GLUE_HEADER = "firmware/hybrid_classify.h"
+_AOT_HEADER = f"{FIRMWARE}{AOT_FOLDER}/hybrid_aot_arena.h"
 _MODEL_DATA = "firmware/hybrid_model_data.cc"
 _ROUTER = "firmware/hybrid_router.c"
 
@@ -67,6 +68,7 @@ def verify(folder: Path, narrator: Narrator) -> Verification:
     narrator.say(f"{len(bundle.files) - 1} files agree with the manifest")
     ops = _check_models(bundle, manifest, models)
     narrator.say(f"the firmware registers exactly the {len(ops)} operators that the {_nets(models)}")
+    _check_aot(bundle, manifest)
     least, reserved = _check_arena(bundle, manifest, program)
     needs = (
         "what the arena needs cannot be measured without TFLite Micro;"
@@ -173,6 +175,22 @@ def _check_arena(bundle: Bundle, manifest: Mapping[str, Any], program: DevicePro
             )
         raise broken(_GLUE_HEADER, f"HYBRID_ARENA_BYTES of at least {least}", declared)
     return least, declared
+
+
+def _check_aot(bundle: Bundle, manifest: Mapping[str, Any]) -> None:
+    """The ahead-of-time engine is there with the arena that the manifest tells, or it is not there at all."""
+    entry = manifest["engines"]["aot"]
+    there = sorted(path for path in bundle.files if path.startswith(f"{FIRMWARE}{AOT_FOLDER}/"))
+    if "refused" in entry:
+        if there:
+            raise broken(there[0], "no ahead-of-time engine, as the manifest says", "a file of one")
+        return
+    if _AOT_HEADER not in there:
+        raise broken(_AOT_HEADER, "the ahead-of-time engine's arena", "no such file")
+    match = re.search(r"#define HYBRID_AOT_ARENA_BYTES (\d+)", _text(bundle, _AOT_HEADER))
+    if match is None or int(match[1]) != entry["arena_bytes"]:
+        expected = f"HYBRID_AOT_ARENA_BYTES {entry['arena_bytes']}"
+        raise broken(_AOT_HEADER, expected, match[1] if match else "none")
 
 
 def _check_router(bundle: Bundle, program: DeviceProgram, models: list[StageModel]) -> int:

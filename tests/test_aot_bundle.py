@@ -256,17 +256,37 @@ def test_what_was_asked_for_decides():
     assert not isinstance(aot_engine(program(), DEVICE, "both"), str)
 
 
+def resealed(folder, changes, **entries):
+    """Write the good bundle with changed files and entries of the manifest, all digests right."""
+    files = {**good_bundle().files, **changes}
+    del files["manifest.json"]
+    manifest = {**good_bundle().manifest, **entries, "files": file_entries(files)}
+    write(Bundle({**files, "manifest.json": canonical_json(manifest)}), folder)
+    return folder
+
+
 def test_verify_finds_a_weight_of_this_engine_that_was_changed(tmp_path):
     path = "firmware/aot/hybrid_aot_edge_weights.c"
     text = good_bundle().files[path].decode()
     number = re.search(r"(?<=    )-?\d+", text)
     changed = text[: number.start()] + str(int(number[0]) // 2 + 3) + text[number.end() :]
-    files = {**good_bundle().files, path: changed.encode()}
-    del files["manifest.json"]
-    manifest = {**good_bundle().manifest, "files": file_entries(files)}
-    write(Bundle({**files, "manifest.json": canonical_json(manifest)}), tmp_path / "bundle")
+    folder = resealed(tmp_path / "bundle", {path: changed.encode()})
     with pytest.raises(BundleError, match=r"firmware/aot: the ahead-of-time engine differs from TFLite Micro: example"):
-        verify(tmp_path / "bundle", SILENT)
+        verify(folder, SILENT)
+
+
+def test_verify_holds_the_sources_against_the_manifest(tmp_path):
+    path, size = "firmware/aot/hybrid_aot_arena.h", aot_entry(good_bundle())["arena_bytes"]
+    text = good_bundle().files[path].replace(b"ARENA_BYTES %d\n" % size, b"ARENA_BYTES %d\n" % (size - 4))
+    with pytest.raises(
+        BundleError, match=rf"hybrid_aot_arena.h: expected HYBRID_AOT_ARENA_BYTES {size}, got {size - 4}"
+    ):
+        verify(resealed(tmp_path / "bundle", {path: text}), SILENT)
+    engines = {**good_bundle().manifest["engines"], "aot": {"refused": "who knows"}}
+    with pytest.raises(
+        BundleError, match=r"hybrid_aot_arena.c: expected no ahead-of-time engine, as the manifest says"
+    ):
+        verify(resealed(tmp_path / "bundle", {}, engines=engines), SILENT)
 
 
 # CMake

@@ -292,6 +292,7 @@ def test_a_limit_that_no_threshold_holds(copied):
         ('sweep.payload="raw"', {"sweep", "bundle"}),
         ("sweep.no_excess_loss=true", {"sweep", "bundle"}),
         ("export.golden_examples=3", {"bundle"}),
+        ('export.engines="tflm"', {"bundle"}),
     ],
 )
 def test_what_a_change_makes_again(tmp_path, npz, change, made_again):
