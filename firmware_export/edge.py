@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from firmware_export.aot import AotEngine
 from firmware_export.bundle import MANIFEST, Bundle, file_entries, sha256
 from firmware_export.host import run_device
 from firmware_export.manifest import FORMAT_VERSION, check_manifest
@@ -56,6 +57,8 @@ class BundleInputs:
     footprint: Footprint
     arena_margin: float
     payload_encoding: Encoding
+    aot: AotEngine | str
+    """The same program compiled ahead of time; a string says why it is not."""
     router_kinds: tuple[str, ...]
     """Of each stage."""
     watch: Watch
@@ -165,6 +168,7 @@ def _firmware_spec(inputs: BundleInputs, golden: Golden) -> FirmwareSpec:
         arena_margin=inputs.arena_margin,
         payload_encoding=inputs.payload_encoding,
         golden=golden,
+        aot=inputs.aot,
         project_version=project_version(),
         spec_digest=sha256(canonical_json(inputs.spec)),
     )
@@ -186,6 +190,7 @@ def _manifest(
             model.name: _model_entry(model, kind) for model, kind in zip(models, inputs.router_kinds, strict=True)
         },
         "memory": _memory_entry(inputs, spec),
+        "engines": _engines_entry(spec),
         "operating_points": [asdict(point) for point in inputs.operating_points],
         "chosen": {"operating_point": inputs.chosen, "threshold": points[inputs.chosen].threshold},
         "guarantee": _guarantee_entry(inputs.watch.certificate),
@@ -240,6 +245,16 @@ def _memory_entry(inputs: BundleInputs, spec: FirmwareSpec) -> dict[str, Any]:
         "least_arena_bytes": spec.least_arena_bytes,
         "arena_source": spec.arena_source,
         "arena_bytes": arena_bytes(spec.least_arena_bytes, spec.arena_margin),
+    }
+
+
+def _engines_entry(spec: FirmwareSpec) -> dict[str, Any]:
+    """What each engine takes; the code of TFLite Micro is not ours to count."""
+    flatbuffers = sum(len(stage.flatbuffer) for stage in spec.program.stages)
+    reserved = arena_bytes(spec.least_arena_bytes, spec.arena_margin)
+    return {
+        "tflm": {"arena_bytes": reserved, "constant_bytes": flatbuffers},
+        "aot": {"refused": spec.aot} if isinstance(spec.aot, str) else spec.aot.values(),
     }
 
 

@@ -186,7 +186,7 @@ def compile_decision(sources: Mapping[str, bytes]) -> CompiledDecision:
     """
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         for name, text in sources.items():
-            if name.endswith((".c", ".h")):
+            if name in PLAIN_UNITS or (name.endswith(".h") and "/" not in name):
                 Path(folder, name).write_bytes(text)
         Path(folder, _SIZE_UNIT).write_text(_SIZE_OF_EXAMPLE)
         units = [*PLAIN_UNITS, _SIZE_UNIT]

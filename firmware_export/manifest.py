@@ -9,7 +9,7 @@ from typing import Any
 from firmware_export.bundle import MANIFEST, broken
 from hybrid.errors import BundleError
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 """Rises by one when an old reader would misunderstand a bundle."""
 
 

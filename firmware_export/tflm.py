@@ -1,4 +1,4 @@
-"""TFLite Micro firmware as pure text from values: same values, same bytes.
+"""Firmware as pure text from values, for TFLite Micro and for the ahead-of-time engine: same values, same bytes.
 
 Each file comes from a template in ``templates/``; a hole without a value and a value without a hole are errors.
 """
@@ -6,7 +6,7 @@ Each file comes from a template in ``templates/``; a hole without a value and a 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import ceil, prod
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined, meta
@@ -24,6 +24,9 @@ from hybrid.guarantee import Certificate
 from hybrid.monitor import DriftReference, monitor_values
 from hybrid.online import OnlineRule
 from hybrid.runtimes import ENGINE_TITLES, DeviceEngine
+
+if TYPE_CHECKING:
+    from firmware_export.aot import AotEngine
 
 ARENA_ALIGNMENT_BYTES = 16
 STATUSES = (
@@ -61,6 +64,9 @@ SOURCES = (
     "hybrid_selftest.h",
 )
 
+AOT_FOLDER = "aot"
+AOT_GLUE = "hybrid_aot_classify.c"
+"""In that folder, beside the nets: what `hybrid_classify.cc` is for TFLite Micro."""
 
 PLAIN_UNITS = tuple(name for name in SOURCES if name.endswith(".c") and name != "hybrid_selftest.c")
 """The C that needs no TFLite Micro."""
@@ -127,18 +133,24 @@ class FirmwareSpec:
     payload_encoding: Encoding
     golden: Golden
     watch: Watch
+    aot: "AotEngine | str"
+    """A string says why there is none."""
     project_version: str
     spec_digest: str
 
 
 def firmware_sources(spec: FirmwareSpec) -> dict[str, bytes]:
-    """Generate every file of ``firmware/``, by name.
+    """Generate every file of ``firmware/``, by its path there.
 
     Raises: UnsupportedOpError, BudgetError, BundleError or SpecError where the values cannot become firmware.
     """
     values = template_values(spec)
     check_spare(values)
-    return {name: render(name, values).encode() for name in SOURCES}
+    files = {name: render(name, values).encode() for name in SOURCES}
+    if not isinstance(spec.aot, str):
+        nets = {**spec.aot.sources, AOT_GLUE: render(AOT_GLUE, values)}
+        files |= {f"{AOT_FOLDER}/{name}": text.encode() for name, text in nets.items()}
+    return files
 
 
 def template_values(spec: FirmwareSpec) -> dict[str, Any]:
@@ -165,6 +177,10 @@ def template_values(spec: FirmwareSpec) -> dict[str, Any]:
         "arena_source": spec.arena_source,
         "arena_margin": spec.arena_margin,
         "arena_bytes": _arena_that_fits(spec),
+        "aot": None if isinstance(spec.aot, str) else spec.aot,
+        "aot_folder": AOT_FOLDER,
+        "aot_glue": AOT_GLUE,
+        "aot_refusal": spec.aot if isinstance(spec.aot, str) else "",
         "payload_encoding": spec.payload_encoding,
         "payload_version": PAYLOAD_VERSION,
         "payload_max_class": MAX_CLASS,

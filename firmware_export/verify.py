@@ -1,6 +1,5 @@
 """Check that a folder holds what its manifest says, and that the firmware in it agrees with its nets and its router."""
 
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,24 +9,27 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from firmware_export.bundle import MANIFEST, Bundle, broken, read, sha256
-from firmware_export.edge import GOLDEN, GOLDEN_INPUTS, PROGRAM, model_file
+from firmware_export.answers import differences, expected_answers, host_answers
+from firmware_export.bundle import MANIFEST, Bundle, broken, sha256
+from firmware_export.contents import FIRMWARE, contract_of, firmware_of, golden_pixels, read_checked, read_golden
+from firmware_export.edge import GOLDEN, PROGRAM, model_file
 from firmware_export.host import compile_decision, has_c_compiler, run_device
-from firmware_export.manifest import check_manifest
-from firmware_export.stages import StageModel, resolver_ops, stage_models
+from firmware_export.stages import StageModel, resolver_ops
+from firmware_export.tflm import AOT_FOLDER
 from hybrid.arena import least_arena_bytes
-from hybrid.cascade import DeviceProgram, combined, stage_names
+from hybrid.cascade import DeviceProgram, combined
 from hybrid.device_router import StoredOutputs
-from hybrid.errors import BundleError, SpecError
-from hybrid.program_json import program_from
+from hybrid.errors import BundleError
 from hybrid.progress import Narrator
 from hybrid.runtimes import ENGINE_TITLES, DeviceEngine, device_engine
 
 ROUTER_EXAMPLES = 1000
 """Random outputs of the nets on which the router's C is held against the Python side."""
-_FIRMWARE = "firmware/"
+AOT_EXAMPLES = 200
+"""Examples on which the ahead-of-time engine's C is held against TFLite Micro, beside the golden ones."""
 _GLUE = "firmware/hybrid_classify.cc"
 _GLUE_HEADER = "firmware/hybrid_classify.h"
+_AOT_HEADER = f"{FIRMWARE}{AOT_FOLDER}/hybrid_aot_arena.h"
 _MODEL_DATA = "firmware/hybrid_model_data.cc"
 _ROUTER = "firmware/hybrid_router.c"
 
@@ -44,6 +46,9 @@ class Verification:
     """What ran the golden examples here."""
     router_examples: int
     """Random examples on which the compiled router scored bit for bit as in Python; 0 without a C compiler."""
+    aot_examples: int
+    """On which the ahead-of-time engine answered bit for bit as TFLite Micro; 0 where one of them, or a C compiler, is
+    missing."""
     least_arena_bytes: int | None
     """What the nets need, found again here; None where TFLite Micro is missing."""
     arena_bytes: int
@@ -55,17 +60,15 @@ class Verification:
 def verify(folder: Path, narrator: Narrator) -> Verification:
     """Check a bundle from its manifest to its answers.
 
-    The bundle's router is compiled and run here: verify bundles only of people whose programs you would run.
+    The bundle's C is compiled and run here: verify bundles only of people whose programs you would run.
     Raises: BundleError naming the file, what was expected and what is there, at the first check that fails.
     """
-    bundle = read(folder)
+    bundle, program, models = read_checked(folder)
     manifest = bundle.manifest
-    check_manifest(manifest)
-    _check_files(bundle, manifest)
     narrator.say(f"{len(bundle.files) - 1} files agree with the manifest")
-    program, models = _read_program(bundle, manifest)
     ops = _check_models(bundle, manifest, models)
     narrator.say(f"the firmware registers exactly the {len(ops)} operators that the {_nets(models)}")
+    _check_aot(bundle, manifest)
     least, reserved = _check_arena(bundle, manifest, program)
     needs = (
         "what the arena needs cannot be measured without TFLite Micro;"
@@ -78,51 +81,61 @@ def verify(folder: Path, narrator: Narrator) -> Verification:
     narrator.say(router if compared else "no C compiler here: the router's C was not run")
     count = _check_golden(bundle, manifest, program)
     narrator.say(f"{count} golden examples agree with {ENGINE_TITLES[device_engine()]} bit for bit")
+    aot_compared = compare_engines(bundle, program, trial_pixels(bundle, AOT_EXAMPLES))
+    narrator.say(engines_compared(manifest, aot_compared))
     return Verification(
         files=len(bundle.files) - 1,
         golden_examples=count,
         engine=device_engine(),
         router_examples=compared,
+        aot_examples=aot_compared,
         least_arena_bytes=least,
         arena_bytes=reserved,
         ops=ops,
     )
 
 
+def compare_engines(bundle: Bundle, program: DeviceProgram, pixels: NDArray[np.uint8]) -> int:
+    """Hold the ahead-of-time engine against TFLite Micro on stored images ``(n, h, w, c)``; gives their number.
+
+    That is 0 where the bundle has no such engine, or this machine no C compiler or no TFLite Micro.
+    Raises: BundleError naming the first value that differs.
+    """
+    refused = "refused" in bundle.manifest["engines"]["aot"]
+    if refused or device_engine() != "tflite-micro" or not has_c_compiler():
+        return 0
+    contract = contract_of(bundle, program)
+    found = host_answers(contract, firmware_of(bundle), pixels)
+    for difference in differences(expected_answers(contract, pixels), found):
+        raise BundleError(
+            f"{FIRMWARE}{AOT_FOLDER}: the ahead-of-time engine differs from TFLite Micro: {difference}; export the "
+            "bundle again, or by TFLite Micro alone with export.engines tflm, and report this"
+        )
+    return len(pixels)
+
+
+def engines_compared(manifest: Mapping[str, Any], count: int) -> str:
+    """Say in words what `compare_engines` found."""
+    if reason := manifest["engines"]["aot"].get("refused"):
+        return f"no ahead-of-time engine in this bundle: {reason}"
+    if count:
+        sizes = [f"{manifest['engines'][name]['arena_bytes']:,}" for name in ("aot", "tflm")]
+        same = f"the ahead-of-time engine answers {count:,} examples as TFLite Micro does, bit for bit"
+        return f"{same}, in an arena of {sizes[0]} bytes instead of {sizes[1]}"
+    return "the ahead-of-time engine was not compared: a C compiler and TFLite Micro are needed"
+
+
+def trial_pixels(bundle: Bundle, count: int, seed: int = 0) -> NDArray[np.uint8]:
+    """The golden examples, and `count` more: these with noise from none to all."""
+    golden, rng = golden_pixels(bundle), np.random.default_rng(seed)
+    like = golden[rng.integers(0, len(golden), count)].astype(np.float64)
+    share = rng.random((count, 1, 1, 1))
+    mixed = share * rng.integers(0, 256, like.shape) + (1 - share) * like
+    return np.concatenate([golden, mixed.round().astype(np.uint8)])
+
+
 def _nets(models: list[StageModel]) -> str:
     return "net uses" if len(models) == 1 else f"{len(models)} nets use"
-
-
-def _check_files(bundle: Bundle, manifest: Mapping[str, Any]) -> None:
-    listed, there = manifest["files"], bundle.files.keys() - {MANIFEST}
-    for path in sorted(listed.keys() - there):
-        raise broken(path, "the file that the manifest lists", "no such file")
-    for path in sorted(there - listed.keys()):
-        raise broken(path, "only files that the manifest lists", "a file more")
-    for path, entry in listed.items():
-        content = bundle.files[path]
-        if len(content) != entry["bytes"]:
-            raise broken(path, f"{entry['bytes']:,} bytes", f"{len(content):,}")
-        if sha256(content) != entry["sha256"]:
-            raise broken(path, f"SHA-256 {entry['sha256']}", sha256(content))
-
-
-def _read_program(bundle: Bundle, manifest: Mapping[str, Any]) -> tuple[DeviceProgram, list[StageModel]]:
-    names = list(stage_names(len(manifest["models"])))
-    if set(names) != manifest["models"].keys():
-        raise broken(MANIFEST, f"models {names}", sorted(manifest["models"]))
-    paths = [model_file(name) for name in names]
-    if missing := [path for path in paths if path not in bundle.files]:
-        raise broken(missing[0], "a stage's flatbuffer", "no such file")
-    try:
-        program = program_from(json.loads(bundle.files[PROGRAM]), [bundle.files[path] for path in paths])
-        _, *shape = manifest["input"]["shape"]
-        models = stage_models(program, tuple(shape), len(manifest["class_names"]))
-    except (SpecError, ValueError) as exc:
-        raise broken(PROGRAM, "routers and mixes of the nets beside it", str(exc)) from exc
-    if program.digest != manifest["program"]["digest"]:
-        raise broken(MANIFEST, f"program.digest {program.digest}", manifest["program"]["digest"])
-    return program, models
 
 
 def _check_models(bundle: Bundle, manifest: Mapping[str, Any], models: list[StageModel]) -> tuple[str, ...]:
@@ -164,12 +177,27 @@ def _check_arena(bundle: Bundle, manifest: Mapping[str, Any], program: DevicePro
     return least, declared
 
 
+def _check_aot(bundle: Bundle, manifest: Mapping[str, Any]) -> None:
+    """The ahead-of-time engine is there with the arena that the manifest tells, or it is not there at all."""
+    entry = manifest["engines"]["aot"]
+    there = sorted(path for path in bundle.files if path.startswith(f"{FIRMWARE}{AOT_FOLDER}/"))
+    if "refused" in entry:
+        if there:
+            raise broken(there[0], "no ahead-of-time engine, as the manifest says", "a file of one")
+        return
+    if _AOT_HEADER not in there:
+        raise broken(_AOT_HEADER, "the ahead-of-time engine's arena", "no such file")
+    match = re.search(r"#define HYBRID_AOT_ARENA_BYTES (\d+)", _text(bundle, _AOT_HEADER))
+    if match is None or int(match[1]) != entry["arena_bytes"]:
+        expected = f"HYBRID_AOT_ARENA_BYTES {entry['arena_bytes']}"
+        raise broken(_AOT_HEADER, expected, match[1] if match else "none")
+
+
 def _check_router(bundle: Bundle, program: DeviceProgram, models: list[StageModel]) -> int:
     """Compare the compiled router with Python after each stage; returns the number of examples."""
     if not has_c_compiler():
         return 0
-    sources = {path.removeprefix(_FIRMWARE): text for path, text in bundle.files.items() if path.startswith(_FIRMWARE)}
-    compiled = compile_decision(sources)
+    compiled = compile_decision(firmware_of(bundle))
     said = random_outputs(models, ROUTER_EXAMPLES)
     for number, stage in enumerate(program.stages, 1):
         mixed = combined(stage.mix, said[:number])
@@ -196,7 +224,7 @@ def random_outputs(models: list[StageModel], count: int, seed: int = 0) -> list[
 
 
 def _check_golden(bundle: Bundle, manifest: Mapping[str, Any], program: DeviceProgram) -> int:
-    inputs, expected = _read_golden(bundle)
+    inputs, expected = read_golden(bundle)
     found = run_device(program, inputs)
     for name, values in (("logits", found.logits), ("router_score", found.score), ("stage", found.stage)):
         for index, (want, got) in enumerate(zip(expected[name], values.tolist(), strict=True)):
@@ -217,18 +245,6 @@ def _other_answer(where: str, want: object, got: object, maker: DeviceEngine) ->
         f"{GOLDEN}: {where}: {ENGINE_TITLES[maker]} gave {want} where the bundle was made, {ENGINE_TITLES[here]} here "
         f"{got}; the two may round differently, so this alone is no sign of damage: {remedy} to be sure"
     )
-
-
-def _read_golden(bundle: Bundle) -> tuple[NDArray[np.int8], dict[str, Any]]:
-    try:
-        golden = json.loads(bundle.files[GOLDEN])
-        inputs = np.frombuffer(bundle.files[GOLDEN_INPUTS], np.int8).reshape(golden["inputs"]["shape"])
-        lengths = {len(golden[name]) for name in ("logits", "router_score", "edge_class", "stage")}
-    except (ValueError, KeyError, TypeError) as exc:
-        raise broken(GOLDEN, f"golden vectors for {GOLDEN_INPUTS}", f"{type(exc).__name__}: {exc}") from exc
-    if lengths != {len(inputs)}:
-        raise broken(GOLDEN, f"answers to {len(inputs)} examples", sorted(lengths))
-    return inputs, golden
 
 
 def _text(bundle: Bundle, path: str) -> str:

@@ -228,6 +228,8 @@ class ReportContent:
     gallery: tuple[GalleryGroup, ...]
     flash: MemoryMap
     sram: MemoryMap
+    aot_arena_bytes: int | None
+    """Of the bundle's ahead-of-time engine; None where it has none."""
     search: SearchView | None
     """None where the edge net was given."""
     bundle: tuple[BundleFile, ...]

@@ -231,8 +231,11 @@ class SweepSpec:
 class ExportSpec:
     """What the bundle carries."""
 
+    engines: Literal["auto", "tflm", "both"] = "auto"
+    """What computes the nets on the device. ``auto``: the sources for TFLite Micro, and plain C compiled ahead of time
+    where it has the nets' operators; ``both``: refuse a net that has others; ``tflm``: TFLite Micro alone."""
     arena_margin: float = 0.1
-    """Share added to the measured arena."""
+    """Share added to the measured arena of TFLite Micro."""
     golden_examples: int = 16
     url: str = "http://127.0.0.1:8080/v2/models/cloud"
     """Where the cloud will answer; goes into endpoint.toml."""

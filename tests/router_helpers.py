@@ -88,5 +88,6 @@ def _spec() -> FirmwareSpec:
         golden=Golden(inputs=pixels(1).astype(np.int8), outputs=said, engine="tflite-micro"),
         project_version="0",
         watch=WATCH,
+        aot="none here",
         spec_digest="0",
     )

@@ -14,6 +14,9 @@ from firmware_export.host import run_device
 from firmware_export.tflm import SOURCES
 from hybrid.errors import BundleError, SpecError
 
+NET = (".c", ".h", "_weights.c", "_weights.h")
+AOT = ("arena.c", "arena.h", "classify.c", *(f"edge{name}" for name in NET), "kernels.c", "kernels.h")
+
 
 def content(folder: Path) -> dict[str, bytes]:
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
@@ -26,6 +29,7 @@ def small(text: bytes) -> Bundle:
 def test_what_is_in_it():
     assert set(good_bundle().files) == {
         *(f"firmware/{name}" for name in SOURCES),
+        *(f"firmware/aot/hybrid_aot_{name}" for name in AOT),
         "cloud/endpoint.toml",
         "golden/golden.json",
         "golden/inputs.bin",
@@ -33,12 +37,15 @@ def test_what_is_in_it():
         "edge.tflite",
         "program.json",
     }
-    assert set(cascade_bundle().files) - set(good_bundle().files) == {"look_1.tflite", "look_2.tflite"}
+    assert set(cascade_bundle().files) - set(good_bundle().files) == {
+        *("look_1.tflite", "look_2.tflite"),
+        *(f"firmware/aot/hybrid_aot_{look}{name}" for look in ("look_1", "look_2") for name in NET),
+    }
 
 
 def test_manifest():
     manifest = good_bundle().manifest
-    assert manifest["bundle_format_version"] == 2
+    assert manifest["bundle_format_version"] == 3
     assert manifest["chosen"] == {"operating_point": "balanced", "threshold": 7}
     assert [point["threshold"] for point in manifest["operating_points"]] == [-128, 7, 128]
     flatbuffer = program().stages[0].flatbuffer

@@ -5,7 +5,7 @@ from tiny_edge import cascade, cascade_bundle, good_bundle, inputs, program
 
 from firmware_export.bundle import Bundle, file_entries, sha256, write
 from firmware_export.edge import canonical_json
-from firmware_export.verify import ROUTER_EXAMPLES, verify
+from firmware_export.verify import AOT_EXAMPLES, ROUTER_EXAMPLES, verify
 from hybrid.arena import least_arena_bytes
 from hybrid.errors import BundleError
 from hybrid.progress import SILENT, Silent
@@ -50,7 +50,8 @@ def test_a_good_bundle(folder):
     assert found.router_examples == ROUTER_EXAMPLES
     if device_engine() == "tflite-micro":
         assert found.least_arena_bytes == least_arena_bytes(program()) <= found.arena_bytes
-    assert len(listener.heard) == 5
+        assert found.aot_examples == 5 + AOT_EXAMPLES
+    assert len(listener.heard) == 6
 
 
 def test_a_good_bundle_of_three_stages(tmp_path):
@@ -58,6 +59,7 @@ def test_a_good_bundle_of_three_stages(tmp_path):
     listener = Listener()
     found = verify(tmp_path / "bundle", listener)
     assert found.golden_examples == 20
+    assert found.aot_examples in (0, 20 + AOT_EXAMPLES)
     assert "the firmware registers exactly the 4 operators that the 3 nets use" in listener.heard
     if device_engine() == "tflite-micro":
         assert found.least_arena_bytes == least_arena_bytes(cascade()) <= found.arena_bytes
@@ -69,6 +71,7 @@ def test_without_a_compiler_the_router_is_not_compared_and_that_is_said(folder, 
     listener = Listener()
     assert verify(folder, listener).router_examples == 0
     assert "no C compiler here: the router's C was not run" in listener.heard
+    assert listener.heard[-1].startswith("the ahead-of-time engine was not compared: a C compiler")
 
 
 @pytest.mark.parametrize(
@@ -119,14 +122,14 @@ def test_no_manifest(folder):
 
 
 def test_a_newer_version_is_refused_politely(folder):
-    resealed(folder, {}, bundle_format_version=3, surprise="unknown to this reader")
-    refused(folder, "bundle_format_version: expected 2, got 3; a newer hybrid wrote this bundle, read it with that one")
+    resealed(folder, {}, bundle_format_version=4, surprise="unknown to this reader")
+    refused(folder, "bundle_format_version: expected 3, got 4; a newer hybrid wrote this bundle, read it with that one")
 
 
 def test_an_older_version_is_refused_with_what_to_do(folder):
-    resealed(folder, {}, bundle_format_version=1)
+    resealed(folder, {}, bundle_format_version=2)
     refused(
-        folder, "expected 2, got 1; an older hybrid wrote this bundle: export its run again with this one, or read it"
+        folder, "expected 3, got 2; an older hybrid wrote this bundle: export its run again with this one, or read it"
     )
 
 
@@ -134,7 +137,7 @@ def test_an_older_version_is_refused_with_what_to_do(folder):
     ("changes", "where"),
     [
         ({"bundle_format_version": 0}, "bundle_format_version"),
-        ({"bundle_format_version": "2"}, "bundle_format_version"),
+        ({"bundle_format_version": "3"}, "bundle_format_version"),
         ({"surprise": 1}, "top level: .*surprise"),
         ({"class_names": "abc"}, "class_names"),
         ({"chosen": {"operating_point": "x", "threshold": 129}}, "chosen.threshold"),

@@ -60,13 +60,13 @@ def test_help_lists_the_commands_in_the_order_of_the_story(hybrid):
     commands = [line.split()[0] for line in out.partition("Commands:\n")[2].splitlines()]
     assert commands == [
         *("run", "data", "search", "train", "quantize", "sweep", "export", "report"),
-        *("verify", "serve", "compile", "devices"),
+        *("verify", "emulate", "serve", "compile", "devices"),
     ]
     assert "..." not in out.partition("Commands:\n")[2]  # every description is whole
 
 
 @pytest.mark.parametrize(
-    "command", ["run", "data", "search", "train", "sweep", "export", "report", "verify", "serve", "compile"]
+    "command", ["run", "data", "search", "train", "sweep", "export", "report", "verify", "emulate", "serve", "compile"]
 )
 def test_each_command_has_help(hybrid, command):
     code, out, _ = hybrid(command, "--help")

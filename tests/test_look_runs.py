@@ -1,19 +1,27 @@
 """From data to bundle with a second look: a further net, and an early exit; on small noisy stripes."""
 
 import json
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from cloud_helpers import INPUTS, running
 
+from firmware_export.cloud import endpoint_info
+from firmware_export.emulate import programs
+from firmware_export.emulate.gateway import Way
 from firmware_export.verify import verify
 from hybrid import cost
 from hybrid.configure import run_spec, to_toml
 from hybrid.latency import edge_latency_ms
 from hybrid.look import ROUTER_FLASH_BYTES
 from hybrid.pipeline import Run
+from hybrid.pipeline.emulating import emulate
 from hybrid.pipeline.summary import write_summary
 from hybrid.progress import SILENT
+from hybrid.runtimes import device_engine
+from hybrid.serve import create_app
 from hybrid.specs import ArchSpec, BlockSpec
 
 CLASSES, SIZE = 4, 12
@@ -89,6 +97,30 @@ def test_the_bundle_has_both_nets_and_is_exact(story):
     assert [model["reads"] for model in manifest["models"].values()] == ["image", reads]
     assert manifest["models"]["edge"]["look_below"] == story.run.quantized.routed.program.stages[0].look_below
     assert verify(story.run.bundle, SILENT).golden_examples == 8
+
+
+@pytest.mark.skipif(
+    programs.missing() is not None or device_engine() != "tflite-micro", reason="needs QEMU and tflite-micro"
+)
+def test_the_emulated_device_looks_again_and_asks_as_the_sweep_predicts(story):
+    """With a cloud that says of each image what the table says."""
+    split, said = story.run.data.test, story.run.swept.test
+    table = dict(zip((image.tobytes() for image in split.x), said.cloud_scores, strict=True))
+    names = tuple(story.run.data.class_names)
+    info = endpoint_info(replace(INPUTS, input_shape=(SIZE, SIZE, 1), class_names=names))
+    app = create_app(lambda pixels: np.array([table[image.tobytes()] for image in pixels]), info)
+    with running(app) as base:
+        found = emulate(story.run.bundle, "mps2-an386", 60, f"{base}/v2/models/{info.model_name}")
+    kept = said.router_score[:60] >= story.run.swept.chosen.threshold
+    right = np.where(kept, said.edge_right[:60], said.cloud_right[:60]).sum()
+    assert found.all_differences == ()
+    assert found.loop.right == found.loop.predicted_right == right
+    assert [outcome.way is Way.KEPT for outcome in found.loop.outcomes] == kept.tolist()
+    assert {layer.net: layer.runs for layer in found.emulated.layers if layer.runs} == {
+        "edge": 60,
+        "look_1": (said.stage[:60] == 1).sum(),
+    }
+    assert found.arena_bytes < story.run.quantized.footprint.least_arena_bytes
 
 
 def test_time_on_the_device_by_hand(story):

@@ -1,5 +1,6 @@
 """One story from end to end, through the command itself: data in, bundle and report out, resumed, served, verified."""
 
+import json
 import shutil
 import signal
 import subprocess
@@ -14,11 +15,13 @@ from run_helpers import ROOT, STAGES, TINY, command, hybrid, read, stamps, strip
 from tritonclient import http as triton
 
 from datasets import load
+from firmware_export.emulate import programs
 from firmware_export.payload import Query, encode_payload
 from hybrid.configure import run_spec
 from hybrid.device_router import StoredOutputs
 from hybrid.pipeline import Run
 from hybrid.pipeline.storage import read_routed
+from hybrid.runtimes import device_engine
 
 LATE = {"router", "predict", "sweep", "bundle"}
 PREDICTIONS = ("labels", "edge_logits", "router_score", "cloud_scores", "stage")
@@ -289,6 +292,7 @@ def test_a_limit_that_no_threshold_holds(copied):
         ('sweep.payload="raw"', {"sweep", "bundle"}),
         ("sweep.no_excess_loss=true", {"sweep", "bundle"}),
         ("export.golden_examples=3", {"bundle"}),
+        ('export.engines="tflm"', {"bundle"}),
     ],
 )
 def test_what_a_change_makes_again(tmp_path, npz, change, made_again):
@@ -337,7 +341,7 @@ def npz(tmp_path_factory):
     return path
 
 
-# The bundle, checked and served
+# The bundle, checked, served and emulated
 
 
 def test_verify(folder):
@@ -357,11 +361,9 @@ def test_verify_finds_a_flipped_bit(folder, tmp_path, path):
     assert err.count("\n") == 1
 
 
-def test_the_served_cloud_answers_as_predicted(folder, manifest, predicted, test_split):
-    """A client's tensors and a device's frames get the class that the run counted on."""
-    found, rows = predicted["test"], range(0, 10_000, 1000)
-    model = bytes.fromhex(manifest["models"]["edge"]["sha256"])[:8]
-    expected = found["cloud_scores"][rows].argmax(axis=1)
+@pytest.fixture(scope="module")
+def url(folder):
+    """Where the bundle's cloud is served; at the end the server must leave without a complaint."""
     with subprocess.Popen(
         command("serve", folder / "bundle", "--port", "0"),
         cwd=ROOT,
@@ -370,14 +372,21 @@ def test_the_served_cloud_answers_as_predicted(folder, manifest, predicted, test
         text=True,
     ) as process:
         try:
-            url = process.stdout.readline().split()[-1]
-            scores = infer(url, test_split.x[rows])
-            answers = [query(url, test_split.x[row], found, row, model) for row in rows]
+            yield process.stdout.readline().split()[-1]
         finally:
             process.send_signal(signal.SIGINT)
         _, err = process.communicate()
     assert process.returncode == 0
     assert err == ""
+
+
+def test_the_served_cloud_answers_as_predicted(url, manifest, predicted, test_split):
+    """A client's tensors and a device's frames get the class that the run counted on."""
+    found, rows = predicted["test"], range(0, 10_000, 1000)
+    model = bytes.fromhex(manifest["models"]["edge"]["sha256"])[:8]
+    expected = found["cloud_scores"][rows].argmax(axis=1)
+    scores = infer(url, test_split.x[rows])
+    answers = [query(url, test_split.x[row], found, row, model) for row in rows]
     assert np.allclose(scores, found["cloud_scores"][rows], atol=1e-3)
     assert scores.argmax(axis=1).tolist() == expected.tolist()
     assert [answer["class"] for answer in answers] == expected.tolist()
@@ -402,3 +411,41 @@ def query(url, pixels, found, row, model):
     request = urllib.request.Request(f"{url}/query", frame, {"Content-Type": "application/cbor"})
     with urllib.request.urlopen(request) as answer:
         return cbor2.loads(answer.read())
+
+
+EMULATED = 40
+"""Test images for the emulated device."""
+needs_emulator = pytest.mark.skipif(
+    programs.missing() is not None or device_engine() != "tflite-micro", reason="needs QEMU and tflite-micro"
+)
+
+
+@needs_emulator
+def test_the_emulated_hybrid_reaches_exactly_what_the_sweep_predicts(folder, url, manifest, predicted):
+    """The bundle's C on an emulated Cortex-M7 keeps or asks the served cloud over its serial line."""
+    out, err = hybrid("emulate", folder / "bundle", "--images", EMULATED, "--gateway", url, "--json")
+    values, threshold = json.loads(out), manifest["chosen"]["threshold"]
+    loop, first = values["gateway"], {key: found[:EMULATED] for key, found in predicted["test"].items()}
+    coverage, accuracy = hand_made(first, threshold)
+    assert (values["exact"], values["differences"], err) == (True, [], "")
+    assert loop["accuracy"] == loop["predicted_accuracy"] == accuracy
+    assert (loop["kept"], loop["answered"], loop["unanswered"]) == (
+        round(coverage * EMULATED),
+        EMULATED - round(coverage * EMULATED),
+        0,
+    )
+    assert loop["answered"] > 0
+
+
+@needs_emulator
+def test_a_bundle_is_not_measured_by_another_run(copied):
+    spec = copied / "spec.toml"
+    spec.write_text(spec.read_text().replace("limit = 1500", "limit = 1400"))
+    _, err = hybrid("emulate", copied / "bundle", code=2)
+    assert "this run went on since the bundle was made, with other data or nets; hybrid export makes" in err
+
+
+@needs_emulator
+def test_more_images_than_the_test_split_has(folder):
+    _, err = hybrid("emulate", folder / "bundle", "--images", 10_001, code=2)
+    assert err == "error: images: got 10,001, the test split has 10,000\n"

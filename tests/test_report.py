@@ -244,7 +244,7 @@ def content(names=CLOTHES, channels=1):
         pareto=tuple(operating_point(w, threshold, name) for name in LINKS for threshold in range(-128, 129, 4)),
         curves=policy_curves(w), edge_confusion=confusion(w.truth, w.edge, len(names)),
         cloud_confusion=confusion(w.truth, w.cloud, len(names)), class_coverage=per_class.astype(np.float32),
-        gallery=tuple(gallery(w, names, channels)), flash=flash, sram=sram,
+        gallery=tuple(gallery(w, names, channels)), flash=flash, sram=sram, aot_arena_bytes=9_216,
         search=SEARCH,
         bundle=tuple(
             BundleFile(path=path, size_bytes=size, sha256=hashlib.sha256(path.encode()).hexdigest())

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from firmware_export.aot import aot_engine
 from firmware_export.edge import BundleInputs, build_edge_bundle
 from firmware_export.tflm import Watch
 from hybrid import runtimes
@@ -72,6 +73,22 @@ def tiny_second() -> bytes:
     return _converted(inputs, layers.Conv2D(2, 5, 3, activation="relu")(inputs), images())
 
 
+@cache
+def prelu_program() -> DeviceProgram:
+    """One stage whose net has an operator that TFLite Micro has and the ahead-of-time engine lacks."""
+    inputs, layers = _fresh(4, INPUT_SHAPE)
+    bent = layers.PReLU(alpha_initializer="random_normal")(layers.Conv2D(3, 3, 3)(inputs))
+    return _single(_converted(inputs, bent, images()))
+
+
+def _single(flatbuffer: bytes) -> DeviceProgram:
+    """One stage, and a router."""
+    outputs, found = stage_outputs(flatbuffer, pixels(64)).own, Graph(flatbuffer).edge_outputs()
+    (router,) = program_routers([router_net(outputs.features.shape[1])], [outputs])
+    mix = mix_of([found.logits_affine], [1.0])
+    return DeviceProgram(stages=(Stage(flatbuffer=flatbuffer, router=router, mix=mix),))
+
+
 def _fresh(seed: int, shape: tuple[int, ...]) -> tuple[Any, Any]:
     import tf_keras
 
@@ -112,12 +129,7 @@ def program() -> DeviceProgram:
     """One stage: `tiny_edge` without its trunk, and a router."""
     graph = Graph(tiny_edge())
     found = graph.edge_outputs()
-    flatbuffer = graph.finish({"logits": found.logits, "features": found.features})
-    outputs = stage_outputs(flatbuffer, pixels(64)).own
-    (router,) = program_routers([router_net(4)], [outputs])
-    return DeviceProgram(
-        stages=(Stage(flatbuffer=flatbuffer, router=router, mix=mix_of([found.logits_affine], [1.0])),)
-    )
+    return _single(graph.finish({"logits": found.logits, "features": found.features}))
 
 
 @cache
@@ -183,6 +195,7 @@ def inputs(**changes) -> BundleInputs:
         "footprint": changes.get("footprint") or measured(given),
         "arena_margin": 0.1,
         "payload_encoding": "cbor",
+        "aot": aot_engine(given, changes.get("device", DEVICE), "auto"),
         "watch": WATCH,
         "router_kinds": ("learned",) * len(given.stages),
         "extra": {"cloud/endpoint.toml": b'url = "http://localhost"\n'},

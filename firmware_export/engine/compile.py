@@ -1,11 +1,12 @@
 """A flatbuffer in, C sources out: the ahead-of-time engine's front door."""
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from firmware_export.engine.budgets import Weights, constant_bytes, fit
 from firmware_export.engine.cores import Cpu, core_named
-from firmware_export.engine.emit import families_of, kernel_files, model_files
+from firmware_export.engine.emit import arena_files, families_of, kernel_files, model_files
 from firmware_export.engine.graph import Graph
 from firmware_export.engine.layer import Layer, WeightWidth
 from firmware_export.engine.reader import read
@@ -44,6 +45,8 @@ class Compiled:
     prefix: str
     kernels: str
     """Prefix of the kernels' files."""
+    arena: str | None
+    """Prefix of the files of a buffer that it shares with others."""
     graph: Graph
     families: frozenset[str]
     """Which kernels it needs."""
@@ -59,8 +62,8 @@ class Compiled:
 
     @property
     def files(self) -> dict[str, str]:
-        """All files by name, the kernels' among them."""
-        return {**self.sources, **kernel_files(self.kernels, self.families)}
+        """All files by name, the kernels' among them, and those of a shared buffer."""
+        return program_files([self])
 
 
 def compile_model(
@@ -72,6 +75,7 @@ def compile_model(
     ram_bytes: int | None = None,
     flash_bytes: int | None = None,
     kernels: str | None = None,
+    arena: str | None = None,
 ) -> Compiled:
     """Compile a model of int8.
 
@@ -79,13 +83,14 @@ def compile_model(
     and stack come on top. `weights` says how weights stand in flash, ``auto`` as int16 as far as `flash_bytes` allows
     where `cpu` gains by it. The files run on every core, whatever `cpu` is.
 
-    Models that go into one firmware may share their kernels: give them the same name `kernels`, and write
-    `firmware_export.engine.emit.kernel_files` once for the families of all.
+    Models that go into one firmware may share their kernels: give them the same name `kernels`. Those that never run
+    at the same time may share their memory, too, by the same name `arena`; what one says must then be copied before the
+    next one runs. `program_files` writes what several share.
 
     Raises: SpecError for a damaged flatbuffer or an unusable prefix; UnsupportedOpError for what the engine lacks;
     BudgetError where the model does not fit.
     """
-    for name in (prefix, kernels or prefix):
+    for name in (prefix, kernels or prefix, arena or prefix):
         _check_prefix(name)
     graph = read(flatbuffer)
     _check_rim(graph)
@@ -93,10 +98,11 @@ def compile_model(
         weights = "int8"
     layers, memory = fit(graph, weights, ram_bytes, flash_bytes)
     kernel_prefix = kernels or prefix
-    sources = model_files(graph, layers, memory, prefix=prefix, kernels=kernel_prefix, title=prefix)
+    sources = model_files(graph, layers, memory, prefix=prefix, kernels=kernel_prefix, arena=arena, title=prefix)
     return Compiled(
         prefix=prefix,
         kernels=kernel_prefix,
+        arena=arena,
         graph=graph,
         families=families_of(layers),
         sources=sources,
@@ -105,6 +111,19 @@ def compile_model(
         bound_bytes=max(memory.bound_bytes, 4),
         flash_bytes=constant_bytes(graph, layers),
     )
+
+
+def program_files(models: Sequence[Compiled]) -> dict[str, str]:
+    """All files of models that go into one program, by name; what they share comes once."""
+    files: dict[str, str] = {}
+    for name in sorted({model.kernels for model in models}):
+        families = [model.families for model in models if model.kernels == name]
+        files.update(kernel_files(name, frozenset[str]().union(*families)))
+    for name in sorted({model.arena for model in models if model.arena is not None}):
+        files.update(arena_files(name, max(model.ram_bytes for model in models if model.arena == name)))
+    for model in models:
+        files.update(model.sources)
+    return files
 
 
 def _check_prefix(name: str) -> None:

@@ -39,6 +39,16 @@ def core_named(cpu: str) -> Core:
     raise SpecError(f"cpu: unknown {cpu!r}, allowed {', '.join(CPUS)}{did_you_mean(cpu, list(CPUS))}")
 
 
+def cpu_of(core: str) -> Cpu:
+    """How a device's core is named here; any that is not among them counts as host.
+
+    >>> cpu_of("Cortex-M4F"), cpu_of("Cortex-M0+"), cpu_of("Xtensa LX7")
+    ('cortex-m4', 'cortex-m0plus', 'host')
+    """
+    name = core.lower().replace("0+", "0plus").removesuffix("f")
+    return next((cpu for cpu in CORES if cpu == name), "host")
+
+
 def board_of(core: Core) -> Board | None:
     """The emulated board of a core."""
     return None if core.board is None else BOARDS[core.board]

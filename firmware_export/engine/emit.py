@@ -33,10 +33,20 @@ _CTYPES = {"int8": "int8_t", "uint8": "uint8_t", "float32": "float"}
 
 
 def model_files(
-    graph: Graph, layers: tuple[Layer, ...], memory: Memory, *, prefix: str, kernels: str, title: str
+    graph: Graph,
+    layers: tuple[Layer, ...],
+    memory: Memory,
+    *,
+    prefix: str,
+    kernels: str,
+    arena: str | None,
+    title: str,
 ) -> dict[str, str]:
-    """Write the sources of one model, by file name; its kernels are in files that begin with `kernels`."""
-    values = {"title": title, "prefix": prefix, "guard": prefix.upper(), "kernels": kernels}
+    """Write the sources of one model, by file name; its kernels are in files that begin with `kernels`.
+
+    So is its buffer in files that begin with `arena`; without, it has one of its own.
+    """
+    values = {"title": title, "prefix": prefix, "guard": prefix.upper(), "kernels": kernels, "arena": arena}
     constants = list(_constants(layers, graph, prefix, kernels))
     ends = list(_ends(graph, memory))
     blocks = [_layer(layer, step, graph, memory, prefix) for step, layer in enumerate(layers) if layer.calls]
@@ -62,6 +72,12 @@ def kernel_files(kernels: str, families: frozenset[str]) -> dict[str, str]:
         f"{kernels}_kernels.h": _render("kernels.h", kernels=kernels, texts=headers),
         f"{kernels}_kernels.c": _render("kernels.c", kernels=kernels, texts=sources),
     }
+
+
+def arena_files(arena: str, nbytes: int) -> dict[str, str]:
+    """Write the sources of a buffer, by file name, for models of which the largest takes `nbytes`."""
+    values = {"arena": arena, "guard": arena.upper(), "nbytes": nbytes}
+    return {f"{arena}_arena.h": _render("arena.h", **values), f"{arena}_arena.c": _render("arena.c", **values)}
 
 
 def _kernel_text(name: str, kernels: str) -> str:

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from firmware_export.engine.compile import Compiled
-from firmware_export.engine.emit import harness_file, kernel_files
+from firmware_export.engine.compile import Compiled, program_files
+from firmware_export.engine.emit import harness_file
 from firmware_export.engine.graph import Graph
 from firmware_export.host import C_FLAGS, c_compiler
 from hybrid.errors import HybridError
@@ -60,11 +60,7 @@ def built(models: Sequence[Compiled], *, sanitize: bool = False, optimise: str =
     """
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         texts = {"harness.c": harness_file([(model.prefix, model.graph) for model in models])}
-        for name in {model.kernels for model in models}:
-            families = frozenset[str]().union(*(model.families for model in models if model.kernels == name))
-            texts.update(kernel_files(name, families))
-        for model in models:
-            texts.update(model.sources)
+        texts.update(program_files(models))
         for name, text in texts.items():
             Path(folder, name).write_text(text, encoding="utf-8")
         units = sorted(name for name in texts if name.endswith(".c"))

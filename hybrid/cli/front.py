@@ -7,7 +7,7 @@ from typing import NoReturn
 
 import click
 
-from hybrid.cli.bundles import serve, verify
+from hybrid.cli.bundles import emulate, serve, verify
 from hybrid.cli.devices import devices
 from hybrid.cli.models import compile_model
 from hybrid.cli.runs import data, export, quantize, report, run, search, sweep, train
@@ -16,7 +16,7 @@ from hybrid.version import project_version
 
 COMMANDS: tuple[click.Command, ...] = (
     *(run, data, search, train, quantize, sweep, export, report),
-    *(verify, serve),
+    *(verify, emulate, serve),
     compile_model,
     devices,
 )

@@ -9,13 +9,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from datasets import Dataset, load
+from datasets import Dataset
 from hybrid import profiles
 from hybrid.artifacts import Device, Link
 from hybrid.clouds import CloudAnswers
 from hybrid.configure import to_toml
 from hybrid.pipeline import searching, steps
 from hybrid.pipeline.content import drift
+from hybrid.pipeline.data import load_data
 from hybrid.pipeline.folder import RunFolder, digest, file_digest
 from hybrid.pipeline.results import Quantized, Swept, Trained
 from hybrid.progress import SILENT, Narrator
@@ -48,15 +49,7 @@ class Run:
     @cached_property
     def data(self) -> Dataset:
         """Four disjoint splits: train fits, validation chooses, calibration sets the threshold, test confirms."""
-        wanted = self.spec.data
-        data = load(
-            wanted.name,
-            seed=self.spec.seed,
-            calibration_fraction=wanted.calibration_fraction,
-            validation_fraction=wanted.validation_fraction,
-            image_size=wanted.image_size,
-            limit=wanted.limit,
-        )
+        data = load_data(self.spec)
         counts = ", ".join(f"{name} {len(split):,}" for name, split in data.splits.items())
         self.narrator.say(f"Data: {data.name}, {data.num_classes} classes; {counts}.")
         self.folder.write_text(SPEC_FILE, to_toml(self.spec))

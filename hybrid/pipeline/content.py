@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from firmware_export import bundle as bundles
 from firmware_export.payload import payload_bytes
 from firmware_export.tflm import arena_bytes
 from hybrid import policy, sweep
@@ -119,6 +120,7 @@ def report_content(run: "Run", bundle: Path) -> ReportContent:
         gallery=_gallery(run),
         flash=_flash(run),
         sram=_sram(run),
+        aot_arena_bytes=bundles.read(bundle).manifest["engines"]["aot"].get("arena_bytes"),
         search=_search(run),
         bundle=_bundle_files(bundle),
     )
@@ -281,8 +283,6 @@ def _pair(run: "Run", candidate: Candidate, score: PairScore) -> Pair:
 
 
 def _bundle_files(bundle: Path) -> tuple[BundleFile, ...]:
-    from firmware_export import bundle as bundles
-
     files = bundles.read(bundle).files
     return tuple(
         BundleFile(path=path, size_bytes=len(content), sha256=bundles.sha256(content))

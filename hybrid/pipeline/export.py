@@ -7,11 +7,16 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from datasets.card import card, card_dict
 from firmware_export import bundle as bundles
+from firmware_export.aot import AotEngine, aot_engine, measured
 from firmware_export.cloud import CloudInputs, cloud_files
+from firmware_export.contents import golden_pixels as golden_pixels_of
 from firmware_export.edge import BundleInputs, build_edge_bundle, golden_rows
 from firmware_export.tflm import Watch
+from firmware_export.verify import compare_engines, engines_compared
 from hybrid.artifacts import Predictions
 from hybrid.clouds import write_saved_model
 from hybrid.monitor import drift_reference
@@ -34,6 +39,8 @@ TOOLS = (
     "ai-edge-litert",
 )
 SAVED_MODEL = "saved_model"
+COMPARED_EXAMPLES = 300
+"""Test examples on which the bundle's engines must agree."""
 
 
 def tool_versions() -> dict[str, str]:
@@ -59,11 +66,29 @@ def bundle_of(run: "Run", swept: "Swept") -> bundles.Bundle:
         footprint=quantized.footprint,
         arena_margin=spec.export.arena_margin,
         payload_encoding=spec.sweep.payload,
+        aot=aot_half(run),
         router_kinds=quantized.routed.kinds,
         watch=watch(run, swept),
         extra=cloud_half(run),
     )
     return build_edge_bundle(inputs)
+
+
+def aot_half(run: "Run") -> AotEngine | str:
+    """The device program compiled ahead of time, or why it is not."""
+    made = aot_engine(run.quantized.routed.program, run.device, run.spec.export.engines)
+    return made if isinstance(made, str) else measured(made, run.device)
+
+
+def engines_told(run: "Run", bundle: bundles.Bundle) -> str:
+    """Hold the bundle's two engines against each other on golden and test examples, and say what came out.
+
+    Raises: BundleError where they differ.
+    """
+    program, test = run.quantized.routed.program, run.data.test
+    pixels = np.concatenate([golden_pixels_of(bundle), test.x[:COMPARED_EXAMPLES]])
+    told = engines_compared(bundle.manifest, compare_engines(bundle, program, pixels))
+    return f"Engines: {told}."
 
 
 def watch(run: "Run", swept: "Swept") -> Watch:

@@ -16,7 +16,7 @@ from hybrid.guarantee import Certificate
 from hybrid.look import build_stages, staged
 from hybrid.pipeline import storage
 from hybrid.pipeline.content import report_content
-from hybrid.pipeline.export import bundle_of
+from hybrid.pipeline.export import bundle_of, engines_told
 from hybrid.pipeline.results import CHOSEN, Quantized, Swept, Trained, scenarios
 from hybrid.predict import predictions
 from hybrid.quantize import Int8Edge, quantize_stages
@@ -242,7 +242,9 @@ def export(run: "Run") -> Path:
     if not (folder.is_dir() and stamp.is_file() and stamp.read_text(encoding="utf-8") == run.keys["bundle"]):
         swept = run.swept
         run.narrator.say("Export: model, firmware sources, golden vectors, cloud endpoint.")
-        bundles.write(bundle_of(run, swept), folder)
+        made = bundle_of(run, swept)
+        run.narrator.say(engines_told(run, made))
+        bundles.write(made, folder)
         run.folder.write_text(stamp.name, run.keys["bundle"])
     return folder
 
