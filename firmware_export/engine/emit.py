@@ -13,7 +13,7 @@ from firmware_export.engine.graph import Graph, Tensor
 from firmware_export.engine.layer import Call, Constant, Layer
 from firmware_export.engine.memory import Memory
 
-_NEEDS = {"conv": ("dot",), "fully_connected": ("dot",)}
+_NEEDS = {"conv": ("dot",), "fully_connected": ("dot",), "planes": ("plane_fill",)}
 """Families of kernels that others call."""
 _ORDER = (
     "core",
@@ -21,6 +21,7 @@ _ORDER = (
     "conv",
     "fully_connected",
     "depthwise",
+    "plane_fill",
     "planes",
     "elementwise",
     "pool",

@@ -1,12 +1,12 @@
 """Depthwise convolutions as calls of kernels."""
 
-from math import inf
-
 import numpy as np
 from numpy.typing import NDArray
 
 from firmware_export.engine.checks import describe, refuse, result_of, tensor_of
+from firmware_export.engine.common_shift import Common, common_shift
 from firmware_export.engine.filters import (
+    CHANNEL,
     channel_constants,
     form_fields,
     geometry_of,
@@ -18,6 +18,9 @@ from firmware_export.engine.filters import (
 from firmware_export.engine.graph import Graph, Op, Tensor
 from firmware_export.engine.layer import Call, Constant, InPlace
 from firmware_export.engine.requantise import LONG, Rescaling
+
+_SHIFT = 10
+"""The common shift of `kernels/planes.h`."""
 
 
 def depthwise(graph: Graph, op: Op) -> list[Call]:
@@ -43,11 +46,11 @@ def depthwise(graph: Graph, op: Op) -> list[Call]:
 
 
 def _fits_planes(source: Tensor, outputs: int, geometry: dict[str, int], scaled: Rescaling) -> bool:
-    """Whether `kernels/planes.h` computes it: 3x3, no dilation, one output per input, channels in fours."""
+    """Whether `kernels/planes.h` computes it."""
     square = geometry["kernel_h"] == geometry["kernel_w"] == 3
     dense = geometry["dilation_h"] == geometry["dilation_w"] == 1
-    strides = min(geometry["stride_h"], geometry["stride_w"])
-    return square and dense and strides < 3 and outputs == source.shape[3] and not outputs % 4 and scaled.form != LONG
+    strides = geometry["stride_h"] == geometry["stride_w"] < 3
+    return square and dense and strides and outputs == source.shape[3] and scaled.form != LONG
 
 
 def _planes(
@@ -59,38 +62,58 @@ def _planes(
     scaled: tuple[Rescaling, tuple[int, int]],
 ) -> Call:
     """A depthwise convolution over planes; `weights` are ``(3, 3, channels)``. Lines are what makes them longer."""
-    by_rows, by_columns = (_line_cost(target, geometry, line) for line in (0, 1))
+    by_rows, by_columns = (_line_cost(target, line) for line in (0, 1))
     line = 0 if by_rows <= by_columns else 1
-    place, sides = 1 - line, ("h", "w")
-    pairs = 2 * weights.transpose(2, line, place)[..., [0, 1, 1, 2]].astype(np.int16)
-    stride, pad = ([geometry[f"{name}_{sides[axis]}"] for axis in (line, place)] for name in ("stride", "pad"))
-    lines = (target.shape[1 + line] - 1) * stride[0] + 3
-    pitch = -(-target.shape[1 + place] // 2) * 2 * stride[1] + 2
+    stride = geometry["stride_h"]
+    pairs = -(-target.shape[2 - line] // 2) * stride + 1
+    lines = (target.shape[1 + line] - 1) * stride + 3
+    taps = weights.transpose(2, line, 1 - line)[..., [0, 1, 1, 2]]
     fields = {
-        "weights": Constant(values=pairs),
-        **channel_constants(scaled[0], 1),
-        "form": scaled[0].form,
+        "image": _image(source, geometry, line, pairs=pairs, phases=1, lines=lines),
+        **_rescaled(taps, weights, source.zero_points[0], *scaled),
         "low": scaled[1][0],
         "high": scaled[1][1],
-        "depth": source.shape[3],
-        **_line_sizes("in", source, line),
+        "stride": stride,
         **_line_sizes("out", target, line),
-        "line_stride": stride[0],
-        "place_stride": stride[1],
-        "line_pad": pad[0],
-        "place_pad": pad[1],
-        "lines": lines,
-        "pitch": pitch,
-        "in_zero": source.zero_points[0],
     }
     leave = (InPlace(read=0, lowest=0, highest=0),)  # channels by fours, each read before it is written
-    return layer_call("planes", "planes", fields, op, 8 * lines * pitch, leave)
+    return layer_call("planes", "planes", fields, op, 16 * pairs * lines, leave)
 
 
-def _line_cost(target: Tensor, geometry: dict[str, int], line: int) -> float:
-    """About how many instructions the outputs of a channel take, infinite where the places' stride is above 2."""
+def _rescaled(
+    taps: NDArray[np.int8], weights: NDArray[np.int8], zero: int, scaled: Rescaling, limits: tuple[int, int]
+) -> dict[str, object]:
+    """Weights ``(channels, ...)`` and channels, with a common shift where that is proven."""
+    by_channel = np.moveaxis(weights, 2, 0)
+    swings = np.abs(by_channel.reshape(len(taps), -1).astype(np.int64)).sum(axis=1) * max(127 - zero, 128 + zero)
+    reach = (swings + np.abs(scaled.bias.astype(np.int64)) // 2).tolist()
+    found = common_shift(scaled, by_channel, reach, limits, _SHIFT)
+    made = found or Common(channels=scaled.channels, bias=scaled.bias, scales=np.full(len(taps), 2, np.int16))
+    return {
+        "weights": Constant(values=taps.astype(np.int16) * made.scales.reshape(-1, *[1] * (taps.ndim - 1))),
+        "bias": Constant(values=made.bias),
+        "channels": Constant(values=made.channels, ctype=CHANNEL),
+        "common": int(found is not None),
+    }
+
+
+def _line_cost(target: Tensor, line: int) -> int:
+    """About how many instructions the outputs of a channel take."""
     lines, places = target.shape[1 + line], target.shape[2 - line]
-    return lines * (36 + 34 * -(-places // 2) + 14 * (places % 2)) if geometry[f"stride_{'wh'[line]}"] < 3 else inf
+    return -(-places // 2) * (21 + 49 * (lines // 2) + 27 * (lines % 2))
+
+
+def _image(source: Tensor, geometry: dict[str, int], line: int, **sizes: int) -> dict[str, int]:
+    """An image as planes, `kernels/plane_fill.h`."""
+    pads = geometry["pad_h"], geometry["pad_w"]
+    return {
+        "depth": source.shape[3],
+        **_line_sizes("in", source, line),
+        "line_pad": pads[line],
+        "place_pad": pads[1 - line],
+        **sizes,
+        "in_zero": source.zero_points[0],
+    }
 
 
 def _line_sizes(name: str, tensor: Tensor, line: int) -> dict[str, int]:
