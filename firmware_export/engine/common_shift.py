@@ -7,11 +7,12 @@ The short form of `requantise`, ``(floor((a * M + 2^31) / 2^32) + A) >> r`` with
     (floor((2^j * a) * M / 2^32) + 2^j * A + 2^(j-1)) >> R.
 
 The factor ``2^j`` is part of weights and bias. Conditions: it leaves the weights in int16 and the sum in int32. Where
-``r >= R``, the mantissa becomes smaller instead and loses bits: then both sides are compared. Both rise with the sum,
-so where they agree on both ends of a range that have the same output, they agree between them.
+``r >= R``, the mantissa becomes smaller instead and loses bits, and what the addend then has below 1 goes into the
+bias: so both sides are compared. Both rise with the sum, so where they agree on both ends of a range that have the same
+output, they agree between them.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -35,47 +36,61 @@ class Common:
 
 
 def common_shift(
-    scaled: Rescaling, weights: NDArray[np.int8], reach: Sequence[int], limits: tuple[int, int], shift: int
+    scaled: Rescaling, weights: NDArray[np.int8], swings: Sequence[int], limits: tuple[int, int], shift: int
 ) -> Common | None:
     """Give all channels one shift, None where that is not proven for each of them.
 
-    `weights` are ``(channels, ...)``; `reach` is the largest absolute sum of a channel, its bias among it.
+    `weights` are ``(channels, ...)``; `swings` are the largest absolute values of their products' sums.
     """
     if scaled.form != POSITIVE:
         return None
     largest = np.abs(weights.reshape(len(weights), -1).astype(np.int64)).max(axis=1).tolist()
     rows = []
-    for channel, bias, weight, far in zip(scaled.channels.tolist(), scaled.bias.tolist(), largest, reach, strict=True):
-        row = _channel(channel, weight, far, limits, shift)
+    for channel, bias, weight, far in zip(scaled.channels.tolist(), scaled.bias.tolist(), largest, swings, strict=True):
+        row = _channel(channel, weight, (bias // 2 - far, bias // 2 + far), limits, shift)
         if row is None:
             return None
-        rows.append((*row, bias // 2 * row[3]))
-    table = np.array(rows, np.int64)
-    channels = np.array([(mantissa, addend, shift) for mantissa, addend, *_ in rows], np.int32)
-    return Common(channels=channels, bias=table[:, 4].astype(np.int32), scales=table[:, 3].astype(np.int16))
+        mantissa, addend, scale, rest = row
+        rows.append((mantissa, addend, shift, scale, bias // 2 * scale + rest))
+    table = np.array(rows, np.int32)
+    return Common(channels=table[:, :3], bias=table[:, 4], scales=table[:, 3].astype(np.int16))
 
 
 def _channel(
-    row: tuple[int, int, int], weight: int, reach: int, limits: tuple[int, int], shift: int
+    row: tuple[int, int, int], weight: int, span: tuple[int, int], limits: tuple[int, int], shift: int
 ) -> tuple[int, int, int, int] | None:
-    """Mantissa, addend, shift, scale of weights."""
+    """Mantissa, addend, scale of weights and bias, and what is added to the bias."""
     mantissa, addend, right = row
     if mantissa == 0:
-        return 0, addend >> right << shift, shift, 1
-    more = max(shift - right, 1)
-    scale, lost = 2 << more, right + more - shift
-    made = ((addend << more) + (1 << more >> 1)) >> lost
-    if weight * scale > _INT16_MAX or reach * scale >= 2 * _HALF or abs(made) >= _HALF:
-        return None
-    smaller = (mantissa + (1 << lost >> 1)) >> lost
+        return 0, addend >> right << shift, 1, 0
+    for made in _candidates(row, shift):
+        whole, scale, rest = made[1:]
+        if weight * scale > _INT16_MAX or max(map(abs, span)) * scale + abs(rest) >= 2 * _HALF or abs(whole) >= _HALF:
+            return None
+        if right < shift or agree(_short(row, limits), _common(made, shift, limits), *span):
+            return made
+    return None
 
-    def short(acc: int) -> int:
-        return clamp((((2 * acc * mantissa + (1 << 31)) >> 32) + addend) >> right, *limits)
 
-    def common(acc: int) -> int:
-        return clamp((((scale * acc * smaller) >> 32) + made) >> shift, *limits)
+def _candidates(row: tuple[int, int, int], shift: int) -> Iterator[tuple[int, int, int, int]]:
+    """Forms of a channel, weights with small scales first; the first one is exact where ``r < R``."""
+    mantissa, addend, right = row
+    for more in range(max(shift - right, 1), 8):
+        scale, lost = 2 << more, right + more - shift
+        whole, rest = divmod((2 * addend + 1) << more, 2 << lost)
+        smaller = max((mantissa + (1 << lost >> 1)) >> lost, 1)
+        nearest = ((rest << 32 - lost) // smaller + 1) // 2
+        yield from ((smaller, whole, scale, nearest + offset) for offset in ((0,) if lost == 0 else (0, -1, 1)))
 
-    return (smaller, made, shift, scale) if lost == 0 or agree(short, common, -reach, reach) else None
+
+def _short(row: tuple[int, int, int], limits: tuple[int, int]) -> Callable[[int], int]:
+    mantissa, addend, right = row
+    return lambda acc: clamp((((2 * acc * mantissa + (1 << 31)) >> 32) + addend) >> right, *limits)
+
+
+def _common(made: tuple[int, int, int, int], shift: int, limits: tuple[int, int]) -> Callable[[int], int]:
+    mantissa, addend, scale, rest = made
+    return lambda acc: clamp(((((scale * acc + rest) * mantissa) >> 32) + addend) >> shift, *limits)
 
 
 def agree(a: Callable[[int], int], b: Callable[[int], int], low: int, high: int) -> bool:

@@ -86,8 +86,7 @@ def _rescaled(
     """Weights ``(channels, ...)`` and channels, with a common shift where that is proven."""
     by_channel = np.moveaxis(weights, 2, 0)
     swings = np.abs(by_channel.reshape(len(taps), -1).astype(np.int64)).sum(axis=1) * max(127 - zero, 128 + zero)
-    reach = (swings + np.abs(scaled.bias.astype(np.int64)) // 2).tolist()
-    found = common_shift(scaled, by_channel, reach, limits, _SHIFT)
+    found = common_shift(scaled, by_channel, swings.tolist(), limits, _SHIFT)
     made = found or Common(channels=scaled.channels, bias=scaled.bias, scales=np.full(len(taps), 2, np.int16))
     return {
         "weights": Constant(values=taps.astype(np.int16) * made.scales.reshape(-1, *[1] * (taps.ndim - 1))),
