@@ -13,17 +13,28 @@ from firmware_export.engine.graph import Graph, Tensor
 from firmware_export.engine.layer import Call, Constant, Layer
 from firmware_export.engine.memory import Memory
 
-_NEEDS = {"conv": ("dot",), "fully_connected": ("dot",), "planes": ("plane_fill",)}
+_NEEDS = {
+    "conv": ("dot",),
+    "fully_connected": ("dot",),
+    "planes": ("clamp", "plane_fill"),
+    "sum": ("pairs",),
+    "linear_sum": ("clamp", "pairs"),
+    "product": ("pairs",),
+}
 """Families of kernels that others call."""
 _ORDER = (
     "core",
+    "clamp",
     "dot",
     "conv",
     "fully_connected",
     "depthwise",
     "plane_fill",
     "planes",
-    "elementwise",
+    "pairs",
+    "sum",
+    "linear_sum",
+    "product",
     "pool",
     "mean",
     "move",

@@ -13,6 +13,3 @@ typedef struct {
 
 /* Write the image into the planes of up to four neighbouring channels, leaving what is around it. */
 void engine_plane_fill(const engine_plane_image_t *image, engine_i16 *planes, const int8_t *input, int32_t channels);
-
-/* Bring `count` values into a range that is no less than int8's. */
-void engine_plane_clamp(int8_t *values, int32_t count, int32_t low, int32_t high);

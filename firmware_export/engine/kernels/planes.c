@@ -342,6 +342,6 @@ void engine_planes(const engine_planes_t *layer, const int8_t *input, int8_t *ou
         engine_plane(layer, &plane);
     }
     if (layer->low > INT8_MIN || layer->high < INT8_MAX) {
-        engine_plane_clamp(output, depth * layer->out_lines * layer->out_places, layer->low, layer->high);
+        engine_clamp_all(output, depth * layer->out_lines * layer->out_places, layer->low, layer->high);
     }
 }
