@@ -20,6 +20,8 @@ _NEEDS = {
     "sum": ("pairs",),
     "linear_sum": ("clamp", "pairs"),
     "product": ("pairs",),
+    "pool": ("fours",),
+    "mean": ("fours",),
 }
 """Families of kernels that others call."""
 _ORDER = (
@@ -35,6 +37,7 @@ _ORDER = (
     "sum",
     "linear_sum",
     "product",
+    "fours",
     "pool",
     "mean",
     "move",
