@@ -58,9 +58,30 @@ def depthwise(seed, stride, size, activation="NONE", kernel=(3, 3), times=1, dil
 
 
 PLANES = [
-    depthwise(seed, stride, size, activation)
-    for seed, (stride, size, activation) in enumerate(
-        product(((1, 1), (2, 2)), ((1, 2), (3, 3), (4, 7), (9, 5), (8, 8), (13, 2)), ("NONE", "RELU", "RELU6"))
+    depthwise(seed, stride, size, ("RELU", "NONE", "RELU6")[seed % 3])
+    for seed, (stride, size) in enumerate(
+        product(((1, 1), (2, 2)), ((1, 2), (3, 3), (4, 7), (9, 5), (8, 8), (13, 2), (7, 6), (5, 1), (6, 11), (1, 1)))
+    )
+]
+PLANES_ANY = [
+    depthwise(seed, stride, size, activation, kernel, times, dilation)
+    for seed, (stride, size, activation, kernel, times, dilation) in enumerate(
+        [
+            ((1, 1), (7, 7), "RELU", (5, 5), 1, 1),
+            ((1, 1), (8, 9), "NONE", (7, 7), 1, 1),
+            ((2, 2), (9, 8), "RELU", (5, 5), 1, 1),
+            ((2, 2), (11, 4), "RELU6", (3, 3), 2, 1),
+            ((1, 1), (16, 1), "RELU", (5, 1), 1, 1),
+            ((1, 1), (1, 13), "RELU", (1, 7), 3, 1),
+            ((2, 1), (20, 3), "NONE", (7, 1), 1, 1),
+            ((1, 2), (5, 6), "RELU", (3, 3), 1, 1),
+            ((3, 3), (10, 10), "RELU", (4, 2), 1, 1),
+            ((1, 1), (9, 9), "RELU", (3, 3), 1, 2),
+            ((1, 1), (12, 3), "RELU", (3, 1), 4, 3),
+            ((2, 3), (13, 10), "RELU6", (10, 8), 2, 1),
+            ((1, 1), (3, 3), "RELU", (1, 1), 1, 1),
+            ((1, 1), (2, 2), "RELU", (6, 6), 1, 1),
+        ]
     )
 ]
 COLUMNS = [

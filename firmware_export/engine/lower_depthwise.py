@@ -1,5 +1,7 @@
 """Depthwise convolutions as calls of kernels."""
 
+from dataclasses import dataclass
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -20,19 +22,29 @@ from firmware_export.engine.layer import Call, Constant, InPlace
 from firmware_export.engine.requantise import LONG, Rescaling
 
 _SHIFT = 10
-"""The common shift of `kernels/planes.h`."""
+"""The common shift of `kernels/plane_fill.h`."""
+_MOST_ROWS = 8
+"""Lines of a phase that `kernels/planes_any.h` multiplies."""
 
 
-def depthwise(graph: Graph, op: Op) -> list[Call]:
-    """DEPTHWISE_CONV_2D with any multiplier."""
+def depthwise(graph: Graph, op: Op, *, low_ram: bool) -> list[Call]:
+    """DEPTHWISE_CONV_2D with any multiplier; `low_ram` unpacks one channel at a time, not four."""
     source, target = tensor_of(graph, op, 0), result_of(graph, op)
     weights, geometry = image_filter(graph, op), geometry_of(graph, op, tensor_of(graph, op, 1).shape[1:3])
     outputs = weights.shape[3]
     if outputs % source.shape[3]:
         raise refuse(op, f"{describe(source)}: {outputs} outputs are no multiple of its channels")
     scaled, limits = rescaling_of(graph, op, np.moveaxis(weights[0], 2, 0))
-    if _fits_planes(source, outputs, geometry, scaled):
-        return [_planes(op, source, target, weights[0], geometry, (scaled, limits))]
+    if scaled.form != LONG:
+        image = _Image(source=source, target=target, weights=weights[0], geometry=geometry, low_ram=low_ram)
+        found = _planes(image) if _is_common(image) else _planes_any(image)
+        if found:
+            kernel, fields, taps, planes = found
+            rescaled = _rescaled(taps, weights[0], source.zero_points[0], scaled, limits)
+            fields = {**fields, **rescaled, "low": limits[0], "high": limits[1]}
+            # Channels of a group are read before they are written.
+            leave = (InPlace(read=0, lowest=0, highest=0),) if outputs == source.shape[3] else ()
+            return [layer_call(kernel, kernel, fields, op, 4 * planes, leave)]
     fields = {
         "weights": Constant(values=weights[0]),
         **channel_constants(scaled, 1),
@@ -45,39 +57,101 @@ def depthwise(graph: Graph, op: Op) -> list[Call]:
     return [layer_call("depthwise", "depthwise", fields, op, 0)]
 
 
-def _fits_planes(source: Tensor, outputs: int, geometry: dict[str, int], scaled: Rescaling) -> bool:
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Image:
+    source: Tensor
+    target: Tensor
+    weights: NDArray[np.int8]
+    """``(kernel_h, kernel_w, outputs)``."""
+    geometry: dict[str, int]
+    low_ram: bool
+
+    @property
+    def group(self) -> int:
+        """Channels at a time."""
+        return 1 if self.low_ram else min(4, self.source.shape[3])
+
+    def sides(self, name: str, line: int) -> tuple[int, int]:
+        """Kernel, stride, dilation or padding along lines and along places; lines are rows where `line` is 0."""
+        pair = self.geometry[f"{name}_h"], self.geometry[f"{name}_w"]
+        return pair[line], pair[1 - line]
+
+
+_Found = tuple[str, dict[str, object], NDArray[np.int8], int]
+"""Kernel, fields, weights by channels, words of scratch."""
+
+
+def _is_common(image: _Image) -> bool:
     """Whether `kernels/planes.h` computes it."""
-    square = geometry["kernel_h"] == geometry["kernel_w"] == 3
-    dense = geometry["dilation_h"] == geometry["dilation_w"] == 1
-    strides = geometry["stride_h"] == geometry["stride_w"] < 3
-    return square and dense and strides and outputs == source.shape[3] and scaled.form != LONG
+    square = image.weights.shape == (3, 3, image.source.shape[3])
+    dense = image.sides("dilation", 0) == (1, 1)
+    return square and dense and image.sides("stride", 0) in ((1, 1), (2, 2))
 
 
-def _planes(
-    op: Op,
-    source: Tensor,
-    target: Tensor,
-    weights: NDArray[np.int8],
-    geometry: dict[str, int],
-    scaled: tuple[Rescaling, tuple[int, int]],
-) -> Call:
-    """A depthwise convolution over planes; `weights` are ``(3, 3, channels)``. Lines are what makes them longer."""
-    by_rows, by_columns = (_line_cost(target, line) for line in (0, 1))
-    line = 0 if by_rows <= by_columns else 1
-    stride = geometry["stride_h"]
+def _planes(image: _Image) -> _Found:
+    """3x3 over planes. Lines are what makes them longer."""
+    target, stride = image.target, image.geometry["stride_h"]
+    line = min((0, 1), key=lambda line: _line_cost(image, line))
     pairs = -(-target.shape[2 - line] // 2) * stride + 1
     lines = (target.shape[1 + line] - 1) * stride + 3
-    taps = weights.transpose(2, line, 1 - line)[..., [0, 1, 1, 2]]
+    taps = image.weights.transpose(2, line, 1 - line)[..., [0, 1, 1, 2]]
     fields = {
-        "image": _image(source, geometry, line, pairs=pairs, phases=1, lines=lines),
-        **_rescaled(taps, weights, source.zero_points[0], *scaled),
-        "low": scaled[1][0],
-        "high": scaled[1][1],
+        "image": _plane_image(image, line, pairs=pairs, phases=1, lines=lines),
+        "group": image.group,
         "stride": stride,
         **_line_sizes("out", target, line),
     }
-    leave = (InPlace(read=0, lowest=0, highest=0),)  # channels by fours, each read before it is written
-    return layer_call("planes", "planes", fields, op, 16 * pairs * lines, leave)
+    return "planes", fields, taps, image.group * pairs * lines
+
+
+def _planes_any(image: _Image) -> _Found | None:
+    """Any kernel over planes, None where it has too many lines."""
+    costs = [(_any_cost(image, line), line) for line in (0, 1) if _any_sizes(image, line)[1] <= _MOST_ROWS]
+    if not costs:
+        return None
+    _, line = min(costs)
+    columns, rows = _any_sizes(image, line)
+    phases, place_stride = image.sides("stride", line)
+    pairs = -(-image.target.shape[2 - line] // 2) * place_stride - place_stride + columns
+    lines = max(image.target.shape[1 + line], 4) - 1 + rows
+    fields = {
+        "image": _plane_image(image, line, pairs=pairs, phases=phases, lines=lines),
+        "group": image.group,
+        "times": image.weights.shape[2] // image.source.shape[3],
+        "columns": columns * phases,
+        "rows": rows,
+        "place_stride": place_stride,
+        **_line_sizes("out", image.target, line),
+    }
+    return "planes_any", fields, _any_taps(image, line), image.group * pairs * phases * lines
+
+
+def _any_sizes(image: _Image, line: int) -> tuple[int, int]:
+    """How many pairs of places two neighbouring outputs read, and how many lines of each phase."""
+    kernel, dilation, stride = (image.sides(name, line) for name in ("kernel", "dilation", "stride"))
+    extents = [(size - 1) * step + 1 for size, step in zip(kernel, dilation, strict=True)]
+    return -(-(extents[1] + stride[1]) // 2), -(-extents[0] // stride[0])
+
+
+def _any_taps(image: _Image, line: int) -> NDArray[np.int8]:
+    """Weights ``(channels, pairs, phases, rows, output of two, place of two)``, zeros between dilated ones."""
+    (columns, rows), (phases, place_stride) = _any_sizes(image, line), image.sides("stride", line)
+    steps, weights = image.sides("dilation", line), image.weights.transpose(2, line, 1 - line)
+    spread = np.zeros((2, len(weights), rows * phases, 2 * columns), np.int8)
+    for output in (0, 1):
+        spread[output, :, :: steps[0], output * place_stride :: steps[1]][:, : weights.shape[1], : weights.shape[2]] = (
+            weights
+        )
+    apart = spread.reshape(2, len(weights), rows, phases, columns, 2)
+    return np.ascontiguousarray(apart.transpose(1, 4, 3, 2, 0, 5))
+
+
+def _any_cost(image: _Image, line: int) -> int:
+    """About how many instructions the outputs of a channel take."""
+    (columns, rows), phases = _any_sizes(image, line), image.sides("stride", line)[0]
+    lines, places = image.target.shape[1 + line], image.target.shape[2 - line]
+    outputs = -(-places // 2) * (20 + -(-lines // 4) * (50 + columns * phases * (5 + 11 * rows)))
+    return outputs + _fill_cost(image, line)
 
 
 def _rescaled(
@@ -96,22 +170,27 @@ def _rescaled(
     }
 
 
-def _line_cost(target: Tensor, line: int) -> int:
-    """About how many instructions the outputs of a channel take."""
-    lines, places = target.shape[1 + line], target.shape[2 - line]
-    return -(-places // 2) * (21 + 49 * (lines // 2) + 27 * (lines % 2))
+def _line_cost(image: _Image, line: int) -> int:
+    """About how many instructions a channel takes."""
+    lines, places = image.target.shape[1 + line], image.target.shape[2 - line]
+    step = 49 if image.geometry["stride_h"] == 1 else 56
+    return -(-places // 2) * (21 + step * (lines // 2) + 27 * (lines % 2)) + _fill_cost(image, line)
 
 
-def _image(source: Tensor, geometry: dict[str, int], line: int, **sizes: int) -> dict[str, int]:
+def _fill_cost(image: _Image, line: int) -> int:
+    return -(-image.source.shape[2 - line] // 2) * (7 + 4 * image.source.shape[1 + line])
+
+
+def _plane_image(image: _Image, line: int, **sizes: int) -> dict[str, int]:
     """An image as planes, `kernels/plane_fill.h`."""
-    pads = geometry["pad_h"], geometry["pad_w"]
+    pads = image.sides("pad", line)
     return {
-        "depth": source.shape[3],
-        **_line_sizes("in", source, line),
-        "line_pad": pads[line],
-        "place_pad": pads[1 - line],
+        "depth": image.source.shape[3],
+        **_line_sizes("in", image.source, line),
+        "line_pad": pads[0],
+        "place_pad": pads[1],
         **sizes,
-        "in_zero": source.zero_points[0],
+        "in_zero": image.source.zero_points[0],
     }
 
 

@@ -1,27 +1,52 @@
-/* One pair of places, line by line: where both begin in the input, or a pixel of zero points that is read again and
-   again. The order of members is known to the assembly. */
+/* The lines of one phase, for all pairs of places. The order of members is known to the assembly. */
 typedef struct {
-    const int8_t *first;
-    const int8_t *second;
-    int32_t first_step, second_step;
+    const int8_t *input; /* of the first pair, which may begin before the image */
     engine_i16 *plane;
-    int32_t size;  /* bytes of a plane */
-    int32_t count; /* bytes to be written into each plane, at least 4 */
-    uint32_t zeros; /* twice the negated zero point */
-} engine_plane_pair_t;
+    int32_t size;     /* bytes of a plane */
+    uint32_t zeros;   /* twice the negated zero point */
+    uint32_t blank;   /* four zero points */
+    int32_t step;     /* from line to line of the input */
+    int32_t in_place; /* from place to place */
+    int32_t count;    /* bytes to be written of each pair, at least 4 */
+    int32_t gap;      /* bytes from behind them to the next pair */
+    int32_t place;    /* -1 or 0 */
+    int32_t places;   /* of the image */
+    int32_t channels;
+} engine_plane_lines_t;
 
 #if ENGINE_DSP
 
-/* Four channels of two pixels become four words: r0 r1 pixels, r2 r3 steps, r4-r7 planes, r8 end, r9 zeros. */
-__attribute__((naked)) static void engine_plane_fours(const engine_plane_pair_t *pair __attribute__((unused)))
+/* Four channels of two pixels become four words: r0 r1 pixels, r2 r3 steps, r4-r7 planes, r8 end, r9 zeros. On the
+   stack: blank, step, place step, count, gap, place, places, input. */
+__attribute__((naked)) static void engine_plane_fours(const engine_plane_lines_t *lines __attribute__((unused)))
 {
     __asm__("push {r4-r11, lr}\n\t"
-            "ldmia r0, {r0-r5, r8, r9}\n\t"
+            "sub sp, sp, #32\n\t"
+            "ldmia r0!, {r3-r5, r9}\n\t"
+            "ldmia r0, {r0, r1, r2, r6, r7, r8, r10}\n\t"
+            "stmia sp, {r0, r1, r2, r6, r7, r8, r10}\n\t"
+            "str r3, [sp, #28]\n\t"
             "add r6, r4, r5, lsl #1\n\t"
             "add r7, r6, r5\n\t"
             "add r5, r5, r4\n\t"
+            "1:\n\t" /* a pair of places; one outside of the image is the blank pixel again and again */
+            "ldr r0, [sp, #28]\n\t"
+            "ldrd r2, r10, [sp, #4]\n\t"
+            "add r1, r0, r10\n\t"
+            "add r10, r10, r1\n\t"
+            "str r10, [sp, #28]\n\t"
+            "mov r3, r2\n\t"
+            "ldrd r10, r11, [sp, #20]\n\t"
+            "cmp r10, #0\n\t"
+            "itt lt\n\tmovlt r0, sp\n\tmovlt r2, #0\n\t"
+            "add r10, r10, #1\n\t"
+            "cmp r10, r11\n\t"
+            "itt ge\n\tmovge r1, sp\n\tmovge r3, #0\n\t"
+            "add r10, r10, #1\n\t"
+            "str r10, [sp, #20]\n\t"
+            "ldr r8, [sp, #12]\n\t"
             "add r8, r8, r4\n\t"
-            "1:\n\t"
+            "2:\n\t"
             "ldr r10, [r0]\n\t"
             "ldr r11, [r1]\n\t"
             "add r0, r0, r2\n\t"
@@ -37,78 +62,94 @@ __attribute__((naked)) static void engine_plane_fours(const engine_plane_pair_t 
             "str r12, [r6], #4\n\t"
             "str lr, [r7], #4\n\t"
             "cmp r4, r8\n\t"
-            "bne 1b\n\t"
+            "bne 2b\n\t"
+            "ldrd r10, r11, [sp, #16]\n\t"
+            "ldr r12, [sp, #24]\n\t"
+            "add r4, r4, r10\n\t"
+            "add r5, r5, r10\n\t"
+            "add r6, r6, r10\n\t"
+            "add r7, r7, r10\n\t"
+            "cmp r11, r12\n\t"
+            "blt 1b\n\t"
+            "add sp, sp, #32\n\t"
             "pop {r4-r11, pc}\n\t");
 }
 
 #endif
 
-static void engine_plane_singles(const engine_plane_pair_t *pair, int32_t channels)
+static void engine_plane_single(
+    engine_i16 *plane, const int8_t *first, const int8_t *second, const engine_plane_lines_t *lines)
 {
-    const int32_t zero = (int16_t)(pair->zeros & 0xffff);
-    for (int32_t channel = 0; channel < channels; channel++) {
-        const int8_t *first = pair->first + channel, *second = pair->second + channel;
-        engine_i16 *plane = pair->plane + channel * (pair->size / 2);
-        const engine_i16 *end = plane + pair->count / 2;
-        while (plane != end) {
-            plane[0] = (int16_t)(*first + zero);
-            plane[1] = (int16_t)(*second + zero);
-            first += pair->first_step;
-            second += pair->second_step;
-            plane += 2;
+    const int32_t zero = (int16_t)(lines->zeros & 0xffff);
+    const int32_t first_step = first ? lines->step : 0, second_step = second ? lines->step : 0;
+    const int8_t blank = (int8_t)(lines->blank & 0xff);
+    const engine_i16 *end = plane + lines->count / 2;
+    first = first ? first : &blank;
+    second = second ? second : &blank;
+    while (plane != end) {
+        plane[0] = (int16_t)(*first + zero);
+        plane[1] = (int16_t)(*second + zero);
+        first += first_step;
+        second += second_step;
+        plane += 2;
+    }
+}
+
+/* One channel after the other. */
+static void engine_plane_singles(const engine_plane_lines_t *lines)
+{
+    for (int32_t channel = 0; channel < lines->channels; channel++) {
+        engine_i16 *plane = lines->plane + channel * (lines->size / 2);
+        for (int32_t place = lines->place; place < lines->places; place += 2) {
+            const int8_t *first = lines->input + (place - lines->place) * lines->in_place + channel;
+            engine_plane_single(
+                plane, place < 0 ? 0 : first, place + 1 < lines->places ? first + lines->in_place : 0, lines);
+            plane += (lines->count + lines->gap) / 2;
         }
     }
 }
 
-static void engine_plane_pair(const engine_plane_pair_t *pair, int32_t channels)
+static void engine_plane_lines(const engine_plane_lines_t *lines)
 {
 #if ENGINE_DSP
-    if (channels == 4) {
-        engine_plane_fours(pair);
+    if (lines->channels == 4) {
+        engine_plane_fours(lines);
         return;
     }
 #endif
-    engine_plane_singles(pair, channels);
+    engine_plane_singles(lines);
 }
 
-/* All pairs of places in the lines of one phase, the first of them being `line`. */
+/* The lines of a phase, the first of them being `line`. */
 static void engine_plane_phase(
-    const engine_plane_image_t *image, engine_plane_pair_t *pair, const int8_t *input, int32_t channels)
+    const engine_plane_image_t *image, engine_i16 *planes, const int8_t *input, int32_t line, int32_t channels)
 {
-    const int8_t blank[4] = {
-        (int8_t)image->in_zero, (int8_t)image->in_zero, (int8_t)image->in_zero, (int8_t)image->in_zero};
-    const int32_t step = image->in_line * image->phases;
-    const int32_t end = 2 * image->pairs - image->place_pad;
-    const int32_t places = end < image->in_places ? end : image->in_places;
-    pair->plane += image->place_pad / 2 * 2 * image->phases * image->lines;
-    input -= (image->place_pad & 1) * image->in_place;
-    for (int32_t place = -(image->place_pad & 1); place < places; place += 2) {
-        pair->first = place < 0 ? blank : input;
-        pair->first_step = place < 0 ? 0 : step;
-        pair->second = place + 1 < places ? input + image->in_place : blank;
-        pair->second_step = place + 1 < places ? step : 0;
-        engine_plane_pair(pair, channels);
-        pair->plane += 2 * image->phases * image->lines;
-        input += 2 * image->in_place;
+    const int32_t phases = image->phases, odd = image->place_pad & 1, column = phases * image->lines;
+    const int32_t end = image->lines * phases - image->line_pad, places = 2 * image->pairs - image->place_pad;
+    const int32_t height = end < image->in_lines ? end : image->in_lines;
+    const int32_t row = line + image->line_pad, count = (height - line + phases - 1) / phases * 4;
+    const engine_plane_lines_t lines = {
+        input + line * image->in_line - odd * image->in_place,
+        planes + (image->place_pad / 2 * column + row % phases * image->lines + row / phases) * 2,
+        image->pairs * column * 4,
+        (uint32_t)(uint16_t)-image->in_zero * 0x10001u,
+        (uint8_t)image->in_zero * 0x1010101u,
+        image->in_line * phases,
+        image->in_place,
+        count,
+        column * 4 - count,
+        -odd,
+        places < image->in_places ? places : image->in_places,
+        channels,
+    };
+    if (line < height) {
+        engine_plane_lines(&lines);
     }
 }
 
 void engine_plane_fill(const engine_plane_image_t *image, engine_i16 *planes, const int8_t *input, int32_t channels)
 {
-    const int32_t lines = image->lines * image->phases - image->line_pad;
-    const int32_t height = lines < image->in_lines ? lines : image->in_lines;
-    for (int32_t line = 0; line < image->phases && line < height; line++) {
-        const int32_t row = line + image->line_pad, phase = row % image->phases;
-        engine_plane_pair_t pair = {
-            0,
-            0,
-            0,
-            0,
-            planes + (phase * image->lines + row / image->phases) * 2,
-            image->pairs * image->phases * image->lines * 4,
-            (height - line + image->phases - 1) / image->phases * 4,
-            (uint32_t)(uint16_t)-image->in_zero * 0x10001u,
-        };
-        engine_plane_phase(image, &pair, input + line * image->in_line, channels);
+    for (int32_t line = 0; line < image->phases; line++) {
+        engine_plane_phase(image, planes, input, line, channels);
     }
 }

@@ -13,3 +13,18 @@ typedef struct {
 
 /* Write the image into the planes of up to four neighbouring channels, leaving what is around it. */
 void engine_plane_fill(const engine_plane_image_t *image, engine_i16 *planes, const int8_t *input, int32_t channels);
+
+/* With a common shift an output is ((sum * mantissa) / 2^32 + addend) >> 10, both rounded down. */
+enum { ENGINE_PLANE_SHIFT = 10 };
+
+#if !ENGINE_DSP
+/* A sum in the output's scale; negative sums of a POSITIVE form may end as SIGNED ones, for both are clamped away. */
+static inline int8_t engine_plane_rescale(const engine_channel_t *channel, int32_t sum, int32_t common)
+{
+    if (common) {
+        const int32_t high = (int32_t)(((int64_t)sum * channel->mantissa) >> 32);
+        return (int8_t)engine_saturate((high + channel->addend) >> ENGINE_PLANE_SHIFT);
+    }
+    return (int8_t)engine_saturate(engine_rescale(sum, channel, ENGINE_SIGNED));
+}
+#endif

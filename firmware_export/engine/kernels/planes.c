@@ -251,16 +251,6 @@ static void engine_plane(const engine_planes_t *layer, engine_plane_t *plane)
 
 #else
 
-/* A sum in the output's scale; negative sums of a POSITIVE form may end as SIGNED ones, for both are clamped away. */
-static int8_t engine_plane_rescale(const engine_planes_t *layer, const engine_channel_t *channel, int32_t sum)
-{
-    if (layer->common) {
-        const int32_t high = (int32_t)(((int64_t)sum * channel->mantissa) >> 32);
-        return (int8_t)engine_saturate((high + channel->addend) >> ENGINE_PLANES_SHIFT);
-    }
-    return (int8_t)engine_saturate(engine_rescale(sum, channel, ENGINE_SIGNED));
-}
-
 /* One sum: `second` and `third` are the places to the right. */
 static int32_t engine_plane_sum(
     const engine_i16 *first, int32_t second, int32_t third, const int16_t *weights, int32_t bias)
@@ -283,7 +273,7 @@ static void engine_plane_channel(const engine_planes_t *layer, const engine_plan
         int8_t *output = plane->output + place * plane->out_place;
         for (int32_t line = 0; line < layer->out_lines; line++) {
             const int32_t sum = engine_plane_sum(first, second, third, plane->weights, *plane->bias);
-            *output = engine_plane_rescale(layer, plane->channels, sum);
+            *output = engine_plane_rescale(plane->channels, sum, layer->common);
             first += 2 * layer->stride;
             output += plane->out_line;
         }
@@ -325,7 +315,7 @@ static engine_plane_t engine_plane_start(const engine_planes_t *layer, int8_t *o
         layer->channels,
         layer->weights,
         output,
-        4,
+        0,
     };
     return plane;
 }
@@ -335,9 +325,9 @@ void engine_planes(const engine_planes_t *layer, const int8_t *input, int8_t *ou
     engine_i16 *planes = (engine_i16 *)scratch;
     const int32_t depth = layer->image.depth;
     engine_plane_t plane = engine_plane_start(layer, output, planes);
-    (void)memset(scratch, 0, (size_t)plane.size * 4);
-    for (int32_t channel = 0; channel < depth; channel += 4) {
-        plane.left = depth - channel < 4 ? depth - channel : 4;
+    (void)memset(scratch, 0, (size_t)(plane.size * layer->group));
+    for (int32_t channel = 0; channel < depth; channel += plane.left) {
+        plane.left = depth - channel < layer->group ? depth - channel : layer->group;
         engine_plane_fill(&layer->image, planes, input + channel, plane.left);
         engine_plane(layer, &plane);
     }
