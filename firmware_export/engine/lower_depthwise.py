@@ -1,6 +1,6 @@
 """Depthwise convolutions as calls of kernels."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -44,7 +44,8 @@ def depthwise(graph: Graph, op: Op, *, low_ram: bool) -> list[Call]:
             fields = {**fields, **rescaled, "low": limits[0], "high": limits[1]}
             # Channels of a group are read before they are written.
             leave = (InPlace(read=0, lowest=0, highest=0),) if outputs == source.shape[3] else ()
-            return [layer_call(kernel, kernel, fields, op, 4 * planes, leave)]
+            name = kernel if fields["common"] else f"{kernel}_own"
+            return [replace(layer_call(name, name, fields, op, 4 * planes, leave), struct=kernel)]
     fields = {
         "weights": Constant(values=weights[0]),
         **channel_constants(scaled, 1),

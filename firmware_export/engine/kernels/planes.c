@@ -113,7 +113,7 @@ typedef struct {
     "ldr r2, [r12, #8]\n\t"                                                      \
     ENGINE_HALF("r2", "r9", "r11")
 
-/* Sums become outputs; r2 mantissa, then shift, r3 addend. */
+/* Sums become outputs; r2 mantissa, r3 addend. */
 #define ENGINE_COMMON_1(sum) "smmla " sum ", " sum ", r2, r3\n\t"
 #define ENGINE_COMMON_2(sum) "ssat " sum ", #8, " sum ", asr #10\n\t"
 #define ENGINE_COMMON_2_LINES                                                                   \
@@ -123,25 +123,6 @@ typedef struct {
 #define ENGINE_COMMON_1_LINE                        \
     "ldrd r2, r3, [sp, #4]\n\t"                     \
     ENGINE_COMMON_1("r10") ENGINE_COMMON_1("r11") ENGINE_COMMON_2("r10") ENGINE_COMMON_2("r11")
-
-#define ENGINE_OWN_1(sum)                     \
-    "add r9, r3, " sum ", asr #31\n\t"        \
-    "smmlar " sum ", " sum ", r2, r9\n\t"
-#define ENGINE_OWN_2(sum)                     \
-    "asr " sum ", " sum ", r2\n\t"            \
-    "ssat " sum ", #8, " sum "\n\t"
-#define ENGINE_OWN_2_LINES                                                           \
-    "ldrd r2, r3, [sp, #4]\n\t"                                                      \
-    ENGINE_OWN_1("r10") ENGINE_OWN_1("r11") ENGINE_OWN_1("r12") ENGINE_OWN_1("lr")  \
-    "ldr r2, [sp, #12]\n\t"                                                          \
-    "ldr r9, [sp, #96]\n\t"                                                          \
-    ENGINE_OWN_2("r10") ENGINE_OWN_2("r11") ENGINE_OWN_2("r12") ENGINE_OWN_2("lr")
-#define ENGINE_OWN_1_LINE                     \
-    "ldrd r2, r3, [sp, #4]\n\t"               \
-    ENGINE_OWN_1("r10") ENGINE_OWN_1("r11")   \
-    "ldr r2, [sp, #12]\n\t"                   \
-    "ldr r9, [sp, #96]\n\t"                   \
-    ENGINE_OWN_2("r10") ENGINE_OWN_2("r11")
 
 #define ENGINE_PLANE(two_lines, one_line, rescale_2, rescale_1)                          \
     "push {r4-r11, lr}\n\t"                                                              \
@@ -228,24 +209,14 @@ ENGINE_PLANE_FUNCTION(
     engine_plane_1, ENGINE_TWO_LINES_1, ENGINE_ONE_LINE_1, ENGINE_COMMON_2_LINES, ENGINE_COMMON_1_LINE)
 ENGINE_PLANE_FUNCTION(
     engine_plane_2, ENGINE_TWO_LINES_2, ENGINE_ONE_LINE_2, ENGINE_COMMON_2_LINES, ENGINE_COMMON_1_LINE)
-ENGINE_PLANE_FUNCTION(
-    engine_plane_1_own, ENGINE_TWO_LINES_1, ENGINE_ONE_LINE_1, ENGINE_OWN_2_LINES, ENGINE_OWN_1_LINE)
-ENGINE_PLANE_FUNCTION(
-    engine_plane_2_own, ENGINE_TWO_LINES_2, ENGINE_ONE_LINE_2, ENGINE_OWN_2_LINES, ENGINE_OWN_1_LINE)
 
 /* Moves bias, channels, weights and output on behind the channels that were done. */
 static void engine_plane(const engine_planes_t *layer, engine_plane_t *plane)
 {
-    if (layer->common) {
-        if (layer->stride == 1) {
-            engine_plane_1(plane);
-        } else {
-            engine_plane_2(plane);
-        }
-    } else if (layer->stride == 1) {
-        engine_plane_1_own(plane);
+    if (layer->stride == 1) {
+        engine_plane_1(plane);
     } else {
-        engine_plane_2_own(plane);
+        engine_plane_2(plane);
     }
 }
 
@@ -320,7 +291,9 @@ static engine_plane_t engine_plane_start(const engine_planes_t *layer, int8_t *o
     return plane;
 }
 
-void engine_planes(const engine_planes_t *layer, const int8_t *input, int8_t *output, void *scratch)
+static void engine_planes_by(
+    void (*function)(const engine_planes_t *layer, engine_plane_t *plane),
+    const engine_planes_t *layer, const int8_t *input, int8_t *output, void *scratch)
 {
     engine_i16 *planes = (engine_i16 *)scratch;
     const int32_t depth = layer->image.depth;
@@ -329,9 +302,14 @@ void engine_planes(const engine_planes_t *layer, const int8_t *input, int8_t *ou
     for (int32_t channel = 0; channel < depth; channel += plane.left) {
         plane.left = depth - channel < layer->group ? depth - channel : layer->group;
         engine_plane_fill(&layer->image, planes, input + channel, plane.left);
-        engine_plane(layer, &plane);
+        function(layer, &plane);
     }
     if (layer->low > INT8_MIN || layer->high < INT8_MAX) {
         engine_clamp_all(output, depth * layer->out_lines * layer->out_places, layer->low, layer->high);
     }
+}
+
+void engine_planes(const engine_planes_t *layer, const int8_t *input, int8_t *output, void *scratch)
+{
+    engine_planes_by(engine_plane, layer, input, output, scratch);
 }

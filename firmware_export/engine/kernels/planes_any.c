@@ -50,13 +50,6 @@ typedef struct {
 
 #define ENGINE_ANY_COMMON_1(sum) "smmla " sum ", " sum ", r2, r3\n\t"
 #define ENGINE_ANY_COMMON_2(sum) "ssat " sum ", #8, " sum ", asr #10\n\t"
-#define ENGINE_ANY_OWN_1(sum)                \
-    "add r12, r3, " sum ", asr #31\n\t"      \
-    "smmlar " sum ", " sum ", r2, r12\n\t"
-#define ENGINE_ANY_OWN_2(sum)                \
-    "asr " sum ", " sum ", lr\n\t"           \
-    "ssat " sum ", #8, " sum "\n\t"
-
 #define ENGINE_ANY(first, second)                                                       \
     "push {r4-r11, lr}\n\t"                                                             \
     "sub sp, sp, #176\n\t"                                                              \
@@ -179,19 +172,11 @@ __attribute__((naked)) static void engine_any_common(engine_any_t *any __attribu
     __asm__(ENGINE_ANY(ENGINE_ANY_COMMON_1, ENGINE_ANY_COMMON_2));
 }
 
-__attribute__((naked)) static void engine_any_own(engine_any_t *any __attribute__((unused)))
-{
-    __asm__(ENGINE_ANY(ENGINE_ANY_OWN_1, ENGINE_ANY_OWN_2));
-}
-
 /* Moves bias, channels, weights and output on behind the channels that were done. */
 static void engine_any(const engine_planes_any_t *layer, engine_any_t *any)
 {
-    if (layer->common) {
-        engine_any_common(any);
-    } else {
-        engine_any_own(any);
-    }
+    (void)layer;
+    engine_any_common(any);
 }
 
 #else
@@ -274,7 +259,9 @@ static engine_any_t engine_any_start(const engine_planes_any_t *layer, int8_t *o
     return any;
 }
 
-void engine_planes_any(const engine_planes_any_t *layer, const int8_t *input, int8_t *output, void *scratch)
+static void engine_planes_any_by(
+    void (*function)(const engine_planes_any_t *layer, engine_any_t *any),
+    const engine_planes_any_t *layer, const int8_t *input, int8_t *output, void *scratch)
 {
     engine_i16 *planes = (engine_i16 *)scratch;
     const int32_t depth = layer->image.depth;
@@ -283,9 +270,14 @@ void engine_planes_any(const engine_planes_any_t *layer, const int8_t *input, in
     for (int32_t channel = 0; channel < depth; channel += any.left) {
         any.left = depth - channel < layer->group ? depth - channel : layer->group;
         engine_plane_fill(&layer->image, planes, input + channel, any.left);
-        engine_any(layer, &any);
+        function(layer, &any);
     }
     if (layer->low > INT8_MIN || layer->high < INT8_MAX) {
         engine_clamp_all(output, depth * layer->times * layer->out_lines * layer->out_places, layer->low, layer->high);
     }
+}
+
+void engine_planes_any(const engine_planes_any_t *layer, const int8_t *input, int8_t *output, void *scratch)
+{
+    engine_planes_any_by(engine_any, layer, input, output, scratch);
 }
