@@ -7,12 +7,11 @@ The short form of `requantise`, ``(floor((a * M + 2^31) / 2^32) + A) >> r`` with
     (floor((2^j * a) * M / 2^32) + 2^j * A + 2^(j-1)) >> R.
 
 The factor ``2^j`` is part of weights and bias. Conditions: it leaves the weights in int16 and the sum in int32. Where
-``r >= R``, the mantissa becomes smaller instead and loses bits, and what the addend then has below 1 goes into the
-bias: so both sides are compared. Both rise with the sum, so where they agree on both ends of a range that have the same
-output, they agree between them.
+``r >= R``, the mantissa becomes smaller instead and loses bits, which an addition to the bias makes up for: both sides
+rise with the sum, so they are equal where each output begins at the same sum.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,6 +21,8 @@ from firmware_export.engine.arithmetic import clamp
 from firmware_export.engine.requantise import POSITIVE, Rescaling
 
 _INT16_MAX, _HALF = (1 << 15) - 1, 1 << 30
+_Row = tuple[int, int, int, int]
+"""Mantissa, addend, scale of weights and bias, and what is added to the bias."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -58,50 +59,57 @@ def common_shift(
 
 def _channel(
     row: tuple[int, int, int], weight: int, span: tuple[int, int], limits: tuple[int, int], shift: int
-) -> tuple[int, int, int, int] | None:
-    """Mantissa, addend, scale of weights and bias, and what is added to the bias."""
+) -> _Row | None:
     mantissa, addend, right = row
     if mantissa == 0:
         return 0, addend >> right << shift, 1, 0
-    for made in _candidates(row, shift):
-        whole, scale, rest = made[1:]
-        if weight * scale > _INT16_MAX or max(map(abs, span)) * scale + abs(rest) >= 2 * _HALF or abs(whole) >= _HALF:
-            return None
-        if right < shift or agree(_short(row, limits), _common(made, shift, limits), *span):
-            return made
-    return None
+    if right < shift:
+        more = shift - right
+        return _checked((mantissa, (addend << more) + (1 << more >> 1), 2 << more, 0), weight, span)
+    tries = (_smaller(row, more, span, limits, shift) for more in range(1, 8))
+    return next((made for made in tries if made and _checked(made, weight, span)), None)
 
 
-def _candidates(row: tuple[int, int, int], shift: int) -> Iterator[tuple[int, int, int, int]]:
-    """Forms of a channel, weights with small scales first; the first one is exact where ``r < R``."""
+def _checked(made: _Row, weight: int, span: tuple[int, int]) -> _Row | None:
+    """The form, None where weights, sums or addend leave their bits."""
+    _, addend, scale, rest = made
+    largest = max(map(abs, span)) * scale + abs(rest)
+    return made if weight * scale <= _INT16_MAX and largest < 2 * _HALF and abs(addend) < _HALF else None
+
+
+def _smaller(
+    row: tuple[int, int, int], more: int, span: tuple[int, int], limits: tuple[int, int], shift: int
+) -> _Row | None:
+    """The form for ``r >= R`` with weights times ``2^(1 + more)``; outputs bound from both sides what the bias gets."""
     mantissa, addend, right = row
-    for more in range(max(shift - right, 1), 8):
-        scale, lost = 2 << more, right + more - shift
-        whole, rest = divmod((2 * addend + 1) << more, 2 << lost)
-        smaller = max((mantissa + (1 << lost >> 1)) >> lost, 1)
-        nearest = ((rest << 32 - lost) // smaller + 1) // 2
-        yield from ((smaller, whole, scale, nearest + offset) for offset in ((0,) if lost == 0 else (0, -1, 1)))
+    scale, lost = 2 << more, right + more - shift
+    less, whole = max((mantissa + (1 << lost >> 1)) >> lost, 1), ((2 * addend + 1) << more) >> (lost + 1)
+
+    def output(acc: int) -> int:
+        return clamp((((2 * acc * mantissa + (1 << 31)) >> 32) + addend) >> right, *limits)
+
+    def begins(value: int) -> int:
+        """The least scaled sum that gives this output."""
+        return -((whole - (value << shift) << 32) // less)
+
+    first, last = output(span[0]), output(span[1])
+    steps = [begins(value) - scale * _least(output, value, *span) for value in range(first + 1, last + 1)]
+    low = [*steps, *([begins(first) - scale * span[0]] if first > limits[0] else [])]
+    high = [
+        *(step + scale - 1 for step in steps),
+        *([begins(last + 1) - 1 - scale * span[1]] if last < limits[1] else []),
+    ]
+    rest = max(low, default=min(high, default=0))
+    return (less, whole, scale, rest) if rest <= min(high, default=rest) else None
 
 
-def _short(row: tuple[int, int, int], limits: tuple[int, int]) -> Callable[[int], int]:
-    mantissa, addend, right = row
-    return lambda acc: clamp((((2 * acc * mantissa + (1 << 31)) >> 32) + addend) >> right, *limits)
+def _least(output: Callable[[int], int], value: int, low: int, high: int) -> int:
+    """The least sum above `low` that gives this output or a larger one.
 
-
-def _common(made: tuple[int, int, int, int], shift: int, limits: tuple[int, int]) -> Callable[[int], int]:
-    mantissa, addend, scale, rest = made
-    return lambda acc: clamp(((((scale * acc + rest) * mantissa) >> 32) + addend) >> shift, *limits)
-
-
-def agree(a: Callable[[int], int], b: Callable[[int], int], low: int, high: int) -> bool:
-    """Whether two functions that never fall are equal from `low` to `high`.
-
-    >>> agree(lambda x: x // 2, lambda x: (x + 1) // 2, 0, 8), agree(lambda x: x // 2, lambda x: x >> 1, 0, 8)
-    (False, True)
+    >>> _least(lambda acc: acc // 10, 3, 0, 100)
+    30
     """
-    if a(low) != b(low) or a(high) != b(high):
-        return False
-    if high - low < 2 or a(low) == a(high):
-        return True
-    middle = (low + high) // 2
-    return agree(a, b, low, middle) and agree(a, b, middle, high)
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if output(middle) >= value else (middle, high)
+    return high
