@@ -16,12 +16,24 @@ typedef struct {
 
 #if ENGINE_DSP
 
-/* Four channels of two pixels become four words: r0 r1 pixels, r2 r3 steps, r4-r7 planes, r8 end, r9 zeros. On the
-   stack: blank, step, place step, count, gap, place, places, input. */
+/* Four channels of two pixels, r10 and r11, become four words in the planes r4-r7; r9 zeros. */
+#define ENGINE_FOUR_WORDS                     \
+    "pkhbt r12, r10, r11, lsl #16\n\t"        \
+    "pkhtb lr, r11, r10, asr #16\n\t"         \
+    "sxtab16 r10, r9, r12\n\t"                \
+    "sxtab16 r11, r9, r12, ror #8\n\t"        \
+    "sxtab16 r12, r9, lr\n\t"                 \
+    "sxtab16 lr, r9, lr, ror #8\n\t"          \
+    "str r10, [r4], #4\n\t"                   \
+    "str r11, [r5], #4\n\t"                   \
+    "str r12, [r6], #4\n\t"                   \
+    "str lr, [r7], #4\n\t"
+
+/* On the stack: blank, step, place step, count, gap, place, places, input, end of a pair. */
 __attribute__((naked)) static void engine_plane_fours(const engine_plane_lines_t *lines __attribute__((unused)))
 {
     __asm__("push {r4-r11, lr}\n\t"
-            "sub sp, sp, #32\n\t"
+            "sub sp, sp, #36\n\t"
             "ldmia r0!, {r3-r5, r9}\n\t"
             "ldmia r0, {r0, r1, r2, r6, r7, r8, r10}\n\t"
             "stmia sp, {r0, r1, r2, r6, r7, r8, r10}\n\t"
@@ -29,40 +41,57 @@ __attribute__((naked)) static void engine_plane_fours(const engine_plane_lines_t
             "add r6, r4, r5, lsl #1\n\t"
             "add r7, r6, r5\n\t"
             "add r5, r5, r4\n\t"
-            "1:\n\t" /* a pair of places; one outside of the image is the blank pixel again and again */
+            "1:\n\t" /* a pair of places */
             "ldr r0, [sp, #28]\n\t"
-            "ldrd r2, r10, [sp, #4]\n\t"
-            "add r1, r0, r10\n\t"
-            "add r10, r10, r1\n\t"
-            "str r10, [sp, #28]\n\t"
-            "mov r3, r2\n\t"
-            "ldrd r10, r11, [sp, #20]\n\t"
-            "cmp r10, #0\n\t"
-            "itt lt\n\tmovlt r0, sp\n\tmovlt r2, #0\n\t"
-            "add r10, r10, #1\n\t"
-            "cmp r10, r11\n\t"
-            "itt ge\n\tmovge r1, sp\n\tmovge r3, #0\n\t"
-            "add r10, r10, #1\n\t"
-            "str r10, [sp, #20]\n\t"
+            "ldrd r2, r3, [sp, #4]\n\t"
+            "add r10, r0, r3, lsl #1\n\t"
             "ldr r8, [sp, #12]\n\t"
+            "str r10, [sp, #28]\n\t"
+            "ldrd r10, r11, [sp, #20]\n\t"
             "add r8, r8, r4\n\t"
-            "2:\n\t"
+            "add r12, r10, #2\n\t"
+            "str r12, [sp, #20]\n\t"
+            "cmp r10, #0\n\t"
+            "blt 4f\n\t"
+            "cmp r12, r11\n\t"
+            "bgt 4f\n\t"
+            "str r8, [sp, #32]\n\t"
+            "sub r8, r8, r4\n\t"
+            "lsls r8, r8, #29\n\t"
+            "bpl 2f\n\t" /* an odd number of lines: one alone */
             "ldr r10, [r0]\n\t"
-            "ldr r11, [r1]\n\t"
+            "ldr r11, [r0, r3]\n\t"
+            "add r0, r0, r2\n\t" ENGINE_FOUR_WORDS
+            "ldr r8, [sp, #32]\n\t"
+            "cmp r4, r8\n\t"
+            "beq 3f\n\t"
+            "2:\n\t" /* two lines: r12 r10 bytes of the first one, r1 r11 of the second one */
+            "ldr r10, [r0]\n\t"
+            "ldr r11, [r0, r3]\n\t"
             "add r0, r0, r2\n\t"
-            "add r1, r1, r3\n\t"
             "pkhbt r12, r10, r11, lsl #16\n\t"
-            "pkhtb lr, r11, r10, asr #16\n\t"
-            "sxtab16 r10, r9, r12\n\t"
-            "sxtab16 r11, r9, r12, ror #8\n\t"
-            "sxtab16 r12, r9, lr\n\t"
-            "sxtab16 lr, r9, lr, ror #8\n\t"
-            "str r10, [r4], #4\n\t"
-            "str r11, [r5], #4\n\t"
-            "str r12, [r6], #4\n\t"
-            "str lr, [r7], #4\n\t"
+            "pkhtb r10, r11, r10, asr #16\n\t"
+            "ldr r11, [r0]\n\t"
+            "ldr lr, [r0, r3]\n\t"
+            "add r0, r0, r2\n\t"
+            "pkhbt r1, r11, lr, lsl #16\n\t"
+            "pkhtb r11, lr, r11, asr #16\n\t"
+            "sxtab16 lr, r9, r12, ror #8\n\t"
+            "sxtab16 r8, r9, r1, ror #8\n\t"
+            "strd lr, r8, [r5], #8\n\t"
+            "sxtab16 r12, r9, r12\n\t"
+            "sxtab16 r1, r9, r1\n\t"
+            "strd r12, r1, [r4], #8\n\t"
+            "sxtab16 lr, r9, r10, ror #8\n\t"
+            "sxtab16 r8, r9, r11, ror #8\n\t"
+            "strd lr, r8, [r7], #8\n\t"
+            "sxtab16 r10, r9, r10\n\t"
+            "sxtab16 r11, r9, r11\n\t"
+            "strd r10, r11, [r6], #8\n\t"
+            "ldr r8, [sp, #32]\n\t"
             "cmp r4, r8\n\t"
             "bne 2b\n\t"
+            "3:\n\t"
             "ldrd r10, r11, [sp, #16]\n\t"
             "ldr r12, [sp, #24]\n\t"
             "add r4, r4, r10\n\t"
@@ -71,8 +100,23 @@ __attribute__((naked)) static void engine_plane_fours(const engine_plane_lines_t
             "add r7, r7, r10\n\t"
             "cmp r11, r12\n\t"
             "blt 1b\n\t"
-            "add sp, sp, #32\n\t"
-            "pop {r4-r11, pc}\n\t");
+            "add sp, sp, #36\n\t"
+            "pop {r4-r11, pc}\n\t"
+            "4:\n\t" /* a pair of which one is outside of the image, or both: the blank pixel again and again */
+            "add r1, r0, r3\n\t"
+            "mov r3, r2\n\t"
+            "cmp r10, #0\n\t"
+            "itt lt\n\tmovlt r0, sp\n\tmovlt r2, #0\n\t"
+            "cmp r12, r11\n\t"
+            "itt gt\n\tmovgt r1, sp\n\tmovgt r3, #0\n\t"
+            "5:\n\t"
+            "ldr r10, [r0]\n\t"
+            "ldr r11, [r1]\n\t"
+            "add r0, r0, r2\n\t"
+            "add r1, r1, r3\n\t" ENGINE_FOUR_WORDS
+            "cmp r4, r8\n\t"
+            "bne 5b\n\t"
+            "b 3b\n\t");
 }
 
 #endif
