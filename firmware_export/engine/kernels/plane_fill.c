@@ -164,9 +164,9 @@ static void engine_plane_lines(const engine_plane_lines_t *lines)
     engine_plane_singles(lines);
 }
 
-/* The lines of a phase, the first of them being `line`. */
-static void engine_plane_phase(
-    const engine_plane_image_t *image, engine_i16 *planes, const int8_t *input, int32_t line, int32_t channels)
+/* The lines of a phase, the first of them being `line`, of which there must be one. */
+static engine_plane_lines_t engine_plane_phase(
+    const engine_plane_image_t *image, engine_i16 *planes, const int8_t *input, int32_t line)
 {
     const int32_t phases = image->phases, odd = image->place_pad & 1, column = phases * image->lines;
     const int32_t end = image->lines * phases - image->line_pad, places = 2 * image->pairs - image->place_pad;
@@ -184,16 +184,18 @@ static void engine_plane_phase(
         column * 4 - count,
         -odd,
         places < image->in_places ? places : image->in_places,
-        channels,
+        0,
     };
-    if (line < height) {
-        engine_plane_lines(&lines);
-    }
+    return lines;
 }
 
 void engine_plane_fill(const engine_plane_image_t *image, engine_i16 *planes, const int8_t *input, int32_t channels)
 {
-    for (int32_t line = 0; line < image->phases; line++) {
-        engine_plane_phase(image, planes, input, line, channels);
+    const int32_t end = image->lines * image->phases - image->line_pad;
+    const int32_t height = end < image->in_lines ? end : image->in_lines;
+    for (int32_t line = 0; line < image->phases && line < height; line++) {
+        engine_plane_lines_t lines = engine_plane_phase(image, planes, input, line);
+        lines.channels = channels;
+        engine_plane_lines(&lines);
     }
 }

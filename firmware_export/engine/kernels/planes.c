@@ -298,10 +298,13 @@ static void engine_planes_by(
     engine_i16 *planes = (engine_i16 *)scratch;
     const int32_t depth = layer->image.depth;
     engine_plane_t plane = engine_plane_start(layer, output, planes);
+    engine_plane_lines_t lines = engine_plane_phase(&layer->image, planes, input, 0);
     (void)memset(scratch, 0, (size_t)(plane.size * layer->group));
     for (int32_t channel = 0; channel < depth; channel += plane.left) {
         plane.left = depth - channel < layer->group ? depth - channel : layer->group;
-        engine_plane_fill(&layer->image, planes, input + channel, plane.left);
+        lines.channels = plane.left;
+        engine_plane_lines(&lines);
+        lines.input += plane.left;
         function(layer, &plane);
     }
     if (layer->low > INT8_MIN || layer->high < INT8_MAX) {
