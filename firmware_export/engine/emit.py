@@ -22,7 +22,7 @@ _NEEDS = {
     "planes_any_own": ("clamp", "plane_fill", "planes_any"),
     "sum": ("pairs",),
     "linear_sum": ("clamp", "pairs"),
-    "product": ("pairs",),
+    "product": ("clamp", "pairs"),
     "pool": ("fours",),
     "mean": ("fours",),
 }

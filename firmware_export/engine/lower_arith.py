@@ -28,7 +28,7 @@ from firmware_export.engine.checks import (
 from firmware_export.engine.graph import Graph, Op, Tensor
 from firmware_export.engine.layer import Call, Constant, InPlace
 from firmware_export.engine.linear import line_through, sums
-from firmware_export.engine.requantise import LONG, Sums, rescaling
+from firmware_export.engine.requantise import LONG, Rescaling, Sums, rescaling
 
 _SUM_SHIFT = 20
 _BOX = 5
@@ -51,9 +51,13 @@ def product(graph: Graph, op: Op) -> list[Call]:
     a, b, target = _operands(graph, op)
     factor = quantize_multiplier(a.scales[0] * b.scales[0] / target.scales[0])
     low, high = activation_range(op.options["fused_activation_function"], target.scales[0], target.zero_points[0])
+    reach = [max(127 - tensor.zero_points[0], 128 + tensor.zero_points[0]) for tensor in (a, b)]
+    span = Sums(bias=0, swing=reach[0] * reach[1])
+    scaled = rescaling([factor], [span], target.zero_points[0], (low, high))
     fields = {
         "pairs": _pairs(op, a, b, target),
-        "rescale": _channel(factor, target.zero_points[0]),
+        "rescale": _first_channel(scaled),
+        "form": scaled.form,
         "zero_a": a.zero_points[0],
         "zero_b": b.zero_points[0],
         "low": low,
@@ -153,7 +157,7 @@ def _tables(both: tuple[_Table, _Table], factor: Multiplier, zero: int, limits: 
     return {
         "table_a": Constant(values=both[0] * times),
         "table_b": Constant(values=both[1] * times),
-        "rescale": dict(zip(("mantissa", "addend", "shift"), scaled.channels[0].tolist(), strict=True)),
+        "rescale": _first_channel(scaled),
         "form": scaled.form,
     }
 
@@ -176,6 +180,10 @@ def _elementwise(kernel: str, fields: dict[str, Any], graph: Graph, op: Op) -> C
 def _scaled(tensor: Tensor, factor: Multiplier, sign: int) -> _Table:
     values = range(-128 - tensor.zero_points[0], 128 - tensor.zero_points[0])
     return np.array([sign * multiply(value << _SUM_SHIFT, factor) for value in values], np.int32)
+
+
+def _first_channel(scaled: Rescaling) -> dict[str, int]:
+    return dict(zip(("mantissa", "addend", "shift"), scaled.channels[0].tolist(), strict=True))
 
 
 def _channel(factor: Multiplier, zero: int) -> dict[str, int]:
