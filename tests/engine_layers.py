@@ -60,7 +60,7 @@ def depthwise(seed, stride, size, activation="NONE", kernel=(3, 3), times=1, dil
 PLANES = [
     depthwise(seed, stride, size, ("RELU", "NONE", "RELU6")[seed % 3])
     for seed, (stride, size) in enumerate(
-        product(((1, 1), (2, 2)), ((1, 2), (3, 3), (4, 7), (9, 5), (8, 8), (13, 2), (7, 6), (5, 1), (6, 11), (1, 1)))
+        product(((1, 1), (2, 2)), ((1, 4), (3, 3), (4, 7), (9, 5), (8, 8), (13, 2), (7, 6), (5, 1), (6, 11), (15, 5)))
     )
 ]
 PLANES_ANY = [

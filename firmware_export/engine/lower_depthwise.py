@@ -1,6 +1,7 @@
 """Depthwise convolutions as calls of kernels."""
 
 from dataclasses import dataclass, replace
+from math import inf
 
 import numpy as np
 from numpy.typing import NDArray
@@ -86,7 +87,7 @@ def _is_common(image: _Image) -> bool:
     """Whether `kernels/planes.h` computes it."""
     square = image.weights.shape == (3, 3, image.source.shape[3])
     dense = image.sides("dilation", 0) == (1, 1)
-    return square and dense and image.sides("stride", 0) in ((1, 1), (2, 2))
+    return square and dense and image.sides("stride", 0) in ((1, 1), (2, 2)) and max(image.target.shape[1:3]) > 1
 
 
 def _planes(image: _Image) -> _Found:
@@ -171,11 +172,13 @@ def _rescaled(
     }
 
 
-def _line_cost(image: _Image, line: int) -> int:
-    """About how many instructions a channel takes."""
+def _line_cost(image: _Image, line: int) -> float:
+    """About how many instructions a channel takes; the kernel wants two lines."""
     lines, places = image.target.shape[1 + line], image.target.shape[2 - line]
-    step = 49 if image.geometry["stride_h"] == 1 else 56
-    return -(-places // 2) * (21 + step * (lines // 2) + 27 * (lines % 2)) + _fill_cost(image, line)
+    pair, alone = (49, 31) if image.geometry["stride_h"] == 1 else (56, 33)
+    twos, odd = divmod(lines, 2)
+    cost = places // 2 * (15 + pair * twos + 27 * odd) + places % 2 * (20 + alone * twos + 28 * odd)
+    return cost + _fill_cost(image, line) if twos else inf
 
 
 def _fill_cost(image: _Image, line: int) -> int:

@@ -6,10 +6,10 @@ typedef struct {
     int32_t next_pair;   /* 36: bytes of a plane from the end of a pair's lines to the next pair of outputs */
     int32_t next_output; /* 40: from behind the outputs of a pair to those of the next one */
     int32_t column;      /* 44: bytes of a plane from pair to pair of places */
-    int32_t span;        /* 48: bytes of a plane that two lines of outputs at a time walk over */
+    int32_t span;        /* 48: bytes of a plane that two lines of outputs at a time walk over, not 0 */
     int32_t out_place;   /* 52: from place to place of the output */
-    int32_t last_place;  /* 56: the same in the last pair, 0 where it has one output only */
-    int32_t odd;         /* 60: 1: one line of outputs is left then */
+    int32_t alone;       /* 56: 1: the last pair has one output only */
+    int32_t odd;         /* 60: 1: one line of outputs is left behind twos of them */
     int32_t pairs;       /* 64: of outputs */
     const engine_i16 *planes; /* 68 */
     int32_t size;             /* 72: bytes of a plane */
@@ -113,6 +113,36 @@ typedef struct {
     "ldr r2, [r12, #8]\n\t"                                                      \
     ENGINE_HALF("r2", "r9", "r11")
 
+/* Two lines of one output each, for the last place of an odd number. */
+#define ENGINE_ALONE_1                                                            \
+    "ldr lr, [sp]\n\t"                                                            \
+    "ldrd r2, r3, [r0], #8\n\t"                                                   \
+    ENGINE_WHOLE("r2", "r4", "r10", "lr") ENGINE_WHOLE("r3", "r4", "r12", "lr")   \
+    ENGINE_WHOLE("r3", "r6", "r10", "r10")                                        \
+    "ldrd r2, r3, [r0]\n\t"                                                       \
+    ENGINE_WHOLE("r2", "r8", "r10", "r10") ENGINE_WHOLE("r2", "r6", "r12", "r12") \
+    ENGINE_WHOLE("r3", "r8", "r12", "r12")                                        \
+    "ldrd r2, r3, [r1], #8\n\t"                                                   \
+    ENGINE_HALF("r2", "r5", "r10") ENGINE_HALF("r3", "r5", "r12") ENGINE_HALF("r3", "r7", "r10") \
+    "ldrd r2, r3, [r1]\n\t"                                                       \
+    ENGINE_HALF("r2", "r9", "r10") ENGINE_HALF("r2", "r7", "r12") ENGINE_HALF("r3", "r9", "r12")
+
+#define ENGINE_ALONE_2                                                                           \
+    "ldr lr, [sp]\n\t"                                                                           \
+    "ldrd r2, r3, [r0], #8\n\t"                                                                  \
+    ENGINE_WHOLE("r2", "r4", "r10", "lr") ENGINE_WHOLE("r3", "r6", "r10", "r10")                 \
+    "ldrd r2, r3, [r0], #8\n\t"                                                                  \
+    ENGINE_WHOLE("r2", "r8", "r10", "r10") ENGINE_WHOLE("r2", "r4", "r12", "lr")                 \
+    ENGINE_WHOLE("r3", "r6", "r12", "r12")                                                       \
+    "ldr r2, [r0]\n\t"                                                                           \
+    ENGINE_WHOLE("r2", "r8", "r12", "r12")                                                       \
+    "ldrd r2, r3, [r1], #8\n\t"                                                                  \
+    ENGINE_HALF("r2", "r5", "r10") ENGINE_HALF("r3", "r7", "r10")                                \
+    "ldrd r2, r3, [r1], #8\n\t"                                                                  \
+    ENGINE_HALF("r2", "r9", "r10") ENGINE_HALF("r2", "r5", "r12") ENGINE_HALF("r3", "r7", "r12") \
+    "ldr r2, [r1]\n\t"                                                                           \
+    ENGINE_HALF("r2", "r9", "r12")
+
 /* Sums become outputs; r2 mantissa, r3 addend. */
 #define ENGINE_COMMON_1(sum) "smmla " sum ", " sum ", r2, r3\n\t"
 #define ENGINE_COMMON_2(sum) "ssat " sum ", #8, " sum ", asr #10\n\t"
@@ -120,11 +150,11 @@ typedef struct {
     "ldrd r2, r3, [sp, #4]\n\t"                                                                 \
     ENGINE_COMMON_1("r10") ENGINE_COMMON_1("r11") ENGINE_COMMON_1("r12") ENGINE_COMMON_1("lr") \
     ENGINE_COMMON_2("r10") ENGINE_COMMON_2("r11") ENGINE_COMMON_2("r12") ENGINE_COMMON_2("lr")
-#define ENGINE_COMMON_1_LINE                        \
-    "ldrd r2, r3, [sp, #4]\n\t"                     \
-    ENGINE_COMMON_1("r10") ENGINE_COMMON_1("r11") ENGINE_COMMON_2("r10") ENGINE_COMMON_2("r11")
+#define ENGINE_COMMON_PAIR(first, second)     \
+    "ldrd r2, r3, [sp, #4]\n\t"               \
+    ENGINE_COMMON_1(first) ENGINE_COMMON_1(second) ENGINE_COMMON_2(first) ENGINE_COMMON_2(second)
 
-#define ENGINE_PLANE(two_lines, one_line, rescale_2, rescale_1)                          \
+#define ENGINE_PLANE(two_lines, one_line, alone, rescale_4, rescale_2)                          \
     "push {r4-r11, lr}\n\t"                                                              \
     "sub sp, sp, #104\n\t"                                                               \
     "str r0, [sp, #100]\n\t"                                                             \
@@ -148,19 +178,17 @@ typedef struct {
     "add r3, r3, r0\n\t"                                                                 \
     "str r3, [sp, #68]\n\t"                                                              \
     "ldr r12, [sp, #64]\n\t"                                                             \
-    "2:\n\t" /* a pair of outputs in all lines: r0 plane, r2 output, r12 pairs left */   \
-    "str r12, [sp, #16]\n\t"                                                             \
     "ldr r3, [sp, #52]\n\t"                                                              \
-    "cmp r12, #1\n\t"                                                                    \
-    "it eq\n\tldreq r3, [sp, #56]\n\t"                                                   \
-    "strd r2, r3, [sp, #20]\n\t"                                                         \
+    "str r3, [sp, #24]\n\t"                                                              \
+    "2:\n\t" /* a pair of outputs in all lines: r0 plane, r2 output, r12 pairs left */   \
+    "strd r12, r2, [sp, #16]\n\t"                                                        \
     "ldrd r10, r11, [sp, #44]\n\t"                                                       \
     "add r1, r0, r10\n\t"                                                                \
     "add r11, r11, r0\n\t"                                                               \
     "str r11, [sp, #28]\n\t"                                                             \
-    "cmp r0, r11\n\t"                                                                    \
-    "beq 4f\n\t"                                                                         \
-    "3:\n\t" two_lines rescale_2                                                         \
+    "cmp r12, #1\n\t"                                                                    \
+    "beq 7f\n\t"                                                                         \
+    "3:\n\t" two_lines rescale_4                                                         \
     "ldrd r2, r3, [sp, #20]\n\t"                                                         \
     "strb r11, [r2, r3]\n\t"                                                             \
     "strb r10, [r2]\n\t"                                                                 \
@@ -193,22 +221,39 @@ typedef struct {
     "stmia r0, {r2-r5}\n\t"                                                              \
     "add sp, sp, #104\n\t"                                                               \
     "pop {r4-r11, pc}\n\t"                                                               \
-    "6:\n\t" one_line rescale_1                                                          \
+    "6:\n\t" one_line rescale_2("r10", "r11")                                                          \
     "ldrd r2, r3, [sp, #20]\n\t"                                                         \
     "strb r11, [r2, r3]\n\t"                                                             \
     "strb r10, [r2]\n\t"                                                                 \
-    "b 5b\n\t"
+    "b 5b\n\t"                                                                           \
+    "7:\n\t" /* the last pair */                                                         \
+    "ldr r3, [sp, #56]\n\t"                                                              \
+    "cmp r3, #0\n\t"                                                                     \
+    "beq 3b\n\t"                                                                         \
+    "mov r3, #0\n\t"                                                                     \
+    "str r3, [sp, #24]\n\t"                                                              \
+    "8:\n\t" alone rescale_2("r10", "r12")                                               \
+    "ldr r2, [sp, #20]\n\t"                                                              \
+    "strb r10, [r2]\n\t"                                                                 \
+    "ldrd r10, r11, [sp, #28]\n\t"                                                       \
+    "add r2, r2, r11\n\t"                                                                \
+    "strb r12, [r2]\n\t"                                                                 \
+    "add r2, r2, r11\n\t"                                                                \
+    "str r2, [sp, #20]\n\t"                                                              \
+    "cmp r0, r10\n\t"                                                                    \
+    "bne 8b\n\t"                                                                         \
+    "b 4b\n\t"
 
-#define ENGINE_PLANE_FUNCTION(name, two_lines, one_line, rescale_2, rescale_1)            \
+#define ENGINE_PLANE_FUNCTION(name, two_lines, one_line, alone, rescale_4, rescale_2)            \
     __attribute__((naked)) static void name(engine_plane_t *plane __attribute__((unused))) \
     {                                                                                     \
-        __asm__(ENGINE_PLANE(two_lines, one_line, rescale_2, rescale_1));                 \
+        __asm__(ENGINE_PLANE(two_lines, one_line, alone, rescale_4, rescale_2));                 \
     }
 
 ENGINE_PLANE_FUNCTION(
-    engine_plane_1, ENGINE_TWO_LINES_1, ENGINE_ONE_LINE_1, ENGINE_COMMON_2_LINES, ENGINE_COMMON_1_LINE)
+    engine_plane_1, ENGINE_TWO_LINES_1, ENGINE_ONE_LINE_1, ENGINE_ALONE_1, ENGINE_COMMON_2_LINES, ENGINE_COMMON_PAIR)
 ENGINE_PLANE_FUNCTION(
-    engine_plane_2, ENGINE_TWO_LINES_2, ENGINE_ONE_LINE_2, ENGINE_COMMON_2_LINES, ENGINE_COMMON_1_LINE)
+    engine_plane_2, ENGINE_TWO_LINES_2, ENGINE_ONE_LINE_2, ENGINE_ALONE_2, ENGINE_COMMON_2_LINES, ENGINE_COMMON_PAIR)
 
 /* Moves bias, channels, weights and output on behind the channels that were done. */
 static void engine_plane(const engine_planes_t *layer, engine_plane_t *plane)
@@ -277,7 +322,7 @@ static engine_plane_t engine_plane_start(const engine_planes_t *layer, int8_t *o
         column,
         twos * layer->stride * 4,
         layer->out_place,
-        layer->out_places & 1 ? 0 : layer->out_place,
+        layer->out_places & 1,
         layer->out_lines & 1,
         (layer->out_places + 1) / 2,
         planes,

@@ -13,17 +13,17 @@
     "ldr r2, [sp, #12]\n\t"                                                          \
     "ldr r9, [sp, #96]\n\t"                                                          \
     ENGINE_OWN_2("r10") ENGINE_OWN_2("r11") ENGINE_OWN_2("r12") ENGINE_OWN_2("lr")
-#define ENGINE_OWN_1_LINE                     \
+#define ENGINE_OWN_PAIR(first, second)        \
     "ldrd r2, r3, [sp, #4]\n\t"               \
-    ENGINE_OWN_1("r10") ENGINE_OWN_1("r11")   \
+    ENGINE_OWN_1(first) ENGINE_OWN_1(second)  \
     "ldr r2, [sp, #12]\n\t"                   \
     "ldr r9, [sp, #96]\n\t"                   \
-    ENGINE_OWN_2("r10") ENGINE_OWN_2("r11")
+    ENGINE_OWN_2(first) ENGINE_OWN_2(second)
 
 ENGINE_PLANE_FUNCTION(
-    engine_plane_1_own, ENGINE_TWO_LINES_1, ENGINE_ONE_LINE_1, ENGINE_OWN_2_LINES, ENGINE_OWN_1_LINE)
+    engine_plane_1_own, ENGINE_TWO_LINES_1, ENGINE_ONE_LINE_1, ENGINE_ALONE_1, ENGINE_OWN_2_LINES, ENGINE_OWN_PAIR)
 ENGINE_PLANE_FUNCTION(
-    engine_plane_2_own, ENGINE_TWO_LINES_2, ENGINE_ONE_LINE_2, ENGINE_OWN_2_LINES, ENGINE_OWN_1_LINE)
+    engine_plane_2_own, ENGINE_TWO_LINES_2, ENGINE_ONE_LINE_2, ENGINE_ALONE_2, ENGINE_OWN_2_LINES, ENGINE_OWN_PAIR)
 
 static void engine_plane_own(const engine_planes_t *layer, engine_plane_t *plane)
 {
