@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from engine_build import Draft, flatbuffer
-from engine_layers import COLUMNS, PLANES, PLANES_ANY
+from engine_layers import COLUMNS, PLANES, PLANES_ANY, depthwise
 from engine_models import DRAWS, RefusedError, random_chain, random_examples, random_single_op, tflm_many
 
 from firmware_export.engine.compile import compile_model
@@ -169,6 +169,14 @@ def test_less_ram_takes_one_plane_at_a_time(model):
     small = compile_model(model, ram_bytes=default.ram_bytes - 1)
     assert small.layers[0].scratch_bytes < default.layers[0].scratch_bytes
     assert verify(model, small, 5) is None
+
+
+@pytest.mark.parametrize("dilation", [9, 100_000])
+def test_a_dilation_of_mostly_zeros_takes_the_plain_loop(dilation):
+    model = depthwise(0, (1, 1), (20, 20), kernel=(3, 3), dilation=dilation)
+    compiled = compile_model(model)
+    assert (compiled.layers[0].kernel, compiled.layers[0].scratch_bytes) == ("depthwise", 0)
+    assert verify(model, compiled, 2) is None
 
 
 def plain_conv():

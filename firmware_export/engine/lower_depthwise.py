@@ -26,6 +26,8 @@ _SHIFT = 10
 """The common shift of `kernels/plane_fill.h`."""
 _MOST_ROWS = 8
 """Lines of a phase that `kernels/planes_any.h` multiplies."""
+_MOST_SPREAD = 4
+"""Pairs of weights, zeros among them, for each weight of the model."""
 
 
 def depthwise(graph: Graph, op: Op, *, low_ram: bool) -> list[Call]:
@@ -107,11 +109,11 @@ def _planes(image: _Image) -> _Found:
 
 
 def _planes_any(image: _Image) -> _Found | None:
-    """Any kernel over planes, None where it has too many lines."""
-    costs = [(_any_cost(image, line), line) for line in (0, 1) if _any_sizes(image, line)[1] <= _MOST_ROWS]
-    if not costs:
+    """Any kernel over planes, None where it has too many lines, or dilation or stride would leave mostly zeros."""
+    fitting = [line for line in (0, 1) if _any_fits(image, line)]
+    if not fitting:
         return None
-    _, line = min(costs)
+    line = min(fitting, key=lambda line: _any_cost(image, line))
     columns, rows = _any_sizes(image, line)
     phases, place_stride = image.sides("stride", line)
     pairs = -(-image.target.shape[2 - line] // 2) * place_stride - place_stride + columns
@@ -133,6 +135,12 @@ def _any_sizes(image: _Image, line: int) -> tuple[int, int]:
     kernel, dilation, stride = (image.sides(name, line) for name in ("kernel", "dilation", "stride"))
     extents = [(size - 1) * step + 1 for size, step in zip(kernel, dilation, strict=True)]
     return -(-(extents[1] + stride[1]) // 2), -(-extents[0] // stride[0])
+
+
+def _any_fits(image: _Image, line: int) -> bool:
+    (columns, rows), phases = _any_sizes(image, line), image.sides("stride", line)[0]
+    taps = image.weights.shape[0] * image.weights.shape[1]
+    return rows <= _MOST_ROWS and columns * phases * rows <= _MOST_SPREAD * (taps + 2)
 
 
 def _any_taps(image: _Image, line: int) -> NDArray[np.int8]:
