@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from engine_build import Draft, flatbuffer
-from engine_layers import COLUMNS, PLANES
+from engine_layers import COLUMNS, PLANES, PLANES_ANY, depthwise
 from engine_models import DRAWS, RefusedError, random_chain, random_examples, random_single_op, tflm_many
 
 from firmware_export.engine.compile import compile_model
@@ -70,7 +70,7 @@ def test_convolutions_are_exact_with_small_weights():
     assert wrong([model for kind in kinds for model in drawn(kind, 20, 1000)], weights="int8") == []
 
 
-@pytest.mark.parametrize("models", [PLANES, COLUMNS])
+@pytest.mark.parametrize("models", [PLANES + PLANES_ANY, COLUMNS])
 def test_special_kernels_are_exact_in_plain_c_and_clean_under_sanitizers(models):
     assert wrong(models, sanitize=True) == []
 
@@ -161,6 +161,22 @@ def test_less_ram_takes_the_convolution_that_needs_less():
     assert (small.layers[0].kernel, small.ram_bytes < default.ram_bytes) == ("conv", True)
     assert verify(model, small, 5) is None
     assert verify(model, default, 5) is None
+
+
+@pytest.mark.parametrize("model", [PLANES[3], PLANES_ANY[0]])
+def test_less_ram_takes_one_plane_at_a_time(model):
+    default = compile_model(model)
+    small = compile_model(model, ram_bytes=default.ram_bytes - 1)
+    assert small.layers[0].scratch_bytes < default.layers[0].scratch_bytes
+    assert verify(model, small, 5) is None
+
+
+@pytest.mark.parametrize("dilation", [9, 100_000])
+def test_a_dilation_of_mostly_zeros_takes_the_plain_loop(dilation):
+    model = depthwise(0, (1, 1), (20, 20), kernel=(3, 3), dilation=dilation)
+    compiled = compile_model(model)
+    assert (compiled.layers[0].kernel, compiled.layers[0].scratch_bytes) == ("depthwise", 0)
+    assert verify(model, compiled, 2) is None
 
 
 def plain_conv():

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from engine_layers import COLUMNS, PLANES
+from engine_layers import COLUMNS, PLANES, PLANES_ANY
 from engine_models import random_chain, random_examples, random_single_op, tflm_many
 
 from firmware_export.emulate.boards import board_named
@@ -72,8 +72,9 @@ def test_layers_in_assembly_are_exact_on_a_cortex_m7(weights):
 
 
 def test_depthwise_planes_are_exact_on_a_cortex_m7():
-    assert {layer.kernel for model in PLANES for layer in compile_model(model).layers} == {"planes"}
-    check(PLANES, board="mps2-an500", weights="int16")
+    kernels = {layer.kernel for model in PLANES + PLANES_ANY for layer in compile_model(model).layers}
+    assert kernels == {"planes", "planes_own", "planes_any", "planes_any_own"}
+    check(PLANES + PLANES_ANY, board="mps2-an500", weights="int16")
 
 
 @pytest.mark.parametrize("weights", ["int8", "int16"])

@@ -13,16 +13,37 @@ from firmware_export.engine.graph import Graph, Tensor
 from firmware_export.engine.layer import Call, Constant, Layer
 from firmware_export.engine.memory import Memory
 
-_NEEDS = {"conv": ("dot",), "fully_connected": ("dot",)}
+_NEEDS = {
+    "conv": ("dot",),
+    "fully_connected": ("dot",),
+    "planes": ("clamp", "plane_fill"),
+    "planes_own": ("clamp", "plane_fill", "planes"),
+    "planes_any": ("clamp", "plane_fill"),
+    "planes_any_own": ("clamp", "plane_fill", "planes_any"),
+    "sum": ("pairs",),
+    "linear_sum": ("clamp", "pairs"),
+    "product": ("clamp", "pairs"),
+    "pool": ("fours",),
+    "mean": ("fours",),
+}
 """Families of kernels that others call."""
 _ORDER = (
     "core",
+    "clamp",
     "dot",
     "conv",
     "fully_connected",
     "depthwise",
+    "plane_fill",
     "planes",
-    "elementwise",
+    "planes_own",
+    "planes_any",
+    "planes_any_own",
+    "pairs",
+    "sum",
+    "linear_sum",
+    "product",
+    "fours",
     "pool",
     "mean",
     "move",

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from functools import partial
 
-from firmware_export.engine import lower_arith, lower_conv, lower_move, lower_point
+from firmware_export.engine import lower_arith, lower_conv, lower_depthwise, lower_move, lower_point
 from firmware_export.engine.checks import describe, refuse
 from firmware_export.engine.graph import ABSENT, Graph, Op
 from firmware_export.engine.layer import Call, Layer, WeightWidth
@@ -13,8 +13,8 @@ ALIASES = ("RESHAPE", "SQUEEZE", "EXPAND_DIMS")
 
 _Lowering = Callable[[Graph, Op], list[Call]]
 _WEIGHTED = ("CONV_2D", "FULLY_CONNECTED")
+"""Whose weights may stand in flash in two ways."""
 _PLAIN: dict[str, _Lowering] = {
-    "DEPTHWISE_CONV_2D": lower_conv.depthwise,
     "ADD": lower_arith.addition,
     "SUB": lower_arith.subtraction,
     "MUL": lower_arith.product,
@@ -38,7 +38,7 @@ _PLAIN: dict[str, _Lowering] = {
     "QUANTIZE": lower_point.quantize,
     "DEQUANTIZE": lower_point.dequantize,
 }
-KINDS = tuple(sorted((*_WEIGHTED, *_PLAIN, *ALIASES)))
+KINDS = tuple(sorted((*_WEIGHTED, "DEPTHWISE_CONV_2D", *_PLAIN, *ALIASES)))
 """Operators that the engine computes."""
 
 
@@ -54,6 +54,7 @@ def lower(graph: Graph, *, weights: WeightWidth, low_ram: bool = False) -> tuple
 def _weighted(wide: bool, low_ram: bool) -> dict[str, _Lowering]:
     return {
         "CONV_2D": partial(lower_conv.conv, wide=wide, low_ram=low_ram),
+        "DEPTHWISE_CONV_2D": partial(lower_depthwise.depthwise, low_ram=low_ram),
         "FULLY_CONNECTED": partial(lower_conv.fully_connected, wide=wide),
     }
 

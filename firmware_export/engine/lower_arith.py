@@ -4,6 +4,7 @@ from itertools import groupby
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from firmware_export.engine import tables
 from firmware_export.engine.arithmetic import (
@@ -26,11 +27,13 @@ from firmware_export.engine.checks import (
 )
 from firmware_export.engine.graph import Graph, Op, Tensor
 from firmware_export.engine.layer import Call, Constant, InPlace
-from firmware_export.engine.requantise import LONG, Sums, rescaling
+from firmware_export.engine.linear import line_through, sums
+from firmware_export.engine.requantise import LONG, Rescaling, Sums, rescaling
 
 _SUM_SHIFT = 20
 _BOX = 5
 """Dimensions that the kernels' boxes have."""
+_Table = NDArray[np.int32]
 
 
 def addition(graph: Graph, op: Op) -> list[Call]:
@@ -48,9 +51,13 @@ def product(graph: Graph, op: Op) -> list[Call]:
     a, b, target = _operands(graph, op)
     factor = quantize_multiplier(a.scales[0] * b.scales[0] / target.scales[0])
     low, high = activation_range(op.options["fused_activation_function"], target.scales[0], target.zero_points[0])
+    reach = [max(127 - tensor.zero_points[0], 128 + tensor.zero_points[0]) for tensor in (a, b)]
+    span = Sums(bias=0, swing=reach[0] * reach[1])
+    scaled = rescaling([factor], [span], target.zero_points[0], (low, high))
     fields = {
         "pairs": _pairs(op, a, b, target),
-        "rescale": _channel(factor, target.zero_points[0]),
+        "rescale": _first_channel(scaled),
+        "form": scaled.form,
         "zero_a": a.zero_points[0],
         "zero_b": b.zero_points[0],
         "low": low,
@@ -127,25 +134,32 @@ def _operands(graph: Graph, op: Op) -> tuple[Tensor, Tensor, Tensor]:
 def _sum(graph: Graph, op: Op, sign: int) -> list[Call]:
     a, b, target = _operands(graph, op)
     twice = 2 * max(a.scales[0], b.scales[0])
-    factors = (a.scales[0] / twice, b.scales[0] / twice, twice / ((1 << _SUM_SHIFT) * target.scales[0]))
-    in_a, in_b, out = (quantize_multiplier(factor) for factor in factors)
+    reals = (a.scales[0] / twice, b.scales[0] / twice, twice / ((1 << _SUM_SHIFT) * target.scales[0]))
+    in_a, in_b, out = (quantize_multiplier(real) for real in reals)
     if max(in_a.shift, in_b.shift, out.shift) > 0:
         raise refuse(op, f"{describe(target)}: its scale is too small against its inputs', TFLite Micro refuses it too")
     low, high = activation_range(op.options["fused_activation_function"], target.scales[0], target.zero_points[0])
-    table_a, table_b = _scaled(a, in_a, 1), _scaled(b, in_b, sign)
-    span = Sums(bias=0, swing=int(abs(table_a).max() + abs(table_b).max()))
-    scaled = rescaling([out], [span], target.zero_points[0], (low, high))
+    both = _scaled(a, in_a, 1), _scaled(b, in_b, sign)
+    slopes = a.scales[0] / target.scales[0], sign * b.scales[0] / target.scales[0]
+    line = line_through(sums(*both, out, target.zero_points[0]), slopes, (low, high))
+    common = {"pairs": _pairs(op, a, b, target), "low": low, "high": high}
+    if line is not None:
+        factors = dict(zip(("factor_a", "factor_b", "offset"), line, strict=True))
+        return [_elementwise("linear_sum", {**common, **factors}, graph, op)]
+    return [_elementwise("sum", {**common, **_tables(both, out, target.zero_points[0], (low, high))}, graph, op)]
+
+
+def _tables(both: tuple[_Table, _Table], factor: Multiplier, zero: int, limits: tuple[int, int]) -> dict[str, Any]:
+    """What each input adds to the sum, by value, and how the sum is rescaled."""
+    span = Sums(bias=0, swing=sum(int(abs(table).max()) for table in both))
+    scaled = rescaling([factor], [span], zero, limits)
     times = np.int32(1 if scaled.form == LONG else 2)
-    fields = {
-        "pairs": _pairs(op, a, b, target),
-        "table_a": Constant(values=table_a * times),
-        "table_b": Constant(values=table_b * times),
-        "rescale": dict(zip(("mantissa", "addend", "shift"), scaled.channels[0].tolist(), strict=True)),
+    return {
+        "table_a": Constant(values=both[0] * times),
+        "table_b": Constant(values=both[1] * times),
+        "rescale": _first_channel(scaled),
         "form": scaled.form,
-        "low": low,
-        "high": high,
     }
-    return [_elementwise("sum", fields, graph, op)]
 
 
 def _elementwise(kernel: str, fields: dict[str, Any], graph: Graph, op: Op) -> Call:
@@ -155,7 +169,7 @@ def _elementwise(kernel: str, fields: dict[str, Any], graph: Graph, op: Op) -> C
     return Call(
         kernel=kernel,
         struct=kernel,
-        family="elementwise",
+        family=kernel,
         fields=fields,
         reads=op.inputs,
         writes=op.outputs,
@@ -163,9 +177,13 @@ def _elementwise(kernel: str, fields: dict[str, Any], graph: Graph, op: Op) -> C
     )
 
 
-def _scaled(tensor: Tensor, factor: Multiplier, sign: int) -> "np.ndarray[tuple[int], np.dtype[np.int32]]":
+def _scaled(tensor: Tensor, factor: Multiplier, sign: int) -> _Table:
     values = range(-128 - tensor.zero_points[0], 128 - tensor.zero_points[0])
     return np.array([sign * multiply(value << _SUM_SHIFT, factor) for value in values], np.int32)
+
+
+def _first_channel(scaled: Rescaling) -> dict[str, int]:
+    return dict(zip(("mantissa", "addend", "shift"), scaled.channels[0].tolist(), strict=True))
 
 
 def _channel(factor: Multiplier, zero: int) -> dict[str, int]:

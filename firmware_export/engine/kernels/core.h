@@ -120,6 +120,21 @@ static inline uint32_t engine_sadd16(uint32_t a, uint32_t b)
     return sum;
 }
 
+/* The larger of each pair of signed bytes. */
+static inline uint32_t engine_larger(uint32_t a, uint32_t b)
+{
+    uint32_t larger;
+    __asm__("ssub8 %0, %1, %2\n\tsel %0, %1, %2" : "=&r"(larger) : "r"(a), "r"(b));
+    return larger;
+}
+
+static inline uint32_t engine_smaller(uint32_t a, uint32_t b)
+{
+    uint32_t smaller;
+    __asm__("ssub8 %0, %2, %1\n\tsel %0, %1, %2" : "=&r"(smaller) : "r"(a), "r"(b));
+    return smaller;
+}
+
 /* Four values less a zero point, twice that where `twice`: k0, k2 to `even`, k1, k3 to `odd`. */
 static inline void engine_unpack_quad(
     engine_i16 *even, engine_i16 *odd, const int8_t *values, uint32_t zeros, int32_t twice)

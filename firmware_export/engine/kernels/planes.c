@@ -1,277 +1,363 @@
-/* Four channels: planes, weights and where the outputs go. The order of members is known to the assembly, whose copy on
-   the stack begins with its own 40 bytes: plane, bias, mantissa, addend, shift, output, step to the next place, lines
-   left, end of the pairs, output of the line. */
+/* Up to four channels: planes, weights and where the outputs go. The order of members is known to the assembly, whose
+   copy on the stack begins with its own 32 bytes: bias, mantissa, addend, shift, pairs left, output of the pair, step to
+   the pair's second output, end of the lines. */
 typedef struct {
-    const engine_i16 *planes; /* 40 */
-    const int16_t *weights;   /* 44 */
-    const int32_t *bias;      /* 48 */
-    const engine_channel_t *channels; /* 52 */
-    int8_t *output;           /* 56 */
-    int32_t pitch;            /* 60: bytes from row to row of a plane */
-    int32_t row_step;         /* 64: bytes of a plane from output row to output row */
-    int32_t size;             /* 68: bytes of a plane */
-    int32_t stride;           /* 72: from pixel to pixel of the output */
-    int32_t span;             /* 76: bytes of a plane's row behind which all pairs of outputs are done */
-    int32_t odd;              /* 80: 1: one output is left then */
-    int32_t rows;             /* 84: of the output */
-    int32_t low, high;        /* 88, 92 */
-    int32_t left;             /* 96: channels, 4 */
-    int32_t out_line;         /* 100: from line to line of the output */
+    int32_t out_line;    /* 32: from line to line of the output */
+    int32_t next_pair;   /* 36: bytes of a plane from the end of a pair's lines to the next pair of outputs */
+    int32_t next_output; /* 40: from behind the outputs of a pair to those of the next one */
+    int32_t column;      /* 44: bytes of a plane from pair to pair of places */
+    int32_t span;        /* 48: bytes of a plane that two lines of outputs at a time walk over, not 0 */
+    int32_t out_place;   /* 52: from place to place of the output */
+    int32_t alone;       /* 56: 1: the last pair has one output only */
+    int32_t odd;         /* 60: 1: one line of outputs is left behind twos of them */
+    int32_t pairs;       /* 64: of outputs */
+    const engine_i16 *planes; /* 68 */
+    int32_t size;             /* 72: bytes of a plane */
+    const int32_t *bias;              /* 76 */
+    const engine_channel_t *channels; /* 80 */
+    const int16_t *weights;           /* 84 */
+    int8_t *output;                   /* 88 */
+    int32_t left;                     /* 92: channels */
 } engine_plane_t;
 
 #if ENGINE_DSP
 
-/* Two neighbouring outputs at a time: r0 r1 r12 rows of the plane, r4-r9 weights, r10 r11 sums. */
-#define ENGINE_PLANE_ROW_1(row, first, second) \
-    "ldrd r2, r3, [" row "], #4\n\t"           \
-    "smlad r10, r2, " first ", r10\n\t"        \
-    "smlabt r10, r3, " second ", r10\n\t"      \
-    "smlatb r11, r2, " first ", r11\n\t"       \
-    "smlad r11, r3, " second ", r11\n\t"
+/* Two lines of two neighbouring outputs: r0 r1 pairs of places, r2 r3 their values in two lines, r4-r9 weights, sums in
+   r10 r11 and r12 lr. A left pair meets w0 w1 of its first output, its right half w0 of the second one; the pair to the
+   right of it w2 and w1 w2. */
+#define ENGINE_LEFT(value, weights, first, second, from_first, from_second) \
+    "smlad " first ", " value ", " weights ", " from_first "\n\t"           \
+    "smlatb " second ", " value ", " weights ", " from_second "\n\t"
 
-#define ENGINE_PLANE_ROW_2(row, first, second) \
-    "ldrd r2, r3, [" row "], #8\n\t"           \
-    "smlad r10, r2, " first ", r10\n\t"        \
-    "smlabt r10, r3, " second ", r10\n\t"      \
-    "ldr r2, [" row "]\n\t"                    \
-    "smlad r11, r3, " first ", r11\n\t"        \
-    "smlabt r11, r2, " second ", r11\n\t"
+#define ENGINE_RIGHT(value, weights, first, second)            \
+    "smlabt " first ", " value ", " weights ", " first "\n\t"  \
+    "smlad " second ", " value ", " weights ", " second "\n\t"
 
-#define ENGINE_PLANE_FLOOR                      \
-    "ldr r2, [sp, #88]\n\t"                     \
-    "cmp r10, r2\n\tit lt\n\tmovlt r10, r2\n\t" \
-    "cmp r11, r2\n\tit lt\n\tmovlt r11, r2\n\t"
+#define ENGINE_TWO_LINES_1                             \
+    "ldr lr, [sp]\n\t"                                 \
+    "ldrd r2, r3, [r0], #8\n\t"                        \
+    ENGINE_LEFT("r2", "r4", "r10", "r11", "lr", "lr")  \
+    ENGINE_LEFT("r3", "r4", "r12", "lr", "lr", "lr")   \
+    ENGINE_LEFT("r3", "r6", "r10", "r11", "r10", "r11") \
+    "ldrd r2, r3, [r0]\n\t"                            \
+    ENGINE_LEFT("r2", "r8", "r10", "r11", "r10", "r11") \
+    ENGINE_LEFT("r2", "r6", "r12", "lr", "r12", "lr")  \
+    ENGINE_LEFT("r3", "r8", "r12", "lr", "r12", "lr")  \
+    "ldrd r2, r3, [r1], #8\n\t"                        \
+    ENGINE_RIGHT("r2", "r5", "r10", "r11")             \
+    ENGINE_RIGHT("r3", "r5", "r12", "lr")              \
+    ENGINE_RIGHT("r3", "r7", "r10", "r11")             \
+    "ldrd r2, r3, [r1]\n\t"                            \
+    ENGINE_RIGHT("r2", "r9", "r10", "r11")             \
+    ENGINE_RIGHT("r2", "r7", "r12", "lr")              \
+    ENGINE_RIGHT("r3", "r9", "r12", "lr")
 
-#define ENGINE_PLANE_CLAMP                      \
-    ENGINE_PLANE_FLOOR                          \
-    "ldr r2, [sp, #92]\n\t"                     \
-    "cmp r10, r2\n\tit gt\n\tmovgt r10, r2\n\t" \
-    "cmp r11, r2\n\tit gt\n\tmovgt r11, r2\n\t"
+#define ENGINE_ONE_LINE_1                               \
+    "ldr r11, [sp]\n\t"                                 \
+    "ldrd r2, r3, [r0]\n\t"                             \
+    ENGINE_LEFT("r2", "r4", "r10", "r11", "r11", "r11") \
+    ENGINE_LEFT("r3", "r6", "r10", "r11", "r10", "r11") \
+    "ldr r2, [r0, #8]\n\t"                              \
+    ENGINE_LEFT("r2", "r8", "r10", "r11", "r10", "r11") \
+    "ldrd r2, r3, [r1]\n\t"                             \
+    ENGINE_RIGHT("r2", "r5", "r10", "r11")              \
+    ENGINE_RIGHT("r3", "r7", "r10", "r11")              \
+    "ldr r2, [r1, #8]\n\t"                              \
+    ENGINE_RIGHT("r2", "r9", "r10", "r11")
 
-#define ENGINE_PLANE(row, step, clamp)                                              \
-    "push {r4-r11, lr}\n\t"                                                         \
-    "sub sp, sp, #104\n\t"                                                          \
-    "add r12, sp, #40\n\t"                                                          \
-    "ldmia r0!, {r1-r8}\n\t"                                                        \
-    "stmia r12!, {r1-r8}\n\t"                                                       \
-    "ldmia r0!, {r1-r8}\n\t"                                                        \
-    "stmia r12!, {r1-r8}\n\t"                                                       \
-    "1:\n\t" /* a channel */                                                        \
-    "ldr r0, [sp, #44]\n\t"                                                         \
-    "ldmia r0!, {r4-r9}\n\t"                                                        \
-    "str r0, [sp, #44]\n\t"                                                         \
-    "ldrd r0, r1, [sp, #48]\n\t"                                                    \
-    "ldr r2, [r0], #4\n\t"                                                          \
-    "ldmia r1!, {r3, r10, r11}\n\t"                                                 \
-    "strd r0, r1, [sp, #48]\n\t"                                                    \
-    "strd r2, r3, [sp, #4]\n\t"                                                     \
-    "strd r10, r11, [sp, #12]\n\t"                                                  \
-    "ldr r0, [sp, #40]\n\t"                                                         \
-    "ldr r1, [sp, #68]\n\t"                                                         \
-    "str r0, [sp]\n\t"                                                              \
-    "add r0, r0, r1\n\t"                                                            \
-    "str r0, [sp, #40]\n\t"                                                         \
-    "ldr r0, [sp, #56]\n\t"                                                         \
-    "str r0, [sp, #36]\n\t"                                                         \
-    "add r0, r0, #1\n\t"                                                            \
-    "str r0, [sp, #56]\n\t"                                                         \
-    "ldr r0, [sp, #84]\n\t"                                                         \
-    "str r0, [sp, #28]\n\t"                                                         \
-    "2:\n\t" /* a row of outputs */                                                 \
-    "ldr r2, [sp, #36]\n\t"                                                         \
-    "ldr r3, [sp, #100]\n\t"                                                        \
-    "str r2, [sp, #20]\n\t"                                                         \
-    "add r2, r2, r3\n\t"                                                            \
-    "str r2, [sp, #36]\n\t"                                                         \
-    "ldr r0, [sp]\n\t"                                                              \
-    "ldrd r2, r3, [sp, #60]\n\t"                                                    \
-    "add r1, r0, r2\n\t"                                                            \
-    "add r12, r1, r2\n\t"                                                           \
-    "add r3, r0, r3\n\t"                                                            \
-    "str r3, [sp]\n\t"                                                              \
-    "ldrd r2, r3, [sp, #72]\n\t"                                                    \
-    "add lr, r0, r3\n\t"                                                            \
-    "str r2, [sp, #24]\n\t"                                                         \
-    "str lr, [sp, #32]\n\t"                                                         \
-    "b 4f\n\t"                                                                      \
-    "3:\n\t" /* two outputs */                                                      \
-    "ldr r10, [sp, #4]\n\t"                                                         \
-    "mov r11, r10\n\t"                                                              \
-    row("r0", "r4", "r5") row("r1", "r6", "r7") row("r12", "r8", "r9")              \
-    "ldrd r2, r3, [sp, #8]\n\t"                                                     \
-    "add lr, r3, r10, asr #31\n\t"                                                  \
-    "add r3, r3, r11, asr #31\n\t"                                                  \
-    "smmlar r10, r10, r2, lr\n\t"                                                   \
-    "smmlar r11, r11, r2, r3\n\t"                                                   \
-    "ldrd r2, r3, [sp, #16]\n\t"                                                    \
-    "ldr lr, [sp, #24]\n\t"                                                         \
-    "asr r10, r10, r2\n\t"                                                          \
-    "asr r11, r11, r2\n\t"                                                          \
-    "ssat r10, #8, r10\n\t"                                                         \
-    "ssat r11, #8, r11\n\t" clamp                                                   \
-    "strb r11, [r3, lr]\n\t"                                                        \
-    "strb r10, [r3]\n\t"                                                            \
-    "add r3, r3, lr, lsl #1\n\t"                                                    \
-    "str r3, [sp, #20]\n\t"                                                         \
-    "ldr lr, [sp, #32]\n\t"                                                         \
-    "4:\n\t"                                                                        \
-    "cmp r0, lr\n\t"                                                                \
-    "bne 3b\n\t"                                                                    \
-    "ldr r2, [sp, #80]\n\t"                                                         \
-    "cbz r2, 6f\n\t"                                                                \
-    "ldr r3, [sp, #24]\n\t" /* the last, alone: both stores go to the same place */ \
-    "cbz r3, 6f\n\t"                                                                \
-    "mov r3, #0\n\t"                                                                \
-    "str r3, [sp, #24]\n\t"                                                         \
-    "add lr, lr, #" step "\n\t"                                                     \
-    "str lr, [sp, #32]\n\t"                                                         \
-    "b 3b\n\t"                                                                      \
-    "6:\n\t"                                                                        \
-    "ldr r2, [sp, #28]\n\t"                                                         \
-    "subs r2, r2, #1\n\t"                                                           \
-    "str r2, [sp, #28]\n\t"                                                         \
-    "bne 2b\n\t"                                                                    \
-    "ldr r2, [sp, #96]\n\t"                                                         \
-    "subs r2, r2, #1\n\t"                                                           \
-    "str r2, [sp, #96]\n\t"                                                         \
-    "bne 1b\n\t"                                                                    \
-    "add sp, sp, #104\n\t"                                                          \
-    "pop {r4-r11, pc}\n\t"
+/* In steps of two, a second output begins with the pair to the right, and a third pair ends it. */
+#define ENGINE_WHOLE(value, weights, sum, from) "smlad " sum ", " value ", " weights ", " from "\n\t"
+#define ENGINE_HALF(value, weights, sum) "smlabt " sum ", " value ", " weights ", " sum "\n\t"
 
-#define ENGINE_PLANE_FUNCTION(name, row, step, clamp)                                             \
-    __attribute__((naked)) static void name(const engine_plane_t *planes __attribute__((unused))) \
-    {                                                                                             \
-        __asm__(ENGINE_PLANE(row, step, clamp));                                                  \
+#define ENGINE_TWO_LINES_2                                                                 \
+    "ldr lr, [sp]\n\t"                                                                     \
+    "ldrd r2, r3, [r0], #8\n\t"                                                            \
+    ENGINE_WHOLE("r2", "r4", "r10", "lr") ENGINE_WHOLE("r3", "r6", "r10", "r10")           \
+    "ldrd r2, r3, [r0], #8\n\t"                                                            \
+    ENGINE_WHOLE("r2", "r8", "r10", "r10") ENGINE_WHOLE("r2", "r4", "r12", "lr")           \
+    ENGINE_WHOLE("r3", "r6", "r12", "r12")                                                 \
+    "ldr r2, [r0]\n\t"                                                                     \
+    ENGINE_WHOLE("r2", "r8", "r12", "r12")                                                 \
+    "ldrd r2, r3, [r1], #8\n\t"                                                            \
+    ENGINE_HALF("r2", "r5", "r10") ENGINE_WHOLE("r2", "r4", "r11", "lr")                   \
+    ENGINE_HALF("r3", "r7", "r10") ENGINE_WHOLE("r3", "r6", "r11", "r11")                  \
+    "ldrd r2, r3, [r1], #8\n\t"                                                            \
+    ENGINE_HALF("r2", "r9", "r10") ENGINE_WHOLE("r2", "r8", "r11", "r11")                  \
+    ENGINE_HALF("r2", "r5", "r12") ENGINE_WHOLE("r2", "r4", "lr", "lr")                    \
+    ENGINE_HALF("r3", "r7", "r12") ENGINE_WHOLE("r3", "r6", "lr", "lr")                    \
+    "ldr r2, [r1]\n\t"                                                                     \
+    ENGINE_HALF("r2", "r9", "r12") ENGINE_WHOLE("r2", "r8", "lr", "lr")                    \
+    "rsb r0, r0, r1, lsl #1\n\t"                                                           \
+    "ldrd r2, r3, [r0, #-16]\n\t"                                                          \
+    ENGINE_HALF("r2", "r5", "r11") ENGINE_HALF("r3", "r7", "r11")                          \
+    "ldrd r2, r3, [r0, #-8]\n\t"                                                           \
+    ENGINE_HALF("r2", "r9", "r11") ENGINE_HALF("r2", "r5", "lr") ENGINE_HALF("r3", "r7", "lr") \
+    "ldr r2, [r0]\n\t"                                                                     \
+    ENGINE_HALF("r2", "r9", "lr")                                                          \
+    "rsb r0, r0, r1, lsl #1\n\t"
+
+#define ENGINE_ONE_LINE_2                                                        \
+    "ldr r11, [sp]\n\t"                                                          \
+    "ldrd r2, r3, [r0]\n\t"                                                      \
+    ENGINE_WHOLE("r2", "r4", "r10", "r11") ENGINE_WHOLE("r3", "r6", "r10", "r10") \
+    "ldr r2, [r0, #8]\n\t"                                                       \
+    ENGINE_WHOLE("r2", "r8", "r10", "r10")                                       \
+    "ldrd r2, r3, [r1]\n\t"                                                      \
+    ENGINE_HALF("r2", "r5", "r10") ENGINE_WHOLE("r2", "r4", "r11", "r11")        \
+    ENGINE_HALF("r3", "r7", "r10") ENGINE_WHOLE("r3", "r6", "r11", "r11")        \
+    "ldr r2, [r1, #8]\n\t"                                                       \
+    ENGINE_HALF("r2", "r9", "r10") ENGINE_WHOLE("r2", "r8", "r11", "r11")        \
+    "rsb r12, r0, r1, lsl #1\n\t"                                                \
+    "ldrd r2, r3, [r12]\n\t"                                                     \
+    ENGINE_HALF("r2", "r5", "r11") ENGINE_HALF("r3", "r7", "r11")                \
+    "ldr r2, [r12, #8]\n\t"                                                      \
+    ENGINE_HALF("r2", "r9", "r11")
+
+/* Two lines of one output each, for the last place of an odd number. */
+#define ENGINE_ALONE_1                                                            \
+    "ldr lr, [sp]\n\t"                                                            \
+    "ldrd r2, r3, [r0], #8\n\t"                                                   \
+    ENGINE_WHOLE("r2", "r4", "r10", "lr") ENGINE_WHOLE("r3", "r4", "r12", "lr")   \
+    ENGINE_WHOLE("r3", "r6", "r10", "r10")                                        \
+    "ldrd r2, r3, [r0]\n\t"                                                       \
+    ENGINE_WHOLE("r2", "r8", "r10", "r10") ENGINE_WHOLE("r2", "r6", "r12", "r12") \
+    ENGINE_WHOLE("r3", "r8", "r12", "r12")                                        \
+    "ldrd r2, r3, [r1], #8\n\t"                                                   \
+    ENGINE_HALF("r2", "r5", "r10") ENGINE_HALF("r3", "r5", "r12") ENGINE_HALF("r3", "r7", "r10") \
+    "ldrd r2, r3, [r1]\n\t"                                                       \
+    ENGINE_HALF("r2", "r9", "r10") ENGINE_HALF("r2", "r7", "r12") ENGINE_HALF("r3", "r9", "r12")
+
+#define ENGINE_ALONE_2                                                                           \
+    "ldr lr, [sp]\n\t"                                                                           \
+    "ldrd r2, r3, [r0], #8\n\t"                                                                  \
+    ENGINE_WHOLE("r2", "r4", "r10", "lr") ENGINE_WHOLE("r3", "r6", "r10", "r10")                 \
+    "ldrd r2, r3, [r0], #8\n\t"                                                                  \
+    ENGINE_WHOLE("r2", "r8", "r10", "r10") ENGINE_WHOLE("r2", "r4", "r12", "lr")                 \
+    ENGINE_WHOLE("r3", "r6", "r12", "r12")                                                       \
+    "ldr r2, [r0]\n\t"                                                                           \
+    ENGINE_WHOLE("r2", "r8", "r12", "r12")                                                       \
+    "ldrd r2, r3, [r1], #8\n\t"                                                                  \
+    ENGINE_HALF("r2", "r5", "r10") ENGINE_HALF("r3", "r7", "r10")                                \
+    "ldrd r2, r3, [r1], #8\n\t"                                                                  \
+    ENGINE_HALF("r2", "r9", "r10") ENGINE_HALF("r2", "r5", "r12") ENGINE_HALF("r3", "r7", "r12") \
+    "ldr r2, [r1]\n\t"                                                                           \
+    ENGINE_HALF("r2", "r9", "r12")
+
+/* Sums become outputs; r2 mantissa, r3 addend. */
+#define ENGINE_COMMON_1(sum) "smmla " sum ", " sum ", r2, r3\n\t"
+#define ENGINE_COMMON_2(sum) "ssat " sum ", #8, " sum ", asr #10\n\t"
+#define ENGINE_COMMON_2_LINES                                                                   \
+    "ldrd r2, r3, [sp, #4]\n\t"                                                                 \
+    ENGINE_COMMON_1("r10") ENGINE_COMMON_1("r11") ENGINE_COMMON_1("r12") ENGINE_COMMON_1("lr") \
+    ENGINE_COMMON_2("r10") ENGINE_COMMON_2("r11") ENGINE_COMMON_2("r12") ENGINE_COMMON_2("lr")
+#define ENGINE_COMMON_PAIR(first, second)     \
+    "ldrd r2, r3, [sp, #4]\n\t"               \
+    ENGINE_COMMON_1(first) ENGINE_COMMON_1(second) ENGINE_COMMON_2(first) ENGINE_COMMON_2(second)
+
+#define ENGINE_PLANE(two_lines, one_line, alone, rescale_4, rescale_2)                          \
+    "push {r4-r11, lr}\n\t"                                                              \
+    "sub sp, sp, #104\n\t"                                                               \
+    "str r0, [sp, #100]\n\t"                                                             \
+    "add r12, sp, #32\n\t"                                                               \
+    "ldmia r0!, {r1-r8}\n\t"                                                             \
+    "stmia r12!, {r1-r8}\n\t"                                                            \
+    "ldmia r0!, {r1-r8}\n\t"                                                             \
+    "stmia r12!, {r1-r8}\n\t"                                                            \
+    "1:\n\t" /* a channel */                                                             \
+    "ldrd r0, r1, [sp, #76]\n\t"                                                         \
+    "ldr r2, [r0], #4\n\t"                                                               \
+    "ldmia r1!, {r3, r10, r11}\n\t"                                                      \
+    "stmia sp, {r2, r3, r10, r11}\n\t"                                                   \
+    "strd r0, r1, [sp, #76]\n\t"                                                         \
+    "ldrd r0, r2, [sp, #84]\n\t"                                                         \
+    "ldmia r0!, {r4-r9}\n\t"                                                             \
+    "add r3, r2, #1\n\t"                                                                 \
+    "strd r0, r3, [sp, #84]\n\t"                                                         \
+    "str r9, [sp, #96]\n\t"                                                              \
+    "ldrd r0, r3, [sp, #68]\n\t"                                                         \
+    "add r3, r3, r0\n\t"                                                                 \
+    "str r3, [sp, #68]\n\t"                                                              \
+    "ldr r12, [sp, #64]\n\t"                                                             \
+    "ldr r3, [sp, #52]\n\t"                                                              \
+    "str r3, [sp, #24]\n\t"                                                              \
+    "2:\n\t" /* a pair of outputs in all lines: r0 plane, r2 output, r12 pairs left */   \
+    "strd r12, r2, [sp, #16]\n\t"                                                        \
+    "ldrd r10, r11, [sp, #44]\n\t"                                                       \
+    "add r1, r0, r10\n\t"                                                                \
+    "add r11, r11, r0\n\t"                                                               \
+    "str r11, [sp, #28]\n\t"                                                             \
+    "cmp r12, #1\n\t"                                                                    \
+    "beq 7f\n\t"                                                                         \
+    "3:\n\t" two_lines rescale_4                                                         \
+    "ldrd r2, r3, [sp, #20]\n\t"                                                         \
+    "strb r11, [r2, r3]\n\t"                                                             \
+    "strb r10, [r2]\n\t"                                                                 \
+    "ldrd r10, r11, [sp, #28]\n\t"                                                       \
+    "add r2, r2, r11\n\t"                                                                \
+    "strb lr, [r2, r3]\n\t"                                                              \
+    "strb r12, [r2]\n\t"                                                                 \
+    "add r2, r2, r11\n\t"                                                                \
+    "str r2, [sp, #20]\n\t"                                                              \
+    "cmp r0, r10\n\t"                                                                    \
+    "bne 3b\n\t"                                                                         \
+    "4:\n\t"                                                                             \
+    "ldr r2, [sp, #60]\n\t"                                                              \
+    "cbnz r2, 6f\n\t"                                                                    \
+    "5:\n\t"                                                                             \
+    "ldrd r10, r11, [sp, #36]\n\t"                                                       \
+    "ldrd r12, r2, [sp, #16]\n\t"                                                        \
+    "add r0, r0, r10\n\t"                                                                \
+    "add r2, r2, r11\n\t"                                                                \
+    "subs r12, r12, #1\n\t"                                                              \
+    "bne 2b\n\t"                                                                         \
+    "ldr r2, [sp, #92]\n\t"                                                              \
+    "subs r2, r2, #1\n\t"                                                                \
+    "str r2, [sp, #92]\n\t"                                                              \
+    "bne 1b\n\t"                                                                         \
+    "add r1, sp, #76\n\t" /* where the next channels are */                              \
+    "ldmia r1, {r2-r5}\n\t"                                                              \
+    "ldr r0, [sp, #100]\n\t"                                                             \
+    "add r0, r0, #44\n\t"                                                                \
+    "stmia r0, {r2-r5}\n\t"                                                              \
+    "add sp, sp, #104\n\t"                                                               \
+    "pop {r4-r11, pc}\n\t"                                                               \
+    "6:\n\t" one_line rescale_2("r10", "r11")                                                          \
+    "ldrd r2, r3, [sp, #20]\n\t"                                                         \
+    "strb r11, [r2, r3]\n\t"                                                             \
+    "strb r10, [r2]\n\t"                                                                 \
+    "b 5b\n\t"                                                                           \
+    "7:\n\t" /* the last pair */                                                         \
+    "ldr r3, [sp, #56]\n\t"                                                              \
+    "cmp r3, #0\n\t"                                                                     \
+    "beq 3b\n\t"                                                                         \
+    "mov r3, #0\n\t"                                                                     \
+    "str r3, [sp, #24]\n\t"                                                              \
+    "8:\n\t" alone rescale_2("r10", "r12")                                               \
+    "ldr r2, [sp, #20]\n\t"                                                              \
+    "strb r10, [r2]\n\t"                                                                 \
+    "ldrd r10, r11, [sp, #28]\n\t"                                                       \
+    "add r2, r2, r11\n\t"                                                                \
+    "strb r12, [r2]\n\t"                                                                 \
+    "add r2, r2, r11\n\t"                                                                \
+    "str r2, [sp, #20]\n\t"                                                              \
+    "cmp r0, r10\n\t"                                                                    \
+    "bne 8b\n\t"                                                                         \
+    "b 4b\n\t"
+
+#define ENGINE_PLANE_FUNCTION(name, two_lines, one_line, alone, rescale_4, rescale_2)            \
+    __attribute__((naked)) static void name(engine_plane_t *plane __attribute__((unused))) \
+    {                                                                                     \
+        __asm__(ENGINE_PLANE(two_lines, one_line, alone, rescale_4, rescale_2));                 \
     }
 
-ENGINE_PLANE_FUNCTION(engine_plane_1, ENGINE_PLANE_ROW_1, "4", "")
-ENGINE_PLANE_FUNCTION(engine_plane_1_floor, ENGINE_PLANE_ROW_1, "4", ENGINE_PLANE_FLOOR)
-ENGINE_PLANE_FUNCTION(engine_plane_1_clamp, ENGINE_PLANE_ROW_1, "4", ENGINE_PLANE_CLAMP)
-ENGINE_PLANE_FUNCTION(engine_plane_2, ENGINE_PLANE_ROW_2, "8", "")
-ENGINE_PLANE_FUNCTION(engine_plane_2_floor, ENGINE_PLANE_ROW_2, "8", ENGINE_PLANE_FLOOR)
-ENGINE_PLANE_FUNCTION(engine_plane_2_clamp, ENGINE_PLANE_ROW_2, "8", ENGINE_PLANE_CLAMP)
+ENGINE_PLANE_FUNCTION(
+    engine_plane_1, ENGINE_TWO_LINES_1, ENGINE_ONE_LINE_1, ENGINE_ALONE_1, ENGINE_COMMON_2_LINES, ENGINE_COMMON_PAIR)
+ENGINE_PLANE_FUNCTION(
+    engine_plane_2, ENGINE_TWO_LINES_2, ENGINE_ONE_LINE_2, ENGINE_ALONE_2, ENGINE_COMMON_2_LINES, ENGINE_COMMON_PAIR)
 
-/* By the stride of places, then by what the saturation to int8 leaves to do. */
-static void engine_plane(const engine_planes_t *layer, const engine_plane_t *planes)
+/* Moves bias, channels, weights and output on behind the channels that were done. */
+static void engine_plane(const engine_planes_t *layer, engine_plane_t *plane)
 {
-    static void (*const functions[2][3])(const engine_plane_t *) = {
-        {engine_plane_1, engine_plane_1_floor, engine_plane_1_clamp},
-        {engine_plane_2, engine_plane_2_floor, engine_plane_2_clamp},
-    };
-    const int32_t limits = layer->high < INT8_MAX ? 2 : layer->low > INT8_MIN ? 1 : 0;
-    functions[layer->place_stride - 1][limits](planes);
-}
-
-/* Two pixels of four channels into the planes; `size` is a plane's. */
-static void engine_planes_pixels(engine_i16 *plane, int32_t size, uint32_t first, uint32_t second, uint32_t zeros)
-{
-    const uint32_t even[2] = {engine_sxtab16(zeros, first), engine_sxtab16(zeros, second)};
-    const uint32_t odd[2] = {engine_sxtab16_odd(zeros, first), engine_sxtab16_odd(zeros, second)};
-    const uint32_t pairs[4] = {
-        engine_pkhbt(even[0], even[1]), engine_pkhbt(odd[0], odd[1]),
-        engine_pkhtb(even[1], even[0]), engine_pkhtb(odd[1], odd[0]),
-    };
-    (void)memcpy(plane, &pairs[0], 4);
-    (void)memcpy(plane + size, &pairs[1], 4);
-    (void)memcpy(plane + 2 * size, &pairs[2], 4);
-    (void)memcpy(plane + 3 * size, &pairs[3], 4);
+    if (layer->stride == 1) {
+        engine_plane_1(plane);
+    } else {
+        engine_plane_2(plane);
+    }
 }
 
 #else
 
-/* One output, before rescaling. */
-static int32_t engine_plane_sum(const engine_i16 *at, int32_t pitch, const int16_t *weights, int32_t bias)
+/* One sum: `second` and `third` are the places to the right. */
+static int32_t engine_plane_sum(
+    const engine_i16 *first, int32_t second, int32_t third, const int16_t *weights, int32_t bias)
 {
-    int32_t acc = bias;
-    for (int32_t row = 0; row < 3; row++) {
-        acc = engine_add(acc, at[0] * weights[0] + at[1] * weights[1] + at[2] * weights[3]);
-        at += pitch;
+    int32_t sum = bias;
+    for (int32_t line = 0; line < 3; line++) {
+        sum = engine_add(sum, first[0] * weights[0] + first[second] * weights[1] + first[third] * weights[3]);
+        first += 2;
         weights += 4;
     }
-    return acc;
+    return sum;
 }
 
-static void engine_plane(const engine_planes_t *layer, const engine_plane_t *planes)
+static void engine_plane_channel(const engine_planes_t *layer, const engine_plane_t *plane)
 {
-    for (int32_t channel = 0; channel < planes->left; channel++) {
-        const engine_i16 *line = planes->planes + channel * (planes->size / 2);
-        for (int32_t y = 0; y < planes->rows; y++) {
-            int8_t *output = planes->output + channel + y * planes->out_line;
-            for (int32_t x = 0; x < layer->out_places; x++) {
-                const int32_t sum = engine_plane_sum(
-                    line + x * layer->place_stride, layer->pitch, planes->weights + channel * 12, planes->bias[channel]);
-                const int32_t value = engine_rescale(sum, planes->channels + channel, layer->form);
-                *output = (int8_t)engine_clamp(value, layer->low, layer->high);
-                output += planes->stride;
-            }
-            line += planes->row_step / 2;
+    const int32_t third = plane->column / 2;
+    for (int32_t place = 0; place < layer->out_places; place++) {
+        const int32_t at = place * layer->stride, second = at & 1 ? third - 1 : 1;
+        const engine_i16 *first = plane->planes + at / 2 * third + (at & 1);
+        int8_t *output = plane->output + place * plane->out_place;
+        for (int32_t line = 0; line < layer->out_lines; line++) {
+            const int32_t sum = engine_plane_sum(first, second, third, plane->weights, *plane->bias);
+            *output = engine_plane_rescale(plane->channels, sum, layer->common);
+            first += 2 * layer->stride;
+            output += plane->out_line;
         }
     }
 }
 
-#endif
-
-/* One line of four channels into the planes. */
-static void engine_planes_line(const engine_planes_t *layer, engine_i16 *plane, const int8_t *input, int32_t count)
+static void engine_plane(const engine_planes_t *layer, engine_plane_t *plane)
 {
-    const int32_t size = layer->lines * layer->pitch, step = layer->in_place;
-    const int8_t *end = input + count * step;
-#if ENGINE_DSP
-    const uint32_t zeros = (uint32_t)(uint16_t)-layer->in_zero * 0x10001u;
-    const int8_t *pairs = end - (count & 1) * step;
-    while (input != pairs) {
-        engine_planes_pixels(plane, size, engine_load(input), engine_load(input + step), zeros);
-        input += 2 * step;
-        plane += 2;
+    const engine_i16 *planes = plane->planes;
+    for (int32_t channel = 0; channel < plane->left; channel++) {
+        engine_plane_channel(layer, plane);
+        plane->planes += plane->size / 2;
+        plane->bias++;
+        plane->channels++;
+        plane->weights += 12;
+        plane->output++;
     }
-#endif
-    while (input != end) {
-        for (int32_t channel = 0; channel < 4; channel++) {
-            plane[channel * size] = (int16_t)(input[channel] - layer->in_zero);
-        }
-        input += step;
-        plane++;
-    }
+    plane->planes = planes;
 }
 
-static void engine_planes_fill(const engine_planes_t *layer, engine_i16 *planes, const int8_t *input)
+#endif
+
+static engine_plane_t engine_plane_start(const engine_planes_t *layer, int8_t *output, const engine_i16 *planes)
 {
-    const int32_t places = layer->pitch - layer->place_pad, lines = layer->lines - layer->line_pad;
-    const int32_t width = layer->in_places < places ? layer->in_places : places;
-    const int32_t height = layer->in_lines < lines ? layer->in_lines : lines;
-    planes += layer->line_pad * layer->pitch + layer->place_pad;
-    for (int32_t y = 0; y < height; y++) {
-        engine_planes_line(layer, planes, input, width);
-        planes += layer->pitch;
-        input += layer->in_line;
+    const int32_t column = layer->image.lines * 4, twos = layer->out_lines / 2 * 2;
+    const engine_plane_t plane = {
+        layer->out_line,
+        column * layer->stride - twos * layer->stride * 4,
+        layer->out_place * 2 - twos * layer->out_line,
+        column,
+        twos * layer->stride * 4,
+        layer->out_place,
+        layer->out_places & 1,
+        layer->out_lines & 1,
+        (layer->out_places + 1) / 2,
+        planes,
+        layer->image.pairs * column,
+        layer->bias,
+        layer->channels,
+        layer->weights,
+        output,
+        0,
+    };
+    return plane;
+}
+
+static void engine_planes_by(
+    void (*function)(const engine_planes_t *layer, engine_plane_t *plane),
+    const engine_planes_t *layer, const int8_t *input, int8_t *output, void *scratch)
+{
+    engine_i16 *planes = (engine_i16 *)scratch;
+    const int32_t depth = layer->image.depth;
+    engine_plane_t plane = engine_plane_start(layer, output, planes);
+    engine_plane_lines_t lines = engine_plane_phase(&layer->image, planes, input, 0);
+    (void)memset(scratch, 0, (size_t)(plane.size * layer->group));
+    for (int32_t channel = 0; channel < depth; channel += plane.left) {
+        plane.left = depth - channel < layer->group ? depth - channel : layer->group;
+        lines.channels = plane.left;
+        engine_plane_lines(&lines);
+        lines.input += plane.left;
+        function(layer, &plane);
+    }
+    if (layer->low > INT8_MIN || layer->high < INT8_MAX) {
+        engine_clamp_all(output, depth * layer->out_lines * layer->out_places, layer->low, layer->high);
     }
 }
 
 void engine_planes(const engine_planes_t *layer, const int8_t *input, int8_t *output, void *scratch)
 {
-    engine_i16 *planes = (engine_i16 *)scratch;
-    const int32_t size = layer->lines * layer->pitch;
-    (void)memset(scratch, 0, (size_t)size * 8);
-    for (int32_t channel = 0; channel < layer->depth; channel += 4) {
-        const engine_plane_t four = {
-            planes,
-            layer->weights + channel * 12,
-            layer->bias + channel,
-            layer->channels + channel,
-            output + channel,
-            layer->pitch * 2,
-            layer->pitch * 2 * layer->line_stride,
-            size * 2,
-            layer->out_place,
-            layer->out_places / 2 * 4 * layer->place_stride,
-            layer->out_places & 1,
-            layer->out_lines,
-            layer->low,
-            layer->high,
-            4,
-            layer->out_line,
-        };
-        engine_planes_fill(layer, planes, input + channel);
-        engine_plane(layer, &four);
-    }
+    engine_planes_by(engine_plane, layer, input, output, scratch);
 }

@@ -1,22 +1,17 @@
-/* Depthwise 3x3 convolution of int8 whose channels are a multiple of four: four channels at a time stand in the scratch
-   as planes of int16, less the zero point and with a border of zeros. Lines are rows of the image or columns of it:
-   long lines cost less. Short forms of rescaling only. */
+/* Depthwise 3x3 convolution of int8, one output channel per input channel, without dilation, in steps of one pixel or
+   two: a few channels at a time as planes. Short forms of rescaling only. */
 typedef struct {
-    const int16_t *weights; /* per channel for each of three lines twice the weights w0, w1, w1, w2 */
+    engine_plane_image_t image; /* of one phase */
+    const int16_t *weights; /* per channel for each of three lines w0, w1, w1, w2, scaled as the sums are */
     const int32_t *bias;
     const engine_channel_t *channels;
-    int32_t form; /* ENGINE_POSITIVE or ENGINE_SIGNED */
+    int32_t common; /* 1: all channels shift by ENGINE_PLANE_SHIFT, in place of their own shifts */
     int32_t low, high; /* fused activation */
-    int32_t depth;     /* channels */
-    int32_t in_lines, in_places; /* places: pixels of a line */
-    int32_t in_line, in_place;   /* bytes from line to line, from place to place */
+    int32_t group;  /* channels at a time, up to 4 */
+    int32_t stride; /* 1 or 2 */
     int32_t out_lines, out_places;
-    int32_t out_line, out_place;
-    int32_t line_stride, place_stride; /* place_stride is 1 or 2 */
-    int32_t line_pad, place_pad;
-    int32_t lines, pitch; /* of a plane; the pitch is even */
-    int32_t in_zero;
+    int32_t out_line, out_place; /* bytes from line to line, from place to place */
 } engine_planes_t;
 
-/* scratch: 8 bytes for each of lines * pitch, aligned to 4. */
+/* scratch: for each channel of a group 4 bytes for each pair of places in each line, aligned to 4. */
 void engine_planes(const engine_planes_t *layer, const int8_t *input, int8_t *output, void *scratch);

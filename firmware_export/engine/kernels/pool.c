@@ -33,27 +33,43 @@ static int8_t engine_pool_mean(const engine_pool_t *layer, int32_t sum, int32_t 
     return (int8_t)engine_clamp(mean, layer->low, layer->high);
 }
 
-#if ENGINE_DSP
-/* Four channels at a time: sums of at most 255 values fit 16 bits. */
+/* Four channels at a time; a window as wide as the input is one line. */
 static void engine_pool_fours(const engine_pool_t *layer, engine_window_t window, const int8_t *input, int8_t *output)
 {
-    const int32_t count = (window.bottom - window.top) * (window.right - window.left);
+    const int32_t height = window.bottom - window.top, width = window.right - window.left;
+    const int32_t lines = width == layer->in_w ? 1 : height, places = width * height / lines;
+    input += (window.top * layer->in_w + window.left) * layer->channels;
     for (int32_t channel = 0; channel < layer->channels; channel += 4) {
-        uint32_t even = 0, odd = 0;
+        int32_t sums[4] = {0, 0, 0, 0};
+        for (int32_t line = 0; line < lines; line++) {
+            engine_add_fours(sums, input + line * layer->in_w * layer->channels + channel, places, layer->channels);
+        }
+        for (int32_t i = 0; i < 4; i++) {
+            output[channel + i] = engine_pool_mean(layer, sums[i], width * height);
+        }
+    }
+}
+
+#if ENGINE_DSP
+/* Four channels at a time. Returns how many channels are done. */
+static int32_t engine_pool_maxima(
+    const engine_pool_t *layer, engine_window_t window, const int8_t *input, int8_t *output)
+{
+    const uint32_t low = (uint8_t)layer->low * 0x1010101u, high = (uint8_t)layer->high * 0x1010101u;
+    const int32_t fours = layer->channels & ~3, pitch = layer->in_w * layer->channels;
+    for (int32_t channel = 0; channel < fours; channel += 4) {
+        uint32_t largest = low;
         for (int32_t y = window.top; y < window.bottom; y++) {
-            const int8_t *values = input + (y * layer->in_w + window.left) * layer->channels + channel;
+            const int8_t *values = input + y * pitch + window.left * layer->channels + channel;
             for (int32_t x = window.left; x < window.right; x++) {
-                const uint32_t bytes = engine_load(values);
-                even = engine_sxtab16(even, bytes);
-                odd = engine_sxtab16_odd(odd, bytes);
+                largest = engine_larger(largest, engine_load(values));
                 values += layer->channels;
             }
         }
-        output[channel] = engine_pool_mean(layer, (int16_t)(even & 0xffff), count);
-        output[channel + 1] = engine_pool_mean(layer, (int16_t)(odd & 0xffff), count);
-        output[channel + 2] = engine_pool_mean(layer, (int16_t)(even >> 16), count);
-        output[channel + 3] = engine_pool_mean(layer, (int16_t)(odd >> 16), count);
+        largest = engine_smaller(largest, high);
+        (void)memcpy(output + channel, &largest, sizeof largest);
     }
+    return fours;
 }
 #endif
 
@@ -73,12 +89,10 @@ static void engine_pool_averages(
     const engine_pool_t *layer, engine_window_t window, const int8_t *input, int8_t *output)
 {
     const int32_t count = (window.bottom - window.top) * (window.right - window.left);
-#if ENGINE_DSP
-    if (layer->channels % 4 == 0 && count <= 255) {
+    if (layer->channels % 4 == 0) {
         engine_pool_fours(layer, window, input, output);
         return;
     }
-#endif
     for (int32_t channel = 0; channel < layer->channels; channel++) {
         output[channel] = engine_pool_mean(layer, engine_pool_sum(layer, window, input + channel), count);
     }
@@ -97,9 +111,14 @@ void engine_max_pool(const engine_pool_t *layer, const int8_t *input, int8_t *ou
 {
     for (int32_t pixel = 0; pixel < layer->out_h * layer->out_w; pixel++) {
         const engine_window_t window = engine_pool_window(layer, pixel / layer->out_w, pixel % layer->out_w);
-        for (int32_t channel = 0; channel < layer->channels; channel++) {
+        int32_t channel = 0;
+#if ENGINE_DSP
+        channel = engine_pool_maxima(layer, window, input, output);
+#endif
+        for (; channel < layer->channels; channel++) {
             const int32_t value = engine_pool_maximum(layer, window, input + channel);
-            *output++ = (int8_t)engine_clamp(value, layer->low, layer->high);
+            output[channel] = (int8_t)engine_clamp(value, layer->low, layer->high);
         }
+        output += layer->channels;
     }
 }

@@ -1,19 +1,3 @@
-/* Where the innermost loop number `line` begins in an input. */
-static int32_t engine_pairs_start(const int32_t *size, const int32_t *step, int32_t line)
-{
-    int32_t start = 0;
-    for (int32_t axis = 3; axis >= 0; axis--) {
-        start += line % size[axis] * step[axis];
-        line /= size[axis];
-    }
-    return start;
-}
-
-static int32_t engine_pairs_lines(const engine_pairs_t *pairs)
-{
-    return pairs->size[0] * pairs->size[1] * pairs->size[2] * pairs->size[3];
-}
-
 /* Both tensors step by step, in a short form; a POSITIVE one may be computed as SIGNED, as the clamp hides the
    difference. */
 static void engine_sum_short(const engine_sum_t *layer, const int8_t *a, const int8_t *b, int8_t *output)
@@ -67,32 +51,6 @@ void engine_sum(const engine_sum_t *layer, const int8_t *a, const int8_t *b, int
     const int32_t lines = engine_pairs_lines(pairs);
     for (int32_t line = 0; line < lines; line++) {
         engine_sum_line(
-            layer,
-            a + engine_pairs_start(pairs->size, pairs->step_a, line),
-            b + engine_pairs_start(pairs->size, pairs->step_b, line),
-            output + line * pairs->size[4]);
-    }
-}
-
-static void engine_product_line(
-    const engine_product_t *layer, const int8_t *a, const int8_t *b, int8_t *output)
-{
-    const int32_t step_a = layer->pairs.step_a[4], step_b = layer->pairs.step_b[4], count = layer->pairs.size[4];
-    for (int32_t i = 0; i < count; i++) {
-        const int32_t product = (*a - layer->zero_a) * (*b - layer->zero_b);
-        const int32_t value = engine_rescale(product, &layer->rescale, ENGINE_LONG);
-        output[i] = (int8_t)engine_clamp(value, layer->low, layer->high);
-        a += step_a;
-        b += step_b;
-    }
-}
-
-void engine_product(const engine_product_t *layer, const int8_t *a, const int8_t *b, int8_t *output)
-{
-    const engine_pairs_t *pairs = &layer->pairs;
-    const int32_t lines = engine_pairs_lines(pairs);
-    for (int32_t line = 0; line < lines; line++) {
-        engine_product_line(
             layer,
             a + engine_pairs_start(pairs->size, pairs->step_a, line),
             b + engine_pairs_start(pairs->size, pairs->step_b, line),
