@@ -16,7 +16,6 @@ from firmware_export.engine.checks import (
     describe,
     need_image,
     need_int8,
-    need_shape,
     optional,
     refuse,
     result_of,
@@ -159,8 +158,8 @@ def fully_connected(graph: Graph, op: Op, *, wide: bool) -> list[Call]:
     outputs, depth = weights.shape[-2:]
     if weights.size != outputs * depth or source.size % depth or target.size != source.size // depth * outputs:
         raise refuse(op, f"{describe(source)}: does not fit weights {list(weights.shape)}")
-    if any(filters.zero_points):
-        raise refuse(op, f"{describe(filters)}: weights with a zero point; quantise them symmetrically")
+    if len(filters.scales) == 1 and filters.zero_points[0]:  # nowhere else does TFLite Micro regard it
+        weights, wide = weights.astype(np.int16) - np.int16(filters.zero_points[0]), True
     scaled, limits = _rescaling(graph, op, weights.reshape(outputs, depth))
     fields = {
         "weights": Constant(values=_pack(weights.reshape(outputs, 1, depth), wide, scaled.form)),
@@ -271,10 +270,11 @@ def _rescaling(graph: Graph, op: Op, weights: NDArray[np.int8]) -> tuple[Rescali
     outputs = len(weights)
     biases = [0] * outputs
     if bias is not None:
-        need_shape(op, bias, (outputs,))
+        if bias.size != outputs:
+            raise refuse(op, f"{describe(bias)}: the operator implies {outputs} values")
         if bias.dtype != "int32":
             raise refuse(op, f"{describe(bias)}: a bias must be int32")
-        biases = constant(op, bias).tolist()
+        biases = constant(op, bias).ravel().tolist()
     zero = source.zero_points[0]
     swings = np.abs(weights.reshape(outputs, -1).astype(np.int64)).sum(axis=1) * max(127 - zero, 128 + zero)
     sums = [Sums(bias=b, swing=int(swing)) for b, swing in zip(biases, swings, strict=True)]
