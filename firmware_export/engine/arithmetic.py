@@ -50,6 +50,12 @@ def nearest_int32(value: float) -> int:
     return round_away(value)
 
 
+def steps_of(value: float, scale: float) -> int:
+    """Give a real value in steps of `scale`, divided in float32. Raises: OverflowError beyond int32."""
+    with np.errstate(over="ignore"):
+        return nearest_int32(float(np.float32(value) / np.float32(scale)))
+
+
 def quantize_multiplier(real: float) -> Multiplier:
     """Bring a real factor into fixed point; one that is below about 2^-32 becomes zero.
 
@@ -99,7 +105,7 @@ def activation_range(activation: str, scale: float, zero_point: int) -> tuple[in
     """The int8 range that a fused activation (``RELU``, ``RELU6``, ...) leaves, `scale` being the output's."""
 
     def quantized(value: float) -> int:
-        return zero_point + nearest_int32(float(np.float32(value) / np.float32(scale)))
+        return zero_point + steps_of(value, scale)
 
     low, high = _ACTIVATIONS.get(activation, (None, None))
     return (

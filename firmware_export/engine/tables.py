@@ -20,9 +20,9 @@ from firmware_export.engine.arithmetic import (
     input_radius,
     logistic,
     multiply,
-    nearest_int32,
     quantize_multiplier,
     round_away,
+    steps_of,
     tanh,
     wrap,
 )
@@ -57,7 +57,7 @@ def relu(source: Tensor, target: Tensor) -> NDArray[np.int8]:
 def relu6(source: Tensor) -> NDArray[np.int8]:
     """RELU6, which TFLite Micro computes in the input's scale."""
     zero = source.zero_points[0]
-    six = clamp(nearest_int32(float(np.float32(6.0) / _scale(source))) + zero)
+    six = clamp(steps_of(6.0, source.scales[0]) + zero)
     return _table(lambda value: min(max(value, zero), six))
 
 
