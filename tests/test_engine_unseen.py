@@ -2,14 +2,16 @@
 
 import numpy as np
 import pytest
-from engine_build import Draft, single_op
+from engine_build import Draft, model_object, packed, single_op
 from engine_models import RefusedError, random_examples, tflm, tflm_many
 
 from firmware_export.engine.compile import compile_model
 from firmware_export.engine.host import built
+from firmware_export.engine.verify import verify
 from firmware_export.host import has_c_compiler
 from hybrid.errors import HybridError, UnsupportedOpError
 from hybrid.runtimes import device_engine
+from hybrid.schema import schema
 
 pytestmark = pytest.mark.skipif(
     device_engine() != "tflite-micro" or not has_c_compiler(), reason="needs tflite-micro and a C compiler"
@@ -144,6 +146,28 @@ def test_scales_for_which_c_is_undefined_are_refused(kind, scale, made, complain
     """TFLite Micro shifts by more than 31 bits there, or converts a float beyond int32: each compiler has its own."""
     with pytest.raises(UnsupportedOpError, match=complaint):
         compile_model(single_op(kind, [given(1, 4, scale=scale)], given(1, 4, scale=made)))
+
+
+def test_damage_where_only_tflite_micro_looks_is_a_refusal():
+    """Its package reads the names of metadata, which nothing else needs: here one that lies far outside of the file."""
+    draft = Draft()
+    x = draft.input((1, 4), scale=0.05)
+    model = model_object(draft.graph(draft.op("RELU", [x], draft.tensor((1, 4), scale=0.05))))
+    model.metadata = [schema().MetadataT()]
+    model.metadata[0].name, model.metadata[0].buffer = "M" * 12, 0
+    sound = packed(model)
+    at = next(at for at in range(0, len(sound), 4) if points_to(sound, at, b"M" * 12))
+    damaged = sound[:at] + (1 << 27).to_bytes(4, "little") + sound[at + 4 :]
+    compiled = compile_model(damaged)
+    assert verify(sound, compiled, 3) is None
+    with pytest.raises(UnsupportedOpError, match="model: TFLite Micro refuses it: unpack_from requires a buffer"):
+        verify(damaged, compiled, 3)
+
+
+def points_to(flatbuffer, at, text):
+    """Whether the word at a place is the offset of a string."""
+    begin = at + int.from_bytes(flatbuffer[at : at + 4], "little") + 4
+    return begin > at + 4 and flatbuffer[begin : begin + len(text)] == text
 
 
 def test_a_constant_as_an_output_is_refused():
