@@ -1,7 +1,7 @@
 """Scales for which a result lies as near to a half as float32 allows: they tell in which precision factors are made.
 
-The installed TFLite Micro multiplies and divides scales in float64 throughout; a factor rounded to float32 on the way gives
-another table or another output for some of these models.
+The installed TFLite Micro multiplies and divides scales in float64 throughout; a factor rounded to float32 on the way
+gives another table or another output for some of these models.
 """
 
 import numpy as np

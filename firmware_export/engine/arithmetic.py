@@ -11,6 +11,7 @@ import numpy as np
 
 INT8_MIN, INT8_MAX = -128, 127
 _ONE = (1 << 31) - 1
+_MOST_SHIFT = 31
 _ACTIVATIONS = {"RELU": (0.0, None), "RELU_N1_TO_1": (-1.0, 1.0), "RELU6": (0.0, 6.0)}
 """1.0 in Q0.31, as near as it gets."""
 
@@ -42,8 +43,23 @@ def round_away(value: float) -> int:
     return floor(abs(value) + 0.5) * (1 if value >= 0 else -1)
 
 
+def nearest_int32(value: float) -> int:
+    """Round as `round_away`. Raises: OverflowError beyond int32, where a conversion in C is undefined."""
+    if abs(value) > _ONE:
+        raise OverflowError(f"scales give a limit of {value:.3g}, allowed are those of int32")
+    return round_away(value)
+
+
+def steps_of(value: float, scale: float) -> int:
+    """Give a real value in steps of `scale`, divided in float32. Raises: OverflowError beyond int32."""
+    with np.errstate(over="ignore"):
+        return nearest_int32(float(np.float32(value) / np.float32(scale)))
+
+
 def quantize_multiplier(real: float) -> Multiplier:
     """Bring a real factor into fixed point; one that is below about 2^-32 becomes zero.
+
+    Raises: OverflowError from 2^31 on, where TFLite Micro's own shift is undefined.
 
     >>> quantize_multiplier(0.5), quantize_multiplier(1.0)
     (Multiplier(mantissa=1073741824, shift=0), Multiplier(mantissa=1073741824, shift=1))
@@ -54,6 +70,8 @@ def quantize_multiplier(real: float) -> Multiplier:
     mantissa = round_away(fraction * (1 << 31))
     if mantissa == 1 << 31:
         mantissa, shift = mantissa // 2, shift + 1
+    if shift > _MOST_SHIFT:
+        raise OverflowError(f"scales give a factor of {real:.3g}, allowed is less than 2^{_MOST_SHIFT}")
     return Multiplier(mantissa, shift) if shift >= -31 else Multiplier(0, 0)
 
 
@@ -87,7 +105,7 @@ def activation_range(activation: str, scale: float, zero_point: int) -> tuple[in
     """The int8 range that a fused activation (``RELU``, ``RELU6``, ...) leaves, `scale` being the output's."""
 
     def quantized(value: float) -> int:
-        return zero_point + round_away(float(np.float32(value) / np.float32(scale)))
+        return zero_point + steps_of(value, scale)
 
     low, high = _ACTIVATIONS.get(activation, (None, None))
     return (
@@ -105,8 +123,11 @@ def padding_before(stride: int, dilation: int, size: int, kernel: int, same: boo
 
 
 def input_radius(integer_bits: int, left_shift: int, total_bits: int = 31) -> int:
-    """Largest input difference whose rescaled value still fits ``Q(integer_bits)``."""
-    return floor(((1 << integer_bits) - 1) * (1 << (total_bits - integer_bits)) / 2.0**left_shift)
+    """Largest input difference whose rescaled value still fits ``Q(integer_bits)``.
+
+    Raises: OverflowError beyond int32.
+    """
+    return nearest_int32(floor(((1 << integer_bits) - 1) * (1 << (total_bits - integer_bits)) / 2.0**left_shift))
 
 
 def saturating_left(value: int, exponent: int) -> int:

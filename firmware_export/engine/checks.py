@@ -38,12 +38,12 @@ def result_of(graph: Graph, op: Op, place: int = 0) -> Tensor:
     return graph.tensors[op.outputs[place]]
 
 
-def need_int8(op: Op, tensors: Iterable[Tensor]) -> None:
-    """Raises: UnsupportedOpError where a tensor is not int8 with one scale and zero point."""
+def need_int8(op: Op, tensors: Iterable[Tensor], *, scaled: bool = True) -> None:
+    """Raises: UnsupportedOpError where a tensor is not int8, or has not one scale and zero point (if `scaled`)."""
     for tensor in tensors:
         if tensor.dtype != "int8":
             raise refuse(op, f"{describe(tensor)}: allowed is int8; quantise the model to int8 throughout")
-        if len(tensor.scales) != 1 or len(tensor.zero_points) != 1 or not tensor.scales[0] > 0:
+        if scaled and (len(tensor.scales) != 1 or len(tensor.zero_points) != 1 or not tensor.scales[0] > 0):
             raise refuse(op, f"{describe(tensor)}: has {len(tensor.scales)} scales, needs one above 0")
 
 

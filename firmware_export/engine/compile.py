@@ -9,6 +9,7 @@ from firmware_export.engine.cores import Cpu, core_named
 from firmware_export.engine.emit import arena_files, families_of, kernel_files, model_files
 from firmware_export.engine.graph import Graph
 from firmware_export.engine.layer import Layer, WeightWidth
+from firmware_export.engine.lower import folded
 from firmware_export.engine.reader import read
 from hybrid.errors import SpecError, UnsupportedOpError
 
@@ -92,7 +93,7 @@ def compile_model(
     """
     for name in (prefix, kernels or prefix, arena or prefix):
         _check_prefix(name)
-    graph = read(flatbuffer)
+    graph = folded(read(flatbuffer))
     _check_rim(graph)
     if weights == "auto" and not core_named(cpu).has_dsp:
         weights = "int8"

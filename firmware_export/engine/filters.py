@@ -11,7 +11,6 @@ from firmware_export.engine.checks import (
     describe,
     need_image,
     need_int8,
-    need_shape,
     optional,
     refuse,
     result_of,
@@ -105,10 +104,11 @@ def rescaling_of(graph: Graph, op: Op, weights: NDArray[np.int8]) -> tuple[Resca
     outputs = len(weights)
     biases = [0] * outputs
     if bias is not None:
-        need_shape(op, bias, (outputs,))
+        if bias.size != outputs:
+            raise refuse(op, f"{describe(bias)}: the operator implies {outputs} values")
         if bias.dtype != "int32":
             raise refuse(op, f"{describe(bias)}: a bias must be int32")
-        biases = constant(op, bias).tolist()
+        biases = constant(op, bias).ravel().tolist()
     zero = source.zero_points[0]
     swings = np.abs(weights.reshape(outputs, -1).astype(np.int64)).sum(axis=1) * max(127 - zero, 128 + zero)
     sums = [Sums(bias=b, swing=int(swing)) for b, swing in zip(biases, swings, strict=True)]

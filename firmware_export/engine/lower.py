@@ -1,6 +1,7 @@
 """A graph becomes layers: calls of kernels with all their constants. What cannot be computed exactly is refused."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 
 from firmware_export.engine import lower_arith, lower_conv, lower_depthwise, lower_move, lower_point
@@ -42,6 +43,19 @@ KINDS = tuple(sorted((*_WEIGHTED, "DEPTHWISE_CONV_2D", *_PLAIN, *ALIASES)))
 """Operators that the engine computes."""
 
 
+def folded(graph: Graph) -> Graph:
+    """Make constants that only get another shape constants of that shape: nothing is left to run for them."""
+    tensors, ops = list(graph.tensors), []
+    for op in graph.ops:
+        data = tensors[op.inputs[0]].data if op.kind in ALIASES else None
+        if data is None:
+            ops.append(op)
+        else:
+            made = tensors[op.outputs[0]]
+            tensors[made.number] = replace(made, data=data.reshape(made.shape))
+    return replace(graph, tensors=tuple(tensors), ops=tuple(ops))
+
+
 def lower(graph: Graph, *, weights: WeightWidth, low_ram: bool = False) -> tuple[Layer, ...]:
     """Lower every operator, in order; `low_ram` prefers little scratch to few instructions.
 
@@ -76,6 +90,8 @@ def _lower(graph: Graph, op: Op, lowerings: dict[str, _Lowering], weights: Weigh
         calls = lowerings[op.kind](graph, op)
     except KeyError as missing:
         raise refuse(op, f"option {missing} is missing; the model is damaged") from None
+    except OverflowError as exc:
+        raise refuse(op, str(exc)) from None
     shape = graph.tensors[op.outputs[0]].shape
     width = weights if op.kind in _WEIGHTED else None
     macs = _macs(graph, op)

@@ -78,8 +78,8 @@ def fully_connected(graph: Graph, op: Op, *, wide: bool) -> list[Call]:
     outputs, depth = weights.shape[-2:]
     if weights.size != outputs * depth or source.size % depth or target.size != source.size // depth * outputs:
         raise refuse(op, f"{describe(source)}: does not fit weights {list(weights.shape)}")
-    if any(filters.zero_points):
-        raise refuse(op, f"{describe(filters)}: weights with a zero point; quantise them symmetrically")
+    if len(filters.scales) == 1 and filters.zero_points[0]:  # nowhere else does TFLite Micro regard it
+        weights, wide = weights.astype(np.int16) - np.int16(filters.zero_points[0]), True
     scaled, limits = rescaling_of(graph, op, weights.reshape(outputs, depth))
     fields = {
         "weights": Constant(values=_pack(weights.reshape(outputs, 1, depth), wide, scaled.form)),

@@ -69,7 +69,7 @@ def split(graph: Graph, op: Op) -> list[Call]:
     size, steps, calls = source.shape[axis] // len(op.outputs), _steps(source.shape), []
     for place, number in enumerate(op.outputs):
         part = graph.tensors[number]
-        need_int8(op, (source, part))
+        need_int8(op, (source, part), scaled=False)
         need_shape(op, part, (*source.shape[:axis], size, *source.shape[axis + 1 :]))
         origin = (steps, place * size * steps[axis], op.inputs[1])
         calls.append(_move(op, part.shape, origin, (_steps(part.shape), 0, number)))
@@ -79,7 +79,7 @@ def split(graph: Graph, op: Op) -> list[Call]:
 def strided_slice(graph: Graph, op: Op) -> list[Call]:
     """STRIDED_SLICE with masks of begin, end and shrink, of at most four dimensions."""
     source, target = tensor_of(graph, op, 0), result_of(graph, op)
-    need_int8(op, (source, target))
+    need_int8(op, (source, target), scaled=False)
     begin, end, strides = (constant(op, tensor_of(graph, op, place)).ravel() for place in (1, 2, 3))
     rank = len(source.shape)
     if not len(begin) == len(end) == len(strides) == rank or rank > 4 or not strides.all():
@@ -102,7 +102,7 @@ def strided_slice(graph: Graph, op: Op) -> list[Call]:
 def transpose(graph: Graph, op: Op) -> list[Call]:
     """TRANSPOSE."""
     source, target = tensor_of(graph, op, 0), result_of(graph, op)
-    need_int8(op, (source, target))
+    need_int8(op, (source, target), scaled=False)
     order = [int(axis) for axis in constant(op, tensor_of(graph, op, 1)).ravel()]
     if sorted(order) != list(range(len(source.shape))):
         raise refuse(op, f"{describe(source)}: {order} is no order of its dimensions")
@@ -115,7 +115,7 @@ def transpose(graph: Graph, op: Op) -> list[Call]:
 def resize(graph: Graph, op: Op) -> list[Call]:
     """RESIZE_NEAREST_NEIGHBOR: which row and column is nearest is computed here."""
     source, target = tensor_of(graph, op, 0), result_of(graph, op)
-    need_int8(op, (source, target))
+    need_int8(op, (source, target), scaled=False)
     need_image(op, (source, target))
     height, width = (int(size) for size in constant(op, tensor_of(graph, op, 1)).ravel())
     need_shape(op, target, (1, height, width, source.shape[3]))

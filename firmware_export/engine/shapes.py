@@ -31,7 +31,8 @@ _AT_LEAST_ONE = (
     "filter_height",
     "num_splits",
 )
-_BROADCAST_AXES = 4
+_MOST_AXES = {"PAD": 5, "PADV2": 5, "STRIDED_SLICE": 4, "TRANSPOSE": 5}
+"""Where TFLite Micro takes fewer than its shapes hold."""
 _MOST_NUMBERS = 64
 
 
@@ -49,6 +50,9 @@ def check_shapes(op: Op, tensors: Sequence[Tensor], what: str) -> None:
     """Raise: SpecError where the shapes of inputs, options and outputs do not go together."""
     given = [tensors[number] for number in op.inputs if number != ABSENT]
     outputs = [tensors[number] for number in op.outputs]
+    most = _MOST_AXES.get(op.kind)
+    if most and len(given[0].shape) > most:
+        raise UnsupportedOpError(f"{what}: reads {len(given[0].shape)} axes, supported as in TFLite Micro: {most}")
     expected = _SHAPES[op.kind](op, given, outputs, what)
     if [output.shape for output in outputs] != expected:
         shapes = ", ".join(str(tensor.shape) for tensor in given)
@@ -120,8 +124,6 @@ def _fully_connected(op: Op, given: Given, outputs: Given, what: str) -> list[Sh
 
 def _binary(op: Op, given: Given, outputs: Given, what: str) -> list[Shape]:
     first, second = (tensor.shape for tensor in given)
-    if first != second and max(len(first), len(second)) > _BROADCAST_AXES:
-        raise UnsupportedOpError(f"{what}: repeats {first} with {second}, supported up to {_BROADCAST_AXES} axes")
     try:
         return [np.broadcast_shapes(first, second)]
     except ValueError as exc:
@@ -221,7 +223,8 @@ def _resize(op: Op, given: Given, outputs: Given, what: str) -> list[Shape]:
 
 def _transpose(op: Op, given: Given, outputs: Given, what: str) -> list[Shape]:
     shape, order = given[0].shape, _numbers(given[1], what)
-    _need(sorted(order) == list(range(len(shape))), what, f"order {order} of the axes of {shape}")
+    fits = len(given[1].shape) == 1 and sorted(order) == list(range(len(shape)))
+    _need(fits, what, f"order {order} of the axes of {shape}, in a list of {len(given[1].shape)} axes")
     return [tuple(shape[axis] for axis in order)]
 
 

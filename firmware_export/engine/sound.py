@@ -15,6 +15,8 @@ _CONSTANT_TYPES = {"w": "int8", "b": "int32", "i": "int32", "c": "int8"}
 _RIM_TYPES = ("float32", "uint8")
 _SAME_QUANTISATION = ("AVERAGE_POOL_2D", "CONCATENATION", "MAX_POOL_2D", "PADV2")
 _POOL_SCALE_TOLERANCE = 1e-6
+_TAKE_NONE = ("CONV_2D", "FULLY_CONNECTED")
+"""Where TFLite Micro does not abort on a last input of number -1."""
 _OUTPUT_SCALES = {"SOFTMAX": (1 / 256,)}
 _OUTPUT_ZERO_POINTS = {"SOFTMAX": (-128,), "LOGISTIC": (-128,)}
 
@@ -88,7 +90,7 @@ def roles(op: Op, what: str) -> Iterator[tuple[str, int]]:
     if not least <= len(op.inputs) <= len(words):
         raise SpecError(f"{what}: has {len(op.inputs)} inputs, expected {least} to {len(words)}")
     for word, number in zip(words, op.inputs, strict=False):
-        if number == ABSENT and not word.endswith("?"):
+        if number == ABSENT and not (word.endswith("?") and op.kind in _TAKE_NONE):
             raise SpecError(f"{what}: an input is left out that must be given")
         if number != ABSENT:
             yield word[0], number

@@ -22,6 +22,7 @@ from firmware_export.engine.arithmetic import (
     multiply,
     quantize_multiplier,
     round_away,
+    steps_of,
     tanh,
     wrap,
 )
@@ -56,7 +57,7 @@ def relu(source: Tensor, target: Tensor) -> NDArray[np.int8]:
 def relu6(source: Tensor) -> NDArray[np.int8]:
     """RELU6, which TFLite Micro computes in the input's scale."""
     zero = source.zero_points[0]
-    six = clamp(round_away(float(np.float32(6.0) / _scale(source))) + zero)
+    six = clamp(steps_of(6.0, source.scales[0]) + zero)
     return _table(lambda value: min(max(value, zero), six))
 
 
@@ -110,6 +111,11 @@ def _saturate16(value: int) -> int:
     return clamp(value, -32768, 32767)
 
 
+def _divide16(value: int, exponent: int) -> int:
+    """As `divide_by_power`, but in 16 bits, where masks of 16 bits and more are all ones."""
+    return divide_by_power(value, exponent) if exponent < 16 else 1 if value >= 0 else -1
+
+
 def hard_swish(source: Tensor, target: Tensor) -> NDArray[np.int8]:
     """HARD_SWISH in 16 bits: ``x * relu6(x + 3) / 6``."""
     fine = source.scales[0] / 128
@@ -120,10 +126,10 @@ def hard_swish(source: Tensor, target: Tensor) -> NDArray[np.int8]:
         wide = (value - source.zero_points[0]) * 128
         gate = _saturate16(wide << (exponent - 1)) if exponent > 0 else wide
         gate = _high_mul16(gate, reluish16)
-        gate = _saturate16(gate << 1) if exponent > 0 else divide_by_power(gate, -exponent)
+        gate = _saturate16(gate << 1) if exponent > 0 else _divide16(gate, -exponent)
         product = ((gate + (1 << 15)) >> 1) * _high_mul16(wide, output16)
         kept = (abs(product) >> 15) * (1 if product >= 0 else -1)
-        return clamp(divide_by_power(kept, -output.shift) + target.zero_points[0])
+        return clamp(_divide16(kept, -output.shift) + target.zero_points[0])
 
     return _table(value_of)
 

@@ -1,5 +1,6 @@
 """Compiled code against TFLite Micro, bit by bit, on this machine."""
 
+import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +15,8 @@ from hybrid.errors import HybridError, UnsupportedOpError
 from hybrid.progress import SILENT, Narrator
 from hybrid.runtimes import ARENA_BYTES, device_engine
 
+_REFUSALS = (RuntimeError, ValueError, TypeError, struct.error)
+"""Of TFLite Micro, and of its package, which reads more of a flatbuffer than is run."""
 _CHUNK = 256
 """Examples that are held in memory at a time."""
 
@@ -102,6 +105,10 @@ def _bits(values: NDArray[Any]) -> NDArray[Any]:
     return np.ascontiguousarray(values).view(f"u{values.itemsize}")
 
 
+def _line(exc: Exception) -> str:
+    return " ".join(str(exc).split())
+
+
 class _Oracle:
     """TFLite Micro's interpreter."""
 
@@ -113,8 +120,8 @@ class _Oracle:
         self._outputs = len(compiled.graph.outputs)
         try:
             self._interpreter = runtime.Interpreter.from_bytes(flatbuffer, arena_size=ARENA_BYTES)
-        except (RuntimeError, ValueError) as exc:
-            raise UnsupportedOpError(f"model: TFLite Micro refuses it: {exc}") from exc
+        except _REFUSALS as exc:
+            raise UnsupportedOpError(f"model: TFLite Micro refuses it: {_line(exc)}") from exc
 
     def outputs(self, example: Values) -> Values:
         """One example through the interpreter."""
@@ -123,5 +130,5 @@ class _Oracle:
         try:
             self._interpreter.invoke()
         except RuntimeError as exc:
-            raise UnsupportedOpError(f"model: TFLite Micro fails on it: {exc}") from exc
+            raise UnsupportedOpError(f"model: TFLite Micro fails on it: {_line(exc)}") from exc
         return [self._interpreter.get_output(index).copy() for index in range(self._outputs)]

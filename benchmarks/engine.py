@@ -1,0 +1,216 @@
+"""What the ahead-of-time engine takes, and that it is exact, beside what TFLite Micro takes (`engine_peers`).
+
+    PYTHONPATH=. python benchmarks/engine.py [DATA] [--quick]
+
+The five nets are compiled with weights of int16 and int8 and compared with TFLite Micro, bit by bit, on random inputs:
+on the host (1,000 for each width) and on emulated boards (4). Instructions, stack and sizes are those of the boards.
+Then so many random nets of the search space are compared, with random weights. Everything but seconds is repeatable.
+Five to twenty minutes, by the machine; ``--quick`` (fewer inputs and nets) less than three, and writes no results.
+
+DATA is the folder with ``tflite-models`` (default: HYBRID_DATA_DIR). The last line is one JSON object.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from engine_peers import MLPERF_TINY, PEERS, Peer
+from search_costs import int8_net
+
+from firmware_export.emulate.boards import board_named
+from firmware_export.engine.compile import Compiled, compile_model
+from firmware_export.engine.host import Values, built
+from firmware_export.engine.measure import Measured, measure
+from firmware_export.engine.verify import random_input
+from hybrid.cost import estimate
+from hybrid.pipeline.export import tool_versions
+from hybrid.specs import ArchSpec
+from hybrid.work import flatbuffer_work
+from nas.space import edge_space, sample
+
+RESULTS = Path(__file__).parent / "results" / "engine.json"
+BOARDS = {"m7": "mps2-an500", "m4": "mps2-an386", "m33": "mps2-an505", "m3": "mps2-an385", "m0plus": "mps2-an385"}
+FLAGS = {"m3": ("-O2", "-mcpu=cortex-m3")}
+"""A Cortex-M3 is what TFLite Micro's reference kernels, which use no DSP, are counted for. The board's own code is for
+a Cortex-M0+, which has no long multiplications either."""
+WIDTHS = ("int16", "int8")
+ON_BOARD = 4
+SHAPES = ((28, 28, 1), (32, 32, 3), (48, 48, 3), (49, 10, 1), (128, 1, 6))
+MOST_MACS = 4_000_000
+AT_ONCE = 10
+ARENA_BYTES = 4 << 20
+
+
+def examples_of(compiled: Compiled, count: int, seed: int = 0) -> list[Values]:
+    """Random inputs."""
+    rng = np.random.default_rng(seed)
+    return [[random_input(compiled.graph.tensors[n], rng) for n in compiled.graph.inputs] for _ in range(count)]
+
+
+def answers_of(flatbuffer: bytes, compiled: Compiled, examples: Sequence[Values]) -> Iterator[Values]:
+    """TFLite Micro's outputs."""
+    from tflite_micro import runtime
+
+    interpreter = runtime.Interpreter.from_bytes(flatbuffer, arena_size=ARENA_BYTES)
+    for example in examples:
+        for index, value in enumerate(example):
+            interpreter.set_input(value, index)
+        interpreter.invoke()
+        yield [interpreter.get_output(index).copy() for index in range(len(compiled.graph.outputs))]
+
+
+def differing(expected: Sequence[Values], got: Sequence[Values]) -> int:
+    """How many examples have an output that differs."""
+    return sum(
+        not all(np.array_equal(a.ravel(), b.ravel()) for a, b in zip(one, other, strict=True))
+        for one, other in zip(expected, got, strict=True)
+    )
+
+
+def on_host(flatbuffers: Sequence[bytes], count: int) -> tuple[int, int]:
+    """Compare models in both widths over `count` inputs each; gives how many differ, of how many."""
+    models = [
+        compile_model(flatbuffer, prefix=f"m{number}_{width}", weights=width, kernels="kernels")
+        for number, flatbuffer in enumerate(flatbuffers)
+        for width in WIDTHS
+    ]
+    wrong = 0
+    with built(models) as program:
+        for number, flatbuffer in enumerate(flatbuffers):
+            examples = examples_of(models[2 * number], count)
+            expected = list(answers_of(flatbuffer, models[2 * number], examples))
+            wrong += sum(differing(expected, program.run(examples, 2 * number + place)) for place in (0, 1))
+    return wrong, 2 * count * len(flatbuffers)
+
+
+def on_board(board: str, flatbuffer: bytes, **options: Any) -> tuple[dict[str, Any], Compiled]:
+    """Compare and measure a model on a board."""
+    compiled = compile_model(flatbuffer, **options)
+    examples = examples_of(compiled, ON_BOARD, seed=1)
+    found: Measured = measure(compiled, board_named(BOARDS[board]), examples, flags=FLAGS.get(board, ("-O2",)))
+    row = {
+        "instructions": found.instructions,
+        "static_bytes": compiled.ram_bytes,
+        "stack_bytes": found.stack_bytes,
+        "text_bytes": found.sections.text,
+        "rodata_bytes": found.sections.rodata,
+        "compared": ON_BOARD,
+        "mismatches": differing(list(answers_of(flatbuffer, compiled, examples)), found.outputs),
+    }
+    return row, compiled
+
+
+def net_rows(flatbuffer: bytes, peer: Peer) -> dict[str, dict[str, Any]]:
+    """All boards and budgets of one net, by ``board width``."""
+    rows = {f"m7 {width}": on_board("m7", flatbuffer, weights=width)[0] for width in WIDTHS}
+    for board in ("m4", "m33", "m3", "m0plus"):
+        rows[f"{board} int16"] = on_board(board, flatbuffer, weights="int16")[0]
+    rows["m4 int8"] = on_board("m4", flatbuffer, weights="int8")[0]
+    rows["m7 auto, ram_bytes of the arena"] = on_board("m7", flatbuffer, ram_bytes=peer.cmsis_arena)[0]
+    return rows
+
+
+def ratios(name: str, rows: dict[str, dict[str, Any]], peer: Peer) -> dict[str, float]:
+    """A net's public figures."""
+    default, small = rows["m7 int16"], rows["m7 auto, ram_bytes of the arena"]
+    used = [row["static_bytes"] + row["stack_bytes"] for row in (default, small)]
+    found = {f"m7_{width}_ratio": rows[f"m7 {width}"]["instructions"] / peer.best_m7 for width in WIDTHS}
+    found["m4_int16_ratio"] = rows["m4 int16"]["instructions"] / peer.cmsis_m4
+    found["m3_int16_ratio"] = rows["m3 int16"]["instructions"] / peer.reference_m4
+    found |= {"ram_ratio": used[0] / peer.cmsis_arena, "ram_at_arena_ratio": used[1] / peer.cmsis_arena}
+    return {f"{figure}_{name}": round(value, 4) for figure, value in found.items()}
+
+
+def drawn(count: int, seed: int) -> list[ArchSpec]:
+    """Random nets of the default search spaces of a few inputs."""
+    rng, found = np.random.default_rng(seed), []
+    while len(found) < count:
+        arch = sample(edge_space(SHAPES[len(found) % len(SHAPES)], 10), rng)
+        if estimate(arch).macs <= MOST_MACS:
+            found.append(arch)
+    return found
+
+
+def searched(count: int, seed: int, inputs: int) -> tuple[int, int]:
+    """Compare random nets of the search; gives how many inputs differ, of how many."""
+    rng, wrong, compared = np.random.default_rng(seed), 0, 0
+    archs = drawn(count, seed)
+    for start in range(0, count, AT_ONCE):
+        results = on_host([int8_net(arch, rng) for arch in archs[start : start + AT_ONCE]], inputs)
+        wrong, compared = wrong + results[0], compared + results[1]
+        print(f"searched nets up to {min(start + AT_ONCE, count)}: {wrong} of {compared} differ", flush=True)
+    return wrong, compared
+
+
+def mlperf_seconds(files: Path) -> float:
+    """The comparison of all MLPerf Tiny models on the emulated Cortex-M4 and M7, from flatbuffer to verdict."""
+    start = time.monotonic()
+    for name in MLPERF_TINY:
+        for board in ("m4", "m7"):
+            on_board(board, (files / PEERS[name].file).read_bytes())
+    return time.monotonic() - start
+
+
+def compile_seconds(flatbuffer: bytes) -> float:
+    """From a flatbuffer to all sources."""
+    start = time.monotonic()
+    _ = compile_model(flatbuffer).files
+    return time.monotonic() - start
+
+
+def versions() -> dict[str, str]:
+    """Of Python's packages, compilers and emulator."""
+    programs = {name: [name, "--version"] for name in ("cc", "arm-none-eabi-gcc", "qemu-system-arm")}
+    said = {name: subprocess.run(line, capture_output=True, text=True, check=False) for name, line in programs.items()}
+    return tool_versions() | {name: done.stdout.split("\n")[0] for name, done in said.items()}
+
+
+def measured(files: Path, options: argparse.Namespace) -> dict[str, Any]:
+    """Everything, with the public figures under ``figures``."""
+    inputs, nets, net_inputs = (20, 4, 8) if options.quick else (1000, 50, 32)
+    result: dict[str, Any] = {"nets": {}, "exactness": {}}
+    figures: dict[str, float] = {}
+    for name, peer in PEERS.items():
+        flatbuffer = (files / peer.file).read_bytes()
+        wrong, compared = on_host([flatbuffer], inputs)
+        rows = net_rows(flatbuffer, peer)
+        result["exactness"][name] = {"host_differ": wrong, "host_compared": compared}
+        result["nets"][name] = {"macs": flatbuffer_work(flatbuffer).macs, "tflite_micro": vars(peer), "engine": rows}
+        figures |= ratios(name, rows, peer)
+        print(f"{name}: {wrong} of {compared} differ on the host; {json.dumps(rows)}", flush=True)
+    wrong, compared = searched(nets, options.seed, net_inputs)
+    result["exactness"]["searched"] = {"nets": nets, "host_differ": wrong, "host_compared": compared}
+    rows = [row for net in result["nets"].values() for row in net["engine"].values()]
+    figures["mismatches"] = sum(case["host_differ"] for case in result["exactness"].values())
+    figures["mismatches"] += sum(row["mismatches"] for row in rows)
+    m4 = [net["engine"][f"m4 {width}"] for net in result["nets"].values() for width in WIDTHS]
+    figures["code_bytes_m4"] = max(row["text_bytes"] for row in m4)
+    figures["vww_compile_seconds"] = round(compile_seconds((files / PEERS["vww"].file).read_bytes()), 2)
+    figures["mlperf_emulated_seconds"] = round(mlperf_seconds(files), 1)
+    return result | {"figures": figures}
+
+
+def main() -> None:
+    """Print what is measured and the figures; keep the results of a whole run."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("data", nargs="?", type=Path, default=os.environ.get("HYBRID_DATA_DIR"))
+    parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    if options.data is None:
+        parser.error("DATA is missing; give the folder or set HYBRID_DATA_DIR")
+    result = measured(Path(options.data) / "tflite-models", options)
+    if not options.quick:
+        kept = {"command": f"python benchmarks/engine.py --seed {options.seed}", "tools": versions(), **result}
+        RESULTS.write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
+    print(json.dumps({"figures": result["figures"]}))
+
+
+if __name__ == "__main__":
+    main()
