@@ -18,8 +18,10 @@ from firmware_export.emulate.counter import Counter
 from firmware_export.emulate.gateway import Ask, Outcome, gateway_sources, serve_device
 from firmware_export.emulate.machine import EmulationResult, run
 from firmware_export.emulate.report import Region
+from firmware_export.emulate.uart import Uart
 from hybrid.cascade import DeviceProgram
 from hybrid.errors import HybridError
+from hybrid.progress import SILENT, Advance, Narrator
 
 LOOP = "loop.c"
 _START_S, _EXAMPLE_S = 60.0, 1.0
@@ -96,7 +98,9 @@ def _run_marked(
     return done
 
 
-def emulate_loop(bundle: Bundle, board: Board, pixels: NDArray[np.uint8], ask: Ask) -> list[Outcome]:
+def emulate_loop(
+    bundle: Bundle, board: Board, pixels: NDArray[np.uint8], ask: Ask, *, narrator: Narrator = SILENT
+) -> list[Outcome]:
     """Let the device classify stored images, keep or ask over its UART, and answer; `ask` is the cloud.
 
     Raises: as `emulate_bundle`.
@@ -105,10 +109,19 @@ def emulate_loop(bundle: Bundle, board: Board, pixels: NDArray[np.uint8], ask: A
     main = {LOOP: (programs.TARGET / LOOP).read_bytes()}
     sources: dict[str, str | bytes] = {**aot_sources(firmware_of(bundle)), **gateway_sources(), **main}
     outcomes: list[Outcome] = []
-    frames = [example.tobytes() for example in pixels]
-    done = run(sources, board, flags=CODE_FLAGS, talk=lambda uart: outcomes.extend(serve_device(uart, ask, frames)))
-    _check_end(board, done)
+
+    def talk(uart: Uart) -> None:
+        with narrator.track(f"loop on {board.name}", len(pixels)) as advance:
+            outcomes.extend(serve_device(uart, ask, _frames(pixels, advance)))
+
+    _check_end(board, run(sources, board, flags=CODE_FLAGS, talk=talk))
     return outcomes
+
+
+def _frames(pixels: NDArray[np.uint8], advance: Advance) -> Iterator[bytes]:
+    for example in pixels:
+        yield example.tobytes()
+        advance(1, "")
 
 
 def _nets(bundle: Bundle) -> Mapping[str, Any]:

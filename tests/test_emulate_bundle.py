@@ -9,6 +9,7 @@ import pytest
 from cloud_helpers import INPUTS, brightness, running
 from tiny_edge import INPUT_SHAPE, cascade_bundle, good_bundle, inputs, prelu_program, sources
 
+from firmware_export.answers import Answers
 from firmware_export.bundle import Bundle, file_entries, write
 from firmware_export.cloud import endpoint_info
 from firmware_export.contents import golden_pixels, read_golden
@@ -16,9 +17,10 @@ from firmware_export.edge import build_edge_bundle, canonical_json
 from firmware_export.emulate import programs
 from firmware_export.emulate.boards import BOARDS
 from firmware_export.emulate.errors import ToolchainError
+from firmware_export.emulate.gateway import Outcome, Way
 from firmware_export.emulate.machine import run
 from hybrid.errors import BundleError, HybridError, SpecError
-from hybrid.pipeline.emulating import emulate
+from hybrid.pipeline.emulating import Examples, emulate, judged_loop, loop_values
 from hybrid.runtimes import device_engine
 from hybrid.serve import create_app
 
@@ -103,6 +105,28 @@ def test_the_loop_keeps_and_asks_as_decided(one):
     assert 0 < kept.sum() < 5
     cloud = brightness(golden_pixels(good_bundle())).argmax(axis=1)
     assert [outcome.answer for outcome in loop.outcomes] == np.where(kept, expected.edge_class, cloud).tolist()
+
+
+def test_a_loop_that_leaves_the_prediction_by_hand():
+    """Kept and right; asked and right; another answer than the sweep counted on; no answer, and the edge is wrong."""
+    column = np.array([[1, 5, 0, 1], [0, -3, 0, 0], [0, -4, 0, 0], [2, -9, 0, 0]]).T
+    said = dict(zip(("edge_class", "score", "stage", "kept"), column, strict=True))
+    expected = Answers(**said, logits=np.zeros((4, 3), np.int8), payloads=(b"",) * 4)
+    labels = np.array([1, 2, 0, 1])
+    examples = Examples(source="four", pixels=np.zeros((4, 1, 1, 1), np.uint8), labels=labels, predicted=labels)
+    ways = (Way.KEPT, Way.ANSWERED, Way.ANSWERED, Way.UNANSWERED)
+    answers = zip((1, 2, 1, 2), expected.edge_class, expected.score, ways, strict=True)
+    outcomes = [Outcome(answer=a, edge_class=edge, score=score, way=way) for a, edge, score, way in answers]
+    loop = judged_loop("url", examples, expected, outcomes)
+    assert loop.differences == (
+        "loop, example 2: answer must be 0, is 1",
+        "loop, example 3, which the cloud did not answer: answer must be 1, is 2",
+    )
+    assert (loop.right, loop.predicted_right) == (2, 4)
+    assert loop_values(loop) == {
+        **{"url": "url", "kept": 1, "answered": 2, "unanswered": 1},
+        **{"right": 2, "predicted_right": 4, "accuracy": 0.5, "predicted_accuracy": 1.0},
+    }
 
 
 # What the command says, and how it ends

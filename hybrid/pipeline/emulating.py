@@ -106,13 +106,13 @@ def emulate(
     expected = expected_answers(contract, examples.pixels)
     narrator.say(f"{board.name}, {board.title}: {len(examples.pixels):,} {examples.source}.")
     emulated = emulate_bundle(bundle, program, board, examples.pixels)
-    outcomes = None if ask is None else emulate_loop(bundle, board, examples.pixels, ask)
+    outcomes = None if ask is None else emulate_loop(bundle, board, examples.pixels, ask, narrator=narrator)
     return Emulation(
         examples=examples,
         emulated=emulated,
         arena_bytes=bundle.manifest["engines"]["aot"]["arena_bytes"],
         differences=tuple(differences(expected, emulated.answers)),
-        loop=None if outcomes is None else _loop(url, examples, expected, outcomes),
+        loop=None if outcomes is None else judged_loop(url, examples, expected, outcomes),
     )
 
 
@@ -166,7 +166,8 @@ def _board(bundle: Bundle, name: str) -> Board:
     return board
 
 
-def _loop(url: str, examples: Examples, expected: Answers, outcomes: list[Outcome]) -> Loop:
+def judged_loop(url: str, examples: Examples, expected: Answers, outcomes: list[Outcome]) -> Loop:
+    """Hold what became of the examples against what the device must say of them, and what is predicted of them."""
     answers, labels = np.array([outcome.answer for outcome in outcomes]), examples.labels
     return Loop(
         url=url,
