@@ -3,30 +3,32 @@
 Weights stand as the dot products read them (`kernels/dot.h`): blocks of four channels, values in quads.
 """
 
-from collections.abc import Sequence
 from dataclasses import replace
-from math import inf
 
 import numpy as np
 from numpy.typing import NDArray
 
-from firmware_export.engine.arithmetic import Multiplier, activation_range, padding_before, quantize_multiplier
 from firmware_export.engine.checks import (
-    constant,
     describe,
-    need_image,
     need_int8,
-    need_shape,
-    optional,
     refuse,
     result_of,
     tensor_of,
 )
+from firmware_export.engine.filters import (
+    channel_constants,
+    form_fields,
+    geometry_of,
+    image_filter,
+    image_sizes,
+    int8_weights,
+    layer_call,
+    rescaling_of,
+)
 from firmware_export.engine.graph import Graph, Op, Tensor
 from firmware_export.engine.layer import Call, Constant, InPlace
-from firmware_export.engine.requantise import LONG, Rescaling, Sums, rescaling
+from firmware_export.engine.requantise import LONG
 
-CHANNEL = "channel"
 _PAIRS = (0, 2, 1, 3)
 """Order of a quad's values in int16 weights."""
 
@@ -34,7 +36,7 @@ _PAIRS = (0, 2, 1, 3)
 def conv(graph: Graph, op: Op, *, wide: bool, low_ram: bool) -> list[Call]:
     """CONV_2D, also in groups; `low_ram` unpacks each patch alone, which takes more instructions."""
     source, target = tensor_of(graph, op, 0), result_of(graph, op)
-    weights, geometry = _filter(graph, op), _geometry(graph, op, tensor_of(graph, op, 1).shape[1:3])
+    weights, geometry = image_filter(graph, op), geometry_of(graph, op, tensor_of(graph, op, 1).shape[1:3])
     outputs, kernel_h, kernel_w, depth = weights.shape
     if source.shape[3] % depth or outputs % (source.shape[3] // depth):
         raise refuse(op, f"{describe(source)}: does not split into groups of {depth} channels")
@@ -44,14 +46,14 @@ def conv(graph: Graph, op: Op, *, wide: bool, low_ram: bool) -> list[Call]:
     if columns:
         weights = weights.transpose(0, 2, 1, 3)
     runs = weights.reshape(outputs, kernel_h, kernel_w * depth) if joined else weights.reshape(outputs, -1, depth)
-    scaled, limits = _rescaling(graph, op, weights)
+    scaled, limits = rescaling_of(graph, op, weights)
     packed = np.concatenate([_pack(part, wide, scaled.form) for part in np.split(runs, groups)])
     quads = runs.shape[1] * _quads(runs.shape[2])
     fields = {
         "weights": Constant(values=packed),
-        **_constants(scaled, groups),
-        **_form(scaled, limits, wide),
-        **_image_sizes(source, target),
+        **channel_constants(scaled, groups),
+        **form_fields(scaled, limits, wide),
+        **image_sizes(source, target),
         "out_c": outputs,
         **geometry,
         "groups": groups,
@@ -63,116 +65,33 @@ def conv(graph: Graph, op: Op, *, wide: bool, low_ram: bool) -> list[Call]:
     leave = _conv_in_place(source, target, geometry) if groups == 1 else ()
     if columns:
         slots = target.shape[2] + kernel_w
-        call = _call("conv_columns", "conv", fields, op, 16 * quads // kernel_w * slots, leave)
+        call = layer_call("conv_columns", "conv", fields, op, 16 * quads // kernel_w * slots, leave)
         return [replace(call, struct="conv")]
-    return [_call("conv", "conv", fields, op, 16 * quads, leave)]
-
-
-def depthwise(graph: Graph, op: Op) -> list[Call]:
-    """DEPTHWISE_CONV_2D with any multiplier."""
-    source, target = tensor_of(graph, op, 0), result_of(graph, op)
-    weights, geometry = _filter(graph, op), _geometry(graph, op, tensor_of(graph, op, 1).shape[1:3])
-    outputs = weights.shape[3]
-    if outputs % source.shape[3]:
-        raise refuse(op, f"{describe(source)}: {outputs} outputs are no multiple of its channels")
-    scaled, limits = _rescaling(graph, op, np.moveaxis(weights[0], 2, 0))
-    if _fits_planes(source, outputs, geometry, scaled):
-        return [_planes(op, source, target, weights[0], geometry, (scaled, limits))]
-    fields = {
-        "weights": Constant(values=weights[0]),
-        **_constants(scaled, 1),
-        **_form(scaled, limits, False),
-        **_image_sizes(source, target),
-        "multiplier": outputs // source.shape[3],
-        **geometry,
-        "in_zero": source.zero_points[0],
-    }
-    return [_call("depthwise", "depthwise", fields, op, 0)]
-
-
-def _fits_planes(source: Tensor, outputs: int, geometry: dict[str, int], scaled: Rescaling) -> bool:
-    """Whether `kernels/planes.h` computes it: 3x3, no dilation, one output per input, channels in fours."""
-    square = geometry["kernel_h"] == geometry["kernel_w"] == 3
-    dense = geometry["dilation_h"] == geometry["dilation_w"] == 1
-    strides = min(geometry["stride_h"], geometry["stride_w"])
-    return square and dense and strides < 3 and outputs == source.shape[3] and not outputs % 4 and scaled.form != LONG
-
-
-def _planes(
-    op: Op,
-    source: Tensor,
-    target: Tensor,
-    weights: NDArray[np.int8],
-    geometry: dict[str, int],
-    scaled: tuple[Rescaling, tuple[int, int]],
-) -> Call:
-    """A depthwise convolution over planes; `weights` are ``(3, 3, channels)``. Lines are what makes them longer."""
-    by_rows, by_columns = (_line_cost(target, geometry, line) for line in (0, 1))
-    line = 0 if by_rows <= by_columns else 1
-    place, sides = 1 - line, ("h", "w")
-    pairs = 2 * weights.transpose(2, line, place)[..., [0, 1, 1, 2]].astype(np.int16)
-    stride, pad = ([geometry[f"{name}_{sides[axis]}"] for axis in (line, place)] for name in ("stride", "pad"))
-    lines = (target.shape[1 + line] - 1) * stride[0] + 3
-    pitch = -(-target.shape[1 + place] // 2) * 2 * stride[1] + 2
-    fields = {
-        "weights": Constant(values=pairs),
-        **_constants(scaled[0], 1),
-        "form": scaled[0].form,
-        "low": scaled[1][0],
-        "high": scaled[1][1],
-        "depth": source.shape[3],
-        **_line_sizes("in", source, line),
-        **_line_sizes("out", target, line),
-        "line_stride": stride[0],
-        "place_stride": stride[1],
-        "line_pad": pad[0],
-        "place_pad": pad[1],
-        "lines": lines,
-        "pitch": pitch,
-        "in_zero": source.zero_points[0],
-    }
-    leave = (InPlace(read=0, lowest=0, highest=0),)  # channels by fours, each read before it is written
-    return _call("planes", "planes", fields, op, 8 * lines * pitch, leave)
-
-
-def _line_cost(target: Tensor, geometry: dict[str, int], line: int) -> float:
-    """About how many instructions the outputs of a channel take, infinite where the places' stride is above 2."""
-    lines, places = target.shape[1 + line], target.shape[2 - line]
-    return lines * (36 + 34 * -(-places // 2) + 14 * (places % 2)) if geometry[f"stride_{'wh'[line]}"] < 3 else inf
-
-
-def _line_sizes(name: str, tensor: Tensor, line: int) -> dict[str, int]:
-    steps = (tensor.shape[2] * tensor.shape[3], tensor.shape[3])
-    return {
-        f"{name}_lines": tensor.shape[1 + line],
-        f"{name}_places": tensor.shape[2 - line],
-        f"{name}_line": steps[line],
-        f"{name}_place": steps[1 - line],
-    }
+    return [layer_call("conv", "conv", fields, op, 16 * quads, leave)]
 
 
 def fully_connected(graph: Graph, op: Op, *, wide: bool) -> list[Call]:
     """FULLY_CONNECTED over one row or several."""
     source, target, filters = tensor_of(graph, op, 0), result_of(graph, op), tensor_of(graph, op, 1)
     need_int8(op, (source, target))
-    weights = _int8_weights(op, filters)
+    weights = int8_weights(op, filters)
     outputs, depth = weights.shape[-2:]
     if weights.size != outputs * depth or source.size % depth or target.size != source.size // depth * outputs:
         raise refuse(op, f"{describe(source)}: does not fit weights {list(weights.shape)}")
     if any(filters.zero_points):
         raise refuse(op, f"{describe(filters)}: weights with a zero point; quantise them symmetrically")
-    scaled, limits = _rescaling(graph, op, weights.reshape(outputs, depth))
+    scaled, limits = rescaling_of(graph, op, weights.reshape(outputs, depth))
     fields = {
         "weights": Constant(values=_pack(weights.reshape(outputs, 1, depth), wide, scaled.form)),
-        **_constants(scaled, 1),
-        **_form(scaled, limits, wide),
+        **channel_constants(scaled, 1),
+        **form_fields(scaled, limits, wide),
         "rows": source.size // depth,
         "depth": depth,
         "out_c": outputs,
         "in_zero": source.zero_points[0],
     }
     leave = (InPlace(read=0),) if source.size == depth else ()  # one row is unpacked before it is answered
-    return [_call("fully_connected", "fully_connected", fields, op, 8 * _quads(depth), leave)]
+    return [layer_call("fully_connected", "fully_connected", fields, op, 8 * _quads(depth), leave)]
 
 
 def _conv_in_place(source: Tensor, target: Tensor, geometry: dict[str, int]) -> tuple[InPlace, ...]:
@@ -190,113 +109,8 @@ def _conv_in_place(source: Tensor, target: Tensor, geometry: dict[str, int]) -> 
     return (InPlace(read=0, highest=int((unread - pixels * outputs).min(initial=source.size))),)
 
 
-def _call(
-    kernel: str, family: str, fields: dict[str, object], op: Op, scratch_bytes: int, in_place: tuple[InPlace, ...] = ()
-) -> Call:
-    reads, writes = (op.inputs[0],), (op.outputs[0],)
-    return Call(
-        kernel=kernel,
-        struct=kernel,
-        family=family,
-        fields=fields,
-        reads=reads,
-        writes=writes,
-        scratch_bytes=scratch_bytes,
-        in_place=in_place,
-    )
-
-
-def _constants(scaled: Rescaling, groups: int) -> dict[str, Constant]:
-    """Bias and channels, each group filled up to a multiple of four."""
-    return {
-        "bias": Constant(values=_fill(scaled.bias, groups)),
-        "channels": Constant(values=_fill(scaled.channels, groups), ctype=CHANNEL),
-    }
-
-
-def _form(scaled: Rescaling, limits: tuple[int, int], wide: bool) -> dict[str, int]:
-    """Which code a layer takes; sums are doubled by int16 weights, or else by the input's values."""
-    doubled = scaled.form != LONG and not wide
-    return {"wide": int(wide), "form": scaled.form, "in_scale": 1 + doubled, "low": limits[0], "high": limits[1]}
-
-
 def _quads(count: int) -> int:
     return -(-count // 4)
-
-
-def _int8_weights(op: Op, filters: Tensor) -> NDArray[np.int8]:
-    if filters.dtype != "int8" or filters.data is None:
-        raise refuse(op, f"{describe(filters)}: weights must be constant int8")
-    return np.asarray(filters.data, np.int8)
-
-
-def _filter(graph: Graph, op: Op) -> NDArray[np.int8]:
-    source, target, filters = tensor_of(graph, op, 0), result_of(graph, op), tensor_of(graph, op, 1)
-    need_int8(op, (source, target))
-    need_image(op, (source, target))
-    weights = _int8_weights(op, filters)
-    if weights.ndim != 4 or 0 in weights.shape or (op.kind == "DEPTHWISE_CONV_2D" and weights.shape[0] != 1):
-        raise refuse(op, f"{describe(filters)}: weights must have four dimensions")
-    return weights
-
-
-def _geometry(graph: Graph, op: Op, kernel: Sequence[int]) -> dict[str, int]:
-    """Kernel, strides, dilations and padding as the kernels' structs name them."""
-    source, target, options = tensor_of(graph, op, 0), result_of(graph, op), op.options
-    sides, same = ("h", "w"), options["padding"] == "SAME"
-    strides, dilations = ([options[f"{name}_{s}{end}"] for s in sides] for name, end in _STEPS)
-    for side, size in enumerate(target.shape[1:3]):
-        span, extent = source.shape[1 + side], (kernel[side] - 1) * dilations[side] + 1
-        expected = -(-span // strides[side]) if same else (span - extent) // strides[side] + 1
-        if size != expected or size < 1:
-            raise refuse(op, f"{describe(target)}: height and width do not follow from its input, kernel and stride")
-    pads = [
-        padding_before(strides[side], dilations[side], source.shape[1 + side], kernel[side], same) for side in (0, 1)
-    ]
-    named = {"kernel": kernel, "stride": strides, "dilation": dilations, "pad": pads}
-    return {f"{name}_{side}": int(pair[index]) for name, pair in named.items() for index, side in enumerate(sides)}
-
-
-_STEPS = (("stride", ""), ("dilation", "_factor"))
-
-
-def _image_sizes(source: Tensor, target: Tensor) -> dict[str, int]:
-    _, in_h, in_w, in_c = source.shape
-    return {"in_h": in_h, "in_w": in_w, "in_c": in_c, "out_h": target.shape[1], "out_w": target.shape[2]}
-
-
-def _rescaling(graph: Graph, op: Op, weights: NDArray[np.int8]) -> tuple[Rescaling, tuple[int, int]]:
-    """Rescaling of all channels and the activation's range; `weights` are ``(channels, ...)``."""
-    source, target, bias = tensor_of(graph, op, 0), result_of(graph, op), optional(graph, op, 2)
-    outputs = len(weights)
-    biases = [0] * outputs
-    if bias is not None:
-        need_shape(op, bias, (outputs,))
-        if bias.dtype != "int32":
-            raise refuse(op, f"{describe(bias)}: a bias must be int32")
-        biases = constant(op, bias).tolist()
-    zero = source.zero_points[0]
-    swings = np.abs(weights.reshape(outputs, -1).astype(np.int64)).sum(axis=1) * max(127 - zero, 128 + zero)
-    sums = [Sums(bias=b, swing=int(swing)) for b, swing in zip(biases, swings, strict=True)]
-    limits = activation_range(op.options["fused_activation_function"], target.scales[0], target.zero_points[0])
-    return rescaling(_multipliers(graph, op, outputs), sums, target.zero_points[0], limits), limits
-
-
-def _multipliers(graph: Graph, op: Op, outputs: int) -> list[Multiplier]:
-    """One factor for each channel, from float32 scales multiplied in float64."""
-    source, filters, target = tensor_of(graph, op, 0), tensor_of(graph, op, 1), result_of(graph, op)
-    if len(filters.scales) not in (1, outputs):
-        raise refuse(op, f"{describe(filters)}: has {len(filters.scales)} scales, allowed one or {outputs}")
-    scales = filters.scales if len(filters.scales) == outputs else filters.scales * outputs
-    return [quantize_multiplier(source.scales[0] * scale / target.scales[0]) for scale in scales]
-
-
-def _fill(values: NDArray[np.int32], groups: int) -> NDArray[np.int32]:
-    """Fill each group's channels up to a multiple of four with zeros."""
-    parts = values.reshape(groups, -1, *values.shape[1:])
-    missing = -parts.shape[1] % 4
-    filled = np.pad(parts, [(0, 0), (0, missing)] + [(0, 0)] * (parts.ndim - 2))
-    return filled.reshape(-1, *values.shape[1:])
 
 
 def _pack(runs: NDArray[np.int8], wide: bool, form: int) -> NDArray[np.int8] | NDArray[np.int16]:
