@@ -23,6 +23,8 @@ pytestmark = pytest.mark.skipif(
     device_engine() != "tflite-micro" or not has_c_compiler(), reason="needs tflite-micro and a C compiler"
 )
 EXAMPLES = 4
+LEAN = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "ADD", "SUB")
+"""Operators that have kernels of their own for cores without DSP instructions."""
 FILES = Path(os.environ.get("HYBRID_DATA_DIR", "no data"), "tflite-models")
 
 
@@ -36,15 +38,15 @@ def judged(models):
             continue
 
 
-def wrong(models, *, weights="int16", sanitize=False, optimise="-O1"):
+def wrong(models, *, weights="int16", cpu="cortex-m4", sanitize=False, optimise="-O1", defines=()):
     """Numbers of the models whose compiled code gives another answer than TFLite Micro."""
     cases = list(judged(models))
     assert len(cases) > 0.8 * len(models)
     compiled = [
-        compile_model(model, prefix=f"m{number}", weights=weights, kernels="kernels")
+        compile_model(model, prefix=f"m{number}", weights=weights, cpu=cpu, kernels="kernels")
         for number, (model, _, _) in enumerate(cases)
     ]
-    with built(compiled, sanitize=sanitize, optimise=optimise) as program:
+    with built(compiled, sanitize=sanitize, optimise=optimise, defines=defines) as program:
         answers = [program.run(examples, number) for number, (_, examples, _) in enumerate(cases)]
     return [
         number
@@ -68,6 +70,22 @@ def test_every_operator_is_exact():
 def test_convolutions_are_exact_with_small_weights():
     kinds = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED")
     assert wrong([model for kind in kinds for model in drawn(kind, 20, 1000)], weights="int8") == []
+
+
+@pytest.mark.parametrize("defines", [(), ("KERNELS_NARROW",)], ids=["values", "words"])
+def test_kernels_for_cores_without_dsp_are_exact_and_clean_under_sanitizers(defines):
+    """Both layouts of what a convolution multiplies: value by value, and two values as one word."""
+    models = [*PLANES, *COLUMNS, *(model for kind in LEAN for model in drawn(kind, 6, 2000))]
+    kernels = {layer.kernel for model in models for layer in compile_model(model, cpu="cortex-m0plus").layers}
+    assert kernels >= {"lean_conv", "lean_fully_connected", "lean_depthwise", "lean_sum"}
+    assert wrong(models, cpu="cortex-m0plus", sanitize=True, defines=defines) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", LEAN)
+def test_hundreds_of_layers_for_cores_without_dsp_are_exact(kind):
+    for start in range(0, 300, 100):
+        assert wrong(drawn(kind, 100, 20_000 + start), cpu="cortex-m0plus") == []
 
 
 @pytest.mark.parametrize("models", [PLANES, COLUMNS])

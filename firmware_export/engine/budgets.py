@@ -15,9 +15,11 @@ _NAMED = 5
 
 
 def choose_layers(
-    graph: Graph, weights: Weights, flash_bytes: int | None, *, low_ram: bool = False
+    graph: Graph, weights: Weights, flash_bytes: int | None, *, low_ram: bool = False, lean: bool = False
 ) -> tuple[Layer, ...]:
     """Lower a graph within a budget of flash for constants; `low_ram` prefers little scratch to few instructions.
+
+    `lean` is for cores without DSP instructions.
 
     ``auto`` unpacks all weights and then takes back what costs most bytes for each multiplication that gains by it,
     until the rest fits.
@@ -25,10 +27,10 @@ def choose_layers(
     Raises: BudgetError naming the largest layers.
     """
     if weights != "auto":
-        layers = list(lower(graph, weights=weights, low_ram=low_ram))
+        layers = list(lower(graph, weights=weights, low_ram=low_ram, lean=lean))
     else:
-        layers = list(lower(graph, weights="int16", low_ram=low_ram))
-        small = lower(graph, weights="int8", low_ram=low_ram)
+        layers = list(lower(graph, weights="int16", low_ram=low_ram, lean=lean))
+        small = lower(graph, weights="int8", low_ram=low_ram, lean=lean)
         excess = constant_bytes(graph, layers) - flash_bytes if flash_bytes is not None else 0
         for place in sorted(range(len(layers)), key=lambda i: (_gain(layers[i], small[i]), i)):
             if excess <= 0:

@@ -90,12 +90,13 @@ def compile_model(
         _check_prefix(name)
     graph = read(flatbuffer)
     _check_rim(graph)
-    if weights == "auto" and not core_named(cpu).has_dsp:
+    lean = not core_named(cpu).has_dsp
+    if weights == "auto" and lean:
         weights = "int8"
-    layers = choose_layers(graph, weights, flash_bytes)
+    layers = choose_layers(graph, weights, flash_bytes, lean=lean)
     memory = lay_out(graph, layers)
     if ram_bytes is not None and memory.nbytes > ram_bytes:
-        layers = choose_layers(graph, weights, flash_bytes, low_ram=True)
+        layers = choose_layers(graph, weights, flash_bytes, low_ram=True, lean=lean)
         memory = lay_out(graph, layers)
     check_ram(memory.nbytes, ram_bytes, list(zip(memory.live, layers, strict=True)))
     kernel_prefix = kernels or prefix

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from functools import partial
 
-from firmware_export.engine import lower_arith, lower_conv, lower_depthwise, lower_move, lower_point
+from firmware_export.engine import lower_arith, lower_conv, lower_depthwise, lower_lean, lower_move, lower_point
 from firmware_export.engine.checks import describe, refuse
 from firmware_export.engine.graph import ABSENT, Graph, Op
 from firmware_export.engine.layer import Call, Layer, WeightWidth
@@ -38,17 +38,34 @@ _PLAIN: dict[str, _Lowering] = {
     "QUANTIZE": lower_point.quantize,
     "DEQUANTIZE": lower_point.dequantize,
 }
+_LEAN: dict[str, Callable[[Graph, Op], list[Call] | None]] = {
+    "CONV_2D": lower_lean.conv,
+    "FULLY_CONNECTED": lower_lean.fully_connected,
+    "DEPTHWISE_CONV_2D": lower_lean.depthwise,
+    "ADD": lower_lean.addition,
+    "SUB": lower_lean.subtraction,
+}
 KINDS = tuple(sorted((*_WEIGHTED, *_PLAIN, *ALIASES)))
 """Operators that the engine computes."""
 
 
-def lower(graph: Graph, *, weights: WeightWidth, low_ram: bool = False) -> tuple[Layer, ...]:
+def lower(graph: Graph, *, weights: WeightWidth, low_ram: bool = False, lean: bool = False) -> tuple[Layer, ...]:
     """Lower every operator, in order; `low_ram` prefers little scratch to few instructions.
+
+    `lean` is for cores without DSP instructions: where there are kernels for them, they stand before `weights`.
 
     Raises: UnsupportedOpError naming operator, tensor and reason.
     """
     lowerings = {**_PLAIN, **dict.fromkeys(ALIASES, _alias), **_weighted(weights == "int16", low_ram)}
-    return tuple(_lower(graph, op, lowerings, weights) for op in graph.ops)
+    lean_lowerings = {kind: partial(_lean_first, _LEAN[kind], lowerings[kind]) for kind in _LEAN} if lean else {}
+    return tuple(_lower(graph, op, {**lowerings, **lean_lowerings}, weights) for op in graph.ops)
+
+
+def _lean_first(
+    lean: Callable[[Graph, Op], list[Call] | None], otherwise: _Lowering, graph: Graph, op: Op
+) -> list[Call]:
+    calls = lean(graph, op)
+    return otherwise(graph, op) if calls is None else calls
 
 
 def _weighted(wide: bool, low_ram: bool) -> dict[str, _Lowering]:
@@ -76,7 +93,8 @@ def _lower(graph: Graph, op: Op, lowerings: dict[str, _Lowering], weights: Weigh
     except KeyError as missing:
         raise refuse(op, f"option {missing} is missing; the model is damaged") from None
     shape = graph.tensors[op.outputs[0]].shape
-    width = weights if op.kind in _WEIGHTED else None
+    chosen = op.kind in _WEIGHTED and all("wide" in call.fields for call in calls)
+    width = weights if chosen else None
     macs = _macs(graph, op)
     return Layer(number=op.number, kind=op.kind, output_shape=shape, macs=macs, weights=width, calls=tuple(calls))
 

@@ -1,0 +1,196 @@
+"""Layers for cores without DSP instructions, as calls of the `lean` kernels; None where those do not compute a layer.
+
+Values stay int8, so each channel's bias takes in what the input's zero point adds to its sum.
+"""
+
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from firmware_export.engine import lower_arith
+from firmware_export.engine.arithmetic import Multiplier
+from firmware_export.engine.checks import result_of, tensor_of
+from firmware_export.engine.clamped import clamped, multiplied
+from firmware_export.engine.filters import (
+    geometry_of,
+    image_filter,
+    image_sizes,
+    layer_call,
+    limits_of,
+    matrix,
+    multipliers_of,
+    sums_of,
+)
+from firmware_export.engine.graph import Graph, Op, Tensor
+from firmware_export.engine.layer import Call, Constant, InPlace
+from firmware_export.engine.requantise import LONG
+
+_CHANNEL = "lean_channel"
+_LARGEST_VALUE = 255
+_BYTE_OFFSET = 128
+"""What `kernels/lean_fully_connected.c` adds to values."""
+
+
+def conv(graph: Graph, op: Op) -> list[Call] | None:
+    """CONV_2D in one group."""
+    source, target = tensor_of(graph, op, 0), result_of(graph, op)
+    weights, geometry = image_filter(graph, op), geometry_of(graph, op, tensor_of(graph, op, 1).shape[1:3])
+    outputs, depth = len(weights), weights.shape[3]
+    scaled = _scaled(graph, op, weights.reshape(outputs, -1), 2, source.zero_points[0])
+    if scaled is None or source.shape[3] != depth or weights.min() < -127:
+        return None
+    packed = _pack(weights.reshape(outputs, -1), 2, 4)
+    quads = packed.shape[1]
+    fields = {
+        "weights": Constant(values=packed),
+        **scaled,
+        **image_sizes(source, target),
+        "out_c": outputs,
+        **geometry,
+        "quads": quads,
+        "in_zero": source.zero_points[0],
+    }
+    scratch = 16 * quads + 16 * packed.shape[0] + -(-depth // 4) * 4
+    leave = _conv_in_place(source, target, geometry)
+    return [layer_call("lean_conv", "lean_conv", fields, op, scratch, leave)]
+
+
+def fully_connected(graph: Graph, op: Op) -> list[Call] | None:
+    """FULLY_CONNECTED over one row or several."""
+    source, weights = tensor_of(graph, op, 0), matrix(graph, op)
+    outputs, depth = weights.shape
+    scaled = _scaled(graph, op, weights, 4, source.zero_points[0] + _BYTE_OFFSET)
+    if scaled is None:
+        return None
+    packed = _pack(weights, 4, 4).transpose(0, 1, 3, 2)
+    fields = {
+        "weights": Constant(values=np.ascontiguousarray(packed)),
+        **scaled,
+        "rows": source.size // depth,
+        "depth": depth,
+        "out_c": outputs,
+    }
+    leave = (InPlace(read=0),) if source.size == depth else ()  # one row is copied before it is answered
+    return [layer_call("lean_fully_connected", "lean_fully_connected", fields, op, 4 * packed.shape[1], leave)]
+
+
+def depthwise(graph: Graph, op: Op) -> list[Call] | None:
+    """DEPTHWISE_CONV_2D, 3x3 without dilation, one output for each input."""
+    source, target = tensor_of(graph, op, 0), result_of(graph, op)
+    weights, geometry = image_filter(graph, op)[0], geometry_of(graph, op, tensor_of(graph, op, 1).shape[1:3])
+    dense = geometry.pop("dilation_h") == geometry.pop("dilation_w") == 1
+    if (
+        (geometry.pop("kernel_h"), geometry.pop("kernel_w")) != (3, 3)
+        or not dense
+        or weights.shape[2] != source.shape[3]
+    ):
+        return None
+    nines = np.moveaxis(weights, 2, 0).reshape(-1, 9)
+    scaled = _scaled(graph, op, nines, 1, source.zero_points[0])
+    if scaled is None:
+        return None
+    lines = (target.shape[1] - 1) * geometry["stride_h"] + 3
+    pitch = (target.shape[2] - 1) * geometry["stride_w"] + 3
+    fields = {
+        "weights": Constant(values=np.ascontiguousarray(nines)),
+        **scaled,
+        **image_sizes(source, target),
+        **geometry,
+        "lines": lines,
+        "pitch": pitch,
+        "in_zero": source.zero_points[0],
+    }
+    leave = (InPlace(read=0, lowest=0, highest=0),)  # channel by channel, each read before it is written
+    return [layer_call("lean_depthwise", "lean_depthwise", fields, op, 4 * lines * pitch, leave)]
+
+
+def addition(graph: Graph, op: Op) -> list[Call] | None:
+    """ADD of tensors of the same shape."""
+    return _without_factor(graph, op, lower_arith.addition(graph, op)[0])
+
+
+def subtraction(graph: Graph, op: Op) -> list[Call] | None:
+    """SUB of tensors of the same shape."""
+    return _without_factor(graph, op, lower_arith.subtraction(graph, op)[0])
+
+
+def _without_factor(graph: Graph, op: Op, call: Call) -> list[Call] | None:
+    """The same sum by tables in the output's scale, where these give the same for every pair of values."""
+    pairs, rescale, target = call.fields["pairs"], call.fields["rescale"], result_of(graph, op)
+    if pairs["step_a"] != pairs["step_b"] or pairs["size"][-1] != target.size or rescale["mantissa"] == 0:
+        return None
+    long = call.fields["form"] == LONG
+    factor = Multiplier(rescale["mantissa"], rescale["shift"] if long else -rescale["shift"])
+    a, b = (call.constants[name].values.astype(np.int64) // (1 if long else 2) for name in ("table_a", "table_b"))
+    low, high = call.fields["low"], call.fields["high"]
+    zero = target.zero_points[0]
+    wanted = np.clip(multiplied(a[:, None] + b, *factor) + zero, low, high)
+    shift, table_a, table_b = _output_tables(a, b, factor, zero)
+    if shift < 1 or not np.array_equal(np.clip((table_a[:, None] + table_b) >> shift, low, high), wanted):
+        return None
+    fields = {
+        "table_a": Constant(values=table_a.astype(np.int32)),
+        "table_b": Constant(values=table_b.astype(np.int32)),
+        "count": target.size,
+        "shift": shift,
+        "low": low,
+        "high": high,
+    }
+    return [replace(call, kernel="lean_sum", struct="lean_sum", family="lean_sum", fields=fields)]
+
+
+def _output_tables(
+    a: NDArray[np.int64], b: NDArray[np.int64], factor: Multiplier, zero: int
+) -> tuple[int, NDArray[np.int64], NDArray[np.int64]]:
+    """Both inputs' parts of the output times 2^shift, as large as fits; the zero point and a half are in one."""
+    real = factor.mantissa * 2.0 ** (factor.shift - 31)
+    largest = (abs(a).max() + abs(b).max()) * real + abs(zero) + 1
+    shift = 30 - int(largest).bit_length()
+    scaled_a, scaled_b = (np.rint(table * real * 2.0**shift).astype(np.int64) for table in (a, b))
+    return shift, scaled_a, scaled_b + (zero * 2 + 1 << shift >> 1)
+
+
+def _scaled(
+    graph: Graph, op: Op, weights: NDArray[np.int8], block: int, offset: int
+) -> dict[str, Constant | int] | None:
+    """Bias, channels and smallest output for weights ``(channels, values)``, channels filled up to whole blocks.
+
+    `offset` is the input's zero point as the kernel sees values. None where a channel has no such form.
+    """
+    limits, zero = limits_of(graph, op), result_of(graph, op).zero_points[0]
+    scaled = clamped(multipliers_of(graph, op, len(weights)), sums_of(graph, op, weights), zero, limits)
+    if scaled is None:
+        return None
+    sums = weights.astype(np.int64)
+    bias = scaled.bias - offset * sums.sum(axis=1)
+    if (abs(bias) + _LARGEST_VALUE * abs(sums).sum(axis=1)).max() >= 1 << 31:
+        return None
+    filled = np.pad(bias, (0, -len(bias) % block))
+    return {
+        "bias": Constant(values=filled.astype(np.int32)),
+        "channels": Constant(values=scaled.channels, ctype=_CHANNEL),
+        "low": limits[0],
+    }
+
+
+def _pack(weights: NDArray[np.int8], channels: int, values: int) -> NDArray[np.int8]:
+    """Weights ``(channels, values)`` as ``(blocks, quads, channels of a block, values of a quad)``."""
+    filled = np.pad(weights, [(0, -weights.shape[0] % channels), (0, -weights.shape[1] % values)])
+    blocks = filled.reshape(-1, channels, filled.shape[1] // values, values)
+    return np.ascontiguousarray(blocks.transpose(0, 2, 1, 3))
+
+
+def _conv_in_place(source: Tensor, target: Tensor, geometry: dict[str, int]) -> tuple[InPlace, ...]:
+    """The output may follow behind the input: two pixels are written after all that they need was read.
+
+    What is read after output pixel `p`, row by row, begins at the first row of the kernel at `p`.
+    """
+    _, rows, columns, outputs = target.shape
+    pitch = source.shape[2] * source.shape[3]
+    pixels = np.arange(2, rows * columns, 2)
+    if geometry["kernel_h"] * geometry["kernel_w"] * geometry["stride_h"] * geometry["stride_w"] == 1:
+        unread = pixels * source.shape[3]
+    else:
+        unread = np.maximum(pixels // columns * geometry["stride_h"] - geometry["pad_h"], 0) * pitch
+    return (InPlace(read=0, highest=int((unread - pixels * outputs).min(initial=source.size))),)
