@@ -12,7 +12,7 @@ the at most 255 outputs `v`.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -99,9 +99,15 @@ def clamped(factors: Sequence[Multiplier], sums: Sequence[Sums], zero: int, limi
 
 
 def _constants(channels: _Channels, zero: int, limits: tuple[int, int]) -> Clamped | None:
-    """Constants of channels that have more than one output; their `bias` is the base."""
+    """Constants of channels that have more than one output; their `bias` is the base.
+
+    Smaller sums than occur are looked at as well, so that there are some that give the smallest output.
+    """
     low, high = limits
-    if channels.shift.min() < _LAST_SHIFT - 31 or (channels.most - channels.least).max() >= 1 << 31:
+    if channels.shift.min() < _LAST_SHIFT - 31:
+        return None
+    channels = replace(channels, least=channels.least - (256 << np.maximum(1 - channels.shift, 1)))
+    if max((channels.most - channels.least).max(), -channels.least.min()) >= 1 << 31:
         return None
     steps = channels.thresholds(np.arange(low + 1, high + 1, dtype=np.int64) - zero)
     base = np.clip(steps[:, :1] - 1, channels.least, channels.most)

@@ -63,7 +63,7 @@ def fully_connected(graph: Graph, op: Op) -> list[Call] | None:
     scaled = _scaled(graph, op, weights, 4, source.zero_points[0] + _BYTE_OFFSET)
     if scaled is None:
         return None
-    packed = _pack(weights, 4, 4).transpose(0, 1, 3, 2)
+    packed = _pack(weights, 4, 8).transpose(0, 1, 3, 2)
     fields = {
         "weights": Constant(values=np.ascontiguousarray(packed)),
         **scaled,
@@ -72,7 +72,7 @@ def fully_connected(graph: Graph, op: Op) -> list[Call] | None:
         "out_c": outputs,
     }
     leave = (InPlace(read=0),) if source.size == depth else ()  # one row is copied before it is answered
-    return [layer_call("lean_fully_connected", "lean_fully_connected", fields, op, 4 * packed.shape[1], leave)]
+    return [layer_call("lean_fully_connected", "lean_fully_connected", fields, op, 8 * packed.shape[1], leave)]
 
 
 def depthwise(graph: Graph, op: Op) -> list[Call] | None:
@@ -175,7 +175,7 @@ def _scaled(
 
 
 def _pack(weights: NDArray[np.int8], channels: int, values: int) -> NDArray[np.int8]:
-    """Weights ``(channels, values)`` as ``(blocks, quads, channels of a block, values of a quad)``."""
+    """Weights ``(channels, values)`` as ``(blocks, groups of values, channels of a block, values of a group)``."""
     filled = np.pad(weights, [(0, -weights.shape[0] % channels), (0, -weights.shape[1] % values)])
     blocks = filled.reshape(-1, channels, filled.shape[1] // values, values)
     return np.ascontiguousarray(blocks.transpose(0, 2, 1, 3))

@@ -7,7 +7,7 @@ typedef struct {
     const int8_t *weights;
     const int32_t *bias;
     int32_t *sums;
-    int32_t quads;
+    int32_t eights; /* of values */
     int32_t blocks; /* at least 1 */
 } engine_lean_row_t;
 
@@ -32,18 +32,21 @@ __attribute__((naked)) static void engine_lean_row(const engine_lean_row_t *row 
         "ldmia r0!, {r3, r4, r5, r6}\n\t"
         "ldmia r0!, {r1, r2}\n\t"
         "mov r12, r2\n\t"
-        "lsls r1, r1, #2\n\tadds r7, r3, r1\n\t"
+        "lsls r1, r1, #3\n\tadds r7, r3, r1\n\t"
         "push {r3}\n\t"
         "1:\n\t" /* a block */
         "ldmia r5!, {r0-r3}\n\t"
         "mov r8, r0\n\tmov r9, r1\n\tmov r10, r2\n\tmov r11, r3\n\t"
         "ldr r3, [sp, #0]\n\t"
-        "2:\n\t" /* four values */
+        "2:\n\t" /* eight values */
         ENGINE_LEAN_VALUE("0") ENGINE_LEAN_VALUE("1") ENGINE_LEAN_VALUE("2") ENGINE_LEAN_VALUE("3")
-        "adds r3, r3, #4\n\tcmp r3, r7\n\tbne 2b\n\t"
+        ENGINE_LEAN_VALUE("4") ENGINE_LEAN_VALUE("5") ENGINE_LEAN_VALUE("6") ENGINE_LEAN_VALUE("7")
+        "adds r3, r3, #8\n\tcmp r3, r7\n\tbeq 3f\n\tb 2b\n\t" /* out of a conditional branch's reach */
+        "3:\n\t"
         "mov r0, r8\n\tmov r1, r9\n\tmov r2, r10\n\tmov r3, r11\n\t"
         "stmia r6!, {r0-r3}\n\t"
-        "mov r0, r12\n\tsubs r0, r0, #1\n\tmov r12, r0\n\tbne 1b\n\t"
+        "mov r0, r12\n\tsubs r0, r0, #1\n\tmov r12, r0\n\tbeq 4f\n\tb 1b\n\t"
+        "4:\n\t"
         "pop {r3}\n\t"
         "pop {r4-r7}\n\t"
         "mov r8, r4\n\tmov r9, r5\n\tmov r10, r6\n\tmov r11, r7\n\t"
@@ -52,53 +55,78 @@ __attribute__((naked)) static void engine_lean_row(const engine_lean_row_t *row 
 
 #else
 
-/* No sum leaves 32 bits, as the generator has proven. */
-#define ENGINE_LEAN_VALUE(at)                    \
-    do {                                         \
-        const int32_t value = values[at];        \
-        first += value * weights[4 * (at)];      \
-        second += value * weights[4 * (at) + 1]; \
-        third += value * weights[4 * (at) + 2];  \
-        fourth += value * weights[4 * (at) + 3]; \
+/* A value times one weight of each channel of two blocks; no sum leaves 32 bits, as the generator has proven. */
+#define ENGINE_LEAN_VALUE(at)              \
+    do {                                   \
+        const int32_t value = values[at];  \
+        a += value * weights[4 * (at)];     \
+        b += value * weights[4 * (at) + 1]; \
+        c += value * weights[4 * (at) + 2]; \
+        d += value * weights[4 * (at) + 3]; \
+        e += value * second[4 * (at)];      \
+        f += value * second[4 * (at) + 1];  \
+        g += value * second[4 * (at) + 2];  \
+        h += value * second[4 * (at) + 3];  \
     } while (0)
+
+/* Two blocks at a time; `far` is the second one's distance, 0 where there is none and the first is computed twice. */
+static void engine_lean_blocks(const engine_lean_row_t *row, const int8_t *weights, int32_t far, int32_t block)
+{
+    const int32_t *bias = row->bias + block * 4, *other = far ? bias + 4 : bias;
+    int32_t *sums = row->sums + block * 4;
+    int32_t a = bias[0], b = bias[1], c = bias[2], d = bias[3], e = other[0], f = other[1], g = other[2], h = other[3];
+    const int8_t *second = weights + far;
+    for (const uint8_t *values = row->values, *end = values + row->eights * 8; values != end; values += 8) {
+        ENGINE_LEAN_VALUE(0);
+        ENGINE_LEAN_VALUE(1);
+        ENGINE_LEAN_VALUE(2);
+        ENGINE_LEAN_VALUE(3);
+        ENGINE_LEAN_VALUE(4);
+        ENGINE_LEAN_VALUE(5);
+        ENGINE_LEAN_VALUE(6);
+        ENGINE_LEAN_VALUE(7);
+        weights += 32;
+        second += 32;
+    }
+    sums[0] = a;
+    sums[1] = b;
+    sums[2] = c;
+    sums[3] = d;
+    if (far) {
+        sums[4] = e;
+        sums[5] = f;
+        sums[6] = g;
+        sums[7] = h;
+    }
+}
 
 static void engine_lean_row(const engine_lean_row_t *row)
 {
-    const int8_t *weights = row->weights;
-    const int32_t *bias = row->bias;
-    for (int32_t *sums = row->sums, *last = sums + row->blocks * 4; sums != last; sums += 4) {
-        int32_t first = bias[0], second = bias[1], third = bias[2], fourth = bias[3];
-        for (const uint8_t *values = row->values, *end = values + row->quads * 4; values != end; values += 4) {
-            ENGINE_LEAN_VALUE(0);
-            ENGINE_LEAN_VALUE(1);
-            ENGINE_LEAN_VALUE(2);
-            ENGINE_LEAN_VALUE(3);
-            weights += 16;
-        }
-        sums[0] = first;
-        sums[1] = second;
-        sums[2] = third;
-        sums[3] = fourth;
-        bias += 4;
+    const int32_t size = row->eights * 32;
+    for (int32_t block = 0; block < row->blocks; block += 2) {
+        engine_lean_blocks(row, row->weights + block * size, block + 1 < row->blocks ? size : 0, block);
     }
 }
 
 #endif
 
-/* All channels of one row, some blocks at a time. */
+/* All channels of one row, some at a time. */
 static void engine_lean_channels(const engine_lean_fully_connected_t *layer, const uint8_t *values, int8_t *output)
 {
+    const engine_lean_channel_t *channel = layer->channels;
+    const int8_t *end = output + layer->out_c;
     int32_t sums[ENGINE_LEAN_CHANNELS];
-    engine_lean_row_t row = {values, layer->weights, layer->bias, sums, (layer->depth + 3) / 4, 0};
-    for (int32_t channel = 0; channel < layer->out_c; channel += ENGINE_LEAN_CHANNELS) {
-        const int32_t left = layer->out_c - channel, count = left < ENGINE_LEAN_CHANNELS ? left : ENGINE_LEAN_CHANNELS;
+    engine_lean_row_t row = {values, layer->weights, layer->bias, sums, (layer->depth + 7) / 8, 0};
+    while (output != end) {
+        const int32_t left = (int32_t)(end - output), count = left < ENGINE_LEAN_CHANNELS ? left : ENGINE_LEAN_CHANNELS;
         row.blocks = (count + 3) / 4;
         engine_lean_row(&row);
-        row.weights += row.quads * 4 * ENGINE_LEAN_CHANNELS;
-        row.bias += ENGINE_LEAN_CHANNELS;
-        for (int32_t at = 0; at < count; at++) {
-            *output++ = (int8_t)(engine_lean_place(sums[at], layer->channels + channel + at) + layer->low);
+        for (const int32_t *sum = sums, *last = sums + count; sum != last; sum++) {
+            *output++ = (int8_t)(engine_lean_place(*sum, channel) + layer->low);
+            channel++;
         }
+        row.weights += row.eights * 8 * ENGINE_LEAN_CHANNELS;
+        row.bias += ENGINE_LEAN_CHANNELS;
     }
 }
 
