@@ -126,12 +126,15 @@ def _without_factor(graph: Graph, op: Op, call: Call) -> list[Call] | None:
     low, high = call.fields["low"], call.fields["high"]
     zero = target.zero_points[0]
     wanted = np.clip(multiplied(a[:, None] + b, *factor) + zero, low, high)
-    shift, table_a, table_b = _output_tables(a, b, factor, zero)
-    if shift < 1 or not np.array_equal(np.clip((table_a[:, None] + table_b) >> shift, low, high), wanted):
+    real = factor.mantissa * 2.0 ** (factor.shift - 31)
+    shift = 29 - int((abs(a).max() + abs(b).max()) * real + abs(zero) + 1).bit_length()
+    table_a, table_b = (np.rint(table * real * 2.0**shift).astype(np.int64) for table in (a, b))
+    addend = _addend(table_a[:, None] + table_b, wanted, shift, (low, high))
+    if shift < 1 or addend is None:
         return None
     fields = {
         "table_a": Constant(values=table_a.astype(np.int32)),
-        "table_b": Constant(values=table_b.astype(np.int32)),
+        "table_b": Constant(values=(table_b + addend).astype(np.int32)),
         "count": target.size,
         "shift": shift,
         "low": low,
@@ -140,15 +143,11 @@ def _without_factor(graph: Graph, op: Op, call: Call) -> list[Call] | None:
     return [replace(call, kernel="lean_sum", struct="lean_sum", family="lean_sum", fields=fields)]
 
 
-def _output_tables(
-    a: NDArray[np.int64], b: NDArray[np.int64], factor: Multiplier, zero: int
-) -> tuple[int, NDArray[np.int64], NDArray[np.int64]]:
-    """Both inputs' parts of the output times 2^shift, as large as fits; the zero point and a half are in one."""
-    real = factor.mantissa * 2.0 ** (factor.shift - 31)
-    largest = (abs(a).max() + abs(b).max()) * real + abs(zero) + 1
-    shift = 30 - int(largest).bit_length()
-    scaled_a, scaled_b = (np.rint(table * real * 2.0**shift).astype(np.int64) for table in (a, b))
-    return shift, scaled_a, scaled_b + (zero * 2 + 1 << shift >> 1)
+def _addend(sums: NDArray[np.int64], wanted: NDArray[np.int64], shift: int, limits: tuple[int, int]) -> int | None:
+    """What makes all sums, shifted and brought into `limits`, what is wanted: the middle of what does, None for none."""
+    least = int(((wanted << shift) - sums)[wanted > limits[0]].max(initial=-(1 << 30)))
+    most = int(((wanted + 1 << shift) - 1 - sums)[wanted < limits[1]].min(initial=1 << 30))
+    return (least + most) // 2 if least <= most else None
 
 
 def _scaled(
