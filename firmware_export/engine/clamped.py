@@ -81,7 +81,7 @@ def clamped(factors: Sequence[Multiplier], sums: Sequence[Sums], zero: int, limi
     bias, swing = (np.array([[getattr(span, name)] for span in sums], np.int64) for name in ("bias", "swing"))
     mantissa, shift = np.array(factors, np.int64).T[..., None]
     channels = _Channels(mantissa=mantissa, shift=shift, least=bias - swing, most=bias + swing)
-    if (np.abs(bias) + swing << np.maximum(shift, 0)).max() >= 1 << 31 or shift.max() > _LAST_SHIFT - 1:
+    if shift.max() >= _LAST_SHIFT or (np.abs(bias) + swing << np.maximum(shift, 0)).max() >= 1 << 31:
         return None
     least, most = (np.clip(channels.outputs(end) + zero, *limits) for end in (channels.least, channels.most))
     fixed = (least == most)[:, 0]

@@ -78,7 +78,8 @@ def compile_model(
 
     `ram_bytes` and `flash_bytes` are what the model may take: of static memory, and of flash for its constants; code
     and stack come on top. `weights` says how weights stand in flash, ``auto`` as int16 as far as `flash_bytes` allows
-    where `cpu` gains by it. The files run on every core, whatever `cpu` is.
+    where `cpu` gains by it. Cores without DSP instructions get kernels of their own for int8 weights. The files run on
+    every core, whatever `cpu` is.
 
     Models that go into one firmware may share their kernels: give them the same name `kernels`, and write
     `firmware_export.engine.emit.kernel_files` once for the families of all.
@@ -90,9 +91,10 @@ def compile_model(
         _check_prefix(name)
     graph = read(flatbuffer)
     _check_rim(graph)
-    lean = not core_named(cpu).has_dsp
-    if weights == "auto" and lean:
+    has_dsp = core_named(cpu).has_dsp
+    if weights == "auto" and not has_dsp:
         weights = "int8"
+    lean = weights == "int8" and not has_dsp
     layers = choose_layers(graph, weights, flash_bytes, lean=lean)
     memory = lay_out(graph, layers)
     if ram_bytes is not None and memory.nbytes > ram_bytes:

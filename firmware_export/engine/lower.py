@@ -52,7 +52,8 @@ KINDS = tuple(sorted((*_WEIGHTED, *_PLAIN, *ALIASES)))
 def lower(graph: Graph, *, weights: WeightWidth, low_ram: bool = False, lean: bool = False) -> tuple[Layer, ...]:
     """Lower every operator, in order; `low_ram` prefers little scratch to few instructions.
 
-    `lean` is for cores without DSP instructions: where there are kernels for them, they stand before `weights`.
+    `lean` is for cores without DSP instructions: layers take the kernels for these, whose weights are int8, where there
+    are some.
 
     Raises: UnsupportedOpError naming operator, tensor and reason.
     """
@@ -93,8 +94,7 @@ def _lower(graph: Graph, op: Op, lowerings: dict[str, _Lowering], weights: Weigh
     except KeyError as missing:
         raise refuse(op, f"option {missing} is missing; the model is damaged") from None
     shape = graph.tensors[op.outputs[0]].shape
-    chosen = op.kind in _WEIGHTED and all("wide" in call.fields for call in calls)
-    width = weights if chosen else None
+    width = weights if op.kind in _WEIGHTED else None
     macs = _macs(graph, op)
     return Layer(number=op.number, kind=op.kind, output_shape=shape, macs=macs, weights=width, calls=tuple(calls))
 

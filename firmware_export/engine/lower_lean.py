@@ -144,7 +144,7 @@ def _without_factor(graph: Graph, op: Op, call: Call) -> list[Call] | None:
 
 
 def _addend(sums: NDArray[np.int64], wanted: NDArray[np.int64], shift: int, limits: tuple[int, int]) -> int | None:
-    """What makes all sums, shifted and brought into `limits`, what is wanted: the middle of what does, None for none."""
+    """What makes all sums, shifted and brought into `limits`, what is wanted: the middle of all that do, or None."""
     least = int(((wanted << shift) - sums)[wanted > limits[0]].max(initial=-(1 << 30)))
     most = int(((wanted + 1 << shift) - 1 - sums)[wanted < limits[1]].min(initial=1 << 30))
     return (least + most) // 2 if least <= most else None

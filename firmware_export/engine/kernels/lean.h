@@ -10,9 +10,36 @@ typedef struct {
     int32_t pivot;     /* sums below it are negative ones without their offset, whose halves round the other way */
 } engine_lean_channel_t;
 
+/* Cores whose multiplication needs one of its factors' registers and whose instructions reach eight registers. */
+#if defined(__GNUC__) && defined(__thumb__) && !defined(__thumb2__)
+#define ENGINE_THUMB1 1
+#else
+#define ENGINE_THUMB1 0
+#endif
+
 /* The place of a sum among the outputs, 0 for the smallest. */
 static inline int32_t engine_lean_place(int32_t sum, const engine_lean_channel_t *channel)
 {
+#if ENGINE_THUMB1
+    uint32_t last, total, part;
+    __asm__(
+        ".syntax unified\n\t"
+        "asrs %1, %0, #31\n\tbics %0, %0, %1\n\t"
+        "ldr %1, [%4, #0]\n\tlsrs %2, %1, #8\n\tcmp %0, %2\n\tbls 1f\n\tmovs %0, %2\n\t"
+        "1:\n\t"
+        "ldr %3, [%4, #4]\n\t"
+        "lsls %2, %3, #21\n\tlsrs %2, %2, #21\n\tmuls %2, %2, %0\n\tlsrs %2, %2, #11\n\t"
+        "lsls %3, %3, #10\n\tlsrs %3, %3, #21\n\tmuls %3, %3, %0\n\tadds %2, %2, %3\n\t"
+        "ldr %3, [%4, #8]\n\tadds %2, %2, %3\n\tlsrs %2, %2, #11\n\t"
+        "ldr %3, [%4, #4]\n\tlsrs %3, %3, #22\n\tmuls %3, %3, %0\n\tadds %2, %2, %3\n\t"
+        "ldr %3, [%4, #12]\n\tcmp %0, %3\n\tbge 2f\n\tmovs %3, #128\n\tlsls %3, %3, #2\n\tsubs %2, %2, %3\n\t"
+        "2:\n\t"
+        "lsrs %2, %2, %1\n\t" /* by the lowest byte */
+        : "+l"(sum), "=&l"(last), "=&l"(total), "=&l"(part)
+        : "l"(channel), "m"(*channel)
+        : "cc");
+    return (int32_t)total;
+#else
     const uint32_t last = channel->limit, mantissa = channel->mantissa;
     const uint32_t raised = sum < 0 ? 0 : (uint32_t)sum, limit = last >> 8;
     const uint32_t x = raised > limit ? limit : raised;
@@ -23,4 +50,5 @@ static inline int32_t engine_lean_place(int32_t sum, const engine_lean_channel_t
         total -= 512;
     }
     return (int32_t)(total >> (last & 31u));
+#endif
 }

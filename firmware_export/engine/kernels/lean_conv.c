@@ -1,5 +1,5 @@
-/* Cores whose multiplication needs one of its factors' registers and whose instructions reach eight registers. */
-#if defined(__thumb__) && !defined(__thumb2__) || defined(ENGINE_NARROW)
+/* Where a multiplication is dear in registers, two pixels' values stand in one word. */
+#if ENGINE_THUMB1 || defined(ENGINE_NARROW)
 #define ENGINE_LEAN_WORDS 1
 #else
 #define ENGINE_LEAN_WORDS 0
@@ -96,7 +96,7 @@ typedef struct {
     int32_t blocks; /* at least 1 */
 } engine_lean_blocks_t;
 
-#if ENGINE_LEAN_WORDS && defined(__thumb__)
+#if ENGINE_THUMB1
 
 /* Half a quad of a channel: r4 its weights, r5 and r6 free, `one` and `other` two values of each pixel. Two products fit
    16 bits, so the word has the first pixel's sum in its lower half, which 0x8000 keeps from being negative. */

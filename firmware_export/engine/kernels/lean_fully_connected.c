@@ -11,7 +11,7 @@ typedef struct {
     int32_t blocks; /* at least 1 */
 } engine_lean_row_t;
 
-#if defined(__thumb__) && !defined(__thumb2__)
+#if ENGINE_THUMB1
 
 /* One value: r0 it, r1 four weights, r2 free, r3 values, r4 weights, r8-r11 sums. */
 #define ENGINE_LEAN_VALUE(at)                                                        \
