@@ -10,13 +10,6 @@ typedef struct {
     int32_t pivot;     /* sums below it are negative ones without their offset, whose halves round the other way */
 } engine_lean_channel_t;
 
-/* Cores whose multiplication needs one of its factors' registers and whose instructions reach eight registers. */
-#if defined(__GNUC__) && defined(__thumb__) && !defined(__thumb2__)
-#define ENGINE_THUMB1 1
-#else
-#define ENGINE_THUMB1 0
-#endif
-
 /* The place of a sum among the outputs, 0 for the smallest. */
 static inline int32_t engine_lean_place(int32_t sum, const engine_lean_channel_t *channel)
 {
