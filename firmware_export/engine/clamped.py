@@ -1,10 +1,11 @@
 """Requantisation for cores without long multiplication: sums are clamped first, then multiplied in parts of 32 bits.
 
-TFLite's result rises with the sum, so all sums up to some `base` give the smallest output that occurs and all from
-``base + limit`` on the largest. In between, ``x = sum - base`` has few bits. With the mantissa in three parts M0, M1,
-M2 of 11, 11 and 9 bits, and `r` the shift to the right, the result's distance from the smallest output is
+TFLite's result rises with the sum. Let `first` be the smallest output that occurs and `base` the smallest sum that
+gives it: smaller sums, if there are any, are clamped to the same output, and so are all from ``base + limit`` on. In
+between, ``x = sum - base`` has few bits. With the mantissa in three parts M0, M1, M2 of 11, 11 and 9 bits, and `r` the
+shift to the right, the output is
 
-    ((((x * M0 >> 11) + x * M1 + addend) >> 11) + x * M2 - [sum < 0] * 512) >> (9 + r);
+    first + (((((x * M0 >> 11) + x * M1 + addend) >> 11) + x * M2 - [sum < 0] * 512) >> (9 + r));
 
 `requantise` explains what the sign does. The nested divisions are one division rounded down. Whether this gives
 TFLite's result is proven for each channel by all its thresholds: the smallest sums that give at least `v`, for each of
@@ -21,7 +22,7 @@ from firmware_export.engine.arithmetic import Multiplier
 from firmware_export.engine.requantise import Sums
 
 _Ints = NDArray[np.int64]
-_LIMIT_BITS = 20
+_LIMIT_BITS = 21
 _PART_BITS = 11
 _MASK = (1 << _PART_BITS) - 1
 _LAST_SHIFT = 31 - 2 * _PART_BITS
@@ -42,7 +43,7 @@ class Clamped:
     bias: NDArray[np.int64]
     """What is added to a channel's products: the model's bias less the base."""
     channels: NDArray[np.uint32]
-    """Rows of limit and last shift, mantissa, addend, pivot (`kernels/lean.h`)."""
+    """Rows of limit and last shift, mantissa, addend, pivot and first output (`kernels/lean.h`)."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -85,8 +86,7 @@ def clamped(factors: Sequence[Multiplier], sums: Sequence[Sums], zero: int, limi
         return None
     least, most = (np.clip(channels.outputs(end) + zero, *limits) for end in (channels.least, channels.most))
     fixed = (least == most)[:, 0]
-    places = (least - limits[0]) << 2 * _PART_BITS - 2
-    table = np.concatenate([np.full_like(places, _LAST_SHIFT), 0 * places, places, 0 * places], axis=1)
+    table = np.concatenate([np.full_like(least, _LAST_SHIFT), 0 * least, 0 * least, least & 255], axis=1)
     found = Clamped(bias=bias[:, 0], channels=table.astype(np.uint32))
     if fixed.all():
         return found
@@ -99,32 +99,31 @@ def clamped(factors: Sequence[Multiplier], sums: Sequence[Sums], zero: int, limi
 
 
 def _constants(channels: _Channels, zero: int, limits: tuple[int, int]) -> Clamped | None:
-    """Constants of channels that have more than one output; their `bias` is the base.
-
-    Smaller sums than occur are looked at as well, so that there are some that give the smallest output.
-    """
-    low, high = limits
+    """Constants of channels that have more than one output; their `bias` is the base."""
     if channels.shift.min() < _LAST_SHIFT - 31:
         return None
-    channels = replace(channels, least=channels.least - (256 << np.maximum(1 - channels.shift, 1)))
-    if max((channels.most - channels.least).max(), -channels.least.min()) >= 1 << 31:
+    first = np.maximum(channels.outputs(channels.least) + zero, limits[0])
+    wider = replace(
+        channels, least=channels.least - (4 << np.maximum(-channels.shift, 0))
+    )  # more than an output's sums
+    if max((wider.most - wider.least).max(), -wider.least.min()) >= 1 << 31:
         return None
-    steps = channels.thresholds(np.arange(low + 1, high + 1, dtype=np.int64) - zero)
-    base = np.clip(steps[:, :1] - 1, channels.least, channels.most)
-    limit = np.where(steps <= channels.most, steps - base, 0).max(axis=1, keepdims=True, initial=0)
+    steps = wider.thresholds(np.arange(limits[0], limits[1] + 1, dtype=np.int64) - zero)
+    base = np.take_along_axis(steps, first - limits[0], axis=1)
     unit = 31 - channels.shift
-    numerator = base * channels.mantissa + (1 << (unit - 1)) + ((zero - low) << unit)
-    numerator += np.where(channels.shift < 0, 1 << 30, 0)
+    numerator = base * channels.mantissa + (1 << (unit - 1)) + ((zero - first) << unit)
     rows = _Rows(
-        limit=limit,
+        limit=np.where(steps <= channels.most, steps - base, 0).max(axis=1, keepdims=True, initial=0),
         mantissa=channels.mantissa,
-        addend=numerator >> _PART_BITS,
+        addend=numerator + np.where(channels.shift < 0, 1 << 30, 0) >> _PART_BITS,
         shift=_LAST_SHIFT - channels.shift,
-        pivot=np.where(channels.shift < 0, np.maximum(-base, 0), 0),
+        pivot=np.where(channels.shift < 0, np.clip(-base, 0, 1 << _LIMIT_BITS), 0),
+        first=first,
     )
-    if not _is_exact(rows, channels, base, steps, (low, high, zero)):
+    if not _is_exact(rows, steps - base, np.arange(limits[0], limits[1] + 1)):
         return None
-    table = np.concatenate([rows.limit << 8 | rows.shift, rows.mantissa, rows.addend, rows.pivot], axis=1)
+    signs = rows.pivot << 8 | first & 255
+    table = np.concatenate([rows.limit << 8 | rows.shift, rows.mantissa, rows.addend, signs], axis=1)
     return Clamped(bias=base[:, 0], channels=table.astype(np.uint32))
 
 
@@ -135,31 +134,26 @@ class _Rows:
     addend: _Ints
     shift: _Ints
     pivot: _Ints
+    first: _Ints
 
     def parts(self, x: _Ints) -> tuple[_Ints, _Ints]:
         """Both sums of parts, as the kernel computes them, without bounds of 32 bits."""
         lower = (x * (self.mantissa & _MASK) >> _PART_BITS) + x * (self.mantissa >> _PART_BITS & _MASK) + self.addend
         return lower, (lower >> _PART_BITS) + x * (self.mantissa >> 2 * _PART_BITS) - _SIGN * (x < self.pivot)
 
-    def places(self, x: _Ints) -> _Ints:
-        return np.asarray(self.parts(x)[1] >> self.shift, np.int64)
+    def outputs(self, x: _Ints) -> _Ints:
+        """What the kernel gives for sums ``(n, m)`` less the base."""
+        return np.asarray((self.parts(x)[1] >> self.shift) + self.first, np.int64)
 
 
-def _is_exact(rows: _Rows, channels: _Channels, base: _Ints, steps: _Ints, outputs: tuple[int, int, int]) -> bool:
-    """Whether 32 bits suffice and the places of all sums are TFLite's: they rise where its results do.
-
-    `outputs` are the smallest, the largest and the zero point.
-    """
-    low, high, zero = outputs
+def _is_exact(rows: _Rows, steps: _Ints, values: _Ints) -> bool:
+    """Whether 32 bits suffice, and all outputs are TFLite's: they rise to `values` ``(m,)`` at `steps` ``(n, m)``."""
     ends = np.concatenate([np.zeros_like(rows.limit), rows.limit], axis=1)
     lower, upper = rows.parts(ends)
     if rows.limit.max() >= 1 << _LIMIT_BITS or rows.addend.min() < 0 or upper.min() < 0:
         return False
-    if max(lower.max(), upper.max()) >= (1 << 32) - _SIGN or rows.pivot.max() >= 1 << 31:
+    if max(lower.max(), upper.max()) >= (1 << 32) - _SIGN or rows.outputs(ends).max() > values[-1]:
         return False
-    if not np.array_equal(rows.places(ends), np.clip(channels.outputs(base + ends) + zero, low, high) - low):
-        return False
-    places = np.arange(1, steps.shape[1] + 1)
-    x = steps - base
-    counts = (x > 0) & (x <= rows.limit)
-    return bool(np.all(~counts | ((rows.places(x) >= places) & (rows.places(x - 1) < places))))
+    counts = (steps > 0) & (steps <= rows.limit)
+    right = (rows.outputs(steps) >= values) & (rows.outputs(steps - 1) < values)
+    return bool(np.all(right | ~counts) and np.array_equal(rows.outputs(ends[:, :1]), rows.first))

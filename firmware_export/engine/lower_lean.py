@@ -150,10 +150,8 @@ def _addend(sums: NDArray[np.int64], wanted: NDArray[np.int64], shift: int, limi
     return (least + most) // 2 if least <= most else None
 
 
-def _scaled(
-    graph: Graph, op: Op, weights: NDArray[np.int8], block: int, offset: int
-) -> dict[str, Constant | int] | None:
-    """Bias, channels and smallest output for weights ``(channels, values)``, channels filled up to whole blocks.
+def _scaled(graph: Graph, op: Op, weights: NDArray[np.int8], block: int, offset: int) -> dict[str, Constant] | None:
+    """Bias and channels for weights ``(channels, values)``, channels filled up to whole blocks.
 
     `offset` is the input's zero point as the kernel sees values. None where a channel has no such form.
     """
@@ -169,7 +167,6 @@ def _scaled(
     return {
         "bias": Constant(values=filled.astype(np.int32)),
         "channels": Constant(values=scaled.channels, ctype=_CHANNEL),
-        "low": limits[0],
     }
 
 

@@ -1,17 +1,18 @@
 /* Kernels for cores without DSP instructions: values and weights stay int8, the input's zero point is part of the bias.
 
-   How a sum becomes an output: the bias is such that a sum of 0 or less gives the smallest output and one of `limit`
-   or more the largest; what is between them is multiplied in three parts, none of which leaves 32 bits. The generator
+   How a sum becomes an output: the bias is such that a sum of 0 or less gives the smallest output and one of `limit` or
+   more the largest; what is between them is multiplied in three parts, none of which leaves 32 bits. The generator
    has proven for each channel that all sums give what both roundings of TensorFlow Lite give. */
 typedef struct {
-    uint32_t limit;    /* largest sum that counts, below 2^20, in the upper 24 bits; below them the last shift */
+    uint32_t limit; /* largest sum that counts, in the upper 24 bits; below them the last shift */
     uint32_t mantissa; /* below 2^31 */
     uint32_t addend;
-    int32_t pivot;     /* sums below it are negative ones without their offset, whose halves round the other way */
+    uint32_t pivot; /* in the upper 24 bits: smaller sums are negative without what the bias adds to them, and their
+                       halves round the other way; below them the smallest output, as int8 */
 } engine_lean_channel_t;
 
-/* The place of a sum among the outputs, 0 for the smallest. */
-static inline int32_t engine_lean_place(int32_t sum, const engine_lean_channel_t *channel)
+/* The output for a sum. */
+static inline int32_t engine_lean_output(int32_t sum, const engine_lean_channel_t *channel)
 {
 #if ENGINE_THUMB1
     uint32_t last, total, part;
@@ -25,9 +26,11 @@ static inline int32_t engine_lean_place(int32_t sum, const engine_lean_channel_t
         "lsls %3, %3, #10\n\tlsrs %3, %3, #21\n\tmuls %3, %3, %0\n\tadds %2, %2, %3\n\t"
         "ldr %3, [%4, #8]\n\tadds %2, %2, %3\n\tlsrs %2, %2, #11\n\t"
         "ldr %3, [%4, #4]\n\tlsrs %3, %3, #22\n\tmuls %3, %3, %0\n\tadds %2, %2, %3\n\t"
-        "ldr %3, [%4, #12]\n\tcmp %0, %3\n\tbge 2f\n\tmovs %3, #128\n\tlsls %3, %3, #2\n\tsubs %2, %2, %3\n\t"
+        "ldr %3, [%4, #12]\n\tlsrs %3, %3, #8\n\tcmp %0, %3\n\tbhs 2f\n\t"
+        "movs %3, #128\n\tlsls %3, %3, #2\n\tsubs %2, %2, %3\n\t"
         "2:\n\t"
         "lsrs %2, %2, %1\n\t" /* by the lowest byte */
+        "ldr %3, [%4, #12]\n\tsxtb %3, %3\n\tadds %2, %2, %3\n\t"
         : "+l"(sum), "=&l"(last), "=&l"(total), "=&l"(part)
         : "l"(channel), "m"(*channel)
         : "cc");
@@ -39,9 +42,9 @@ static inline int32_t engine_lean_place(int32_t sum, const engine_lean_channel_t
     uint32_t total = x * (mantissa & 2047u) >> 11;
     total = (total + x * (mantissa >> 11 & 2047u) + channel->addend) >> 11;
     total += x * (mantissa >> 22);
-    if ((int32_t)x < channel->pivot) {
+    if (x < channel->pivot >> 8) {
         total -= 512;
     }
-    return (int32_t)(total >> (last & 31u));
+    return (int32_t)(total >> (last & 31u)) + (int8_t)(channel->pivot & 255u);
 #endif
 }

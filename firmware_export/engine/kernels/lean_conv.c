@@ -224,10 +224,9 @@ static void engine_lean_sums(const engine_lean_blocks_t *blocks)
 static void engine_lean_store(const engine_lean_conv_t *layer, const int32_t *sums, int8_t *first, int8_t *second)
 {
     const engine_lean_channel_t *channel = layer->channels, *end = channel + layer->out_c;
-    const int32_t low = layer->low;
     while (channel != end) {
-        *second++ = (int8_t)(engine_lean_place(sums[1], channel) + low);
-        *first++ = (int8_t)(engine_lean_place(sums[0], channel) + low);
+        *second++ = (int8_t)engine_lean_output(sums[1], channel);
+        *first++ = (int8_t)engine_lean_output(sums[0], channel);
         sums += 2;
         channel++;
     }

@@ -4,7 +4,6 @@ typedef struct {
                               one, then of the other; none is -128 */
     const int32_t *bias;   /* filled up to an even number of channels */
     const engine_lean_channel_t *channels;
-    int32_t low; /* the smallest output */
     int32_t in_h, in_w, in_c;
     int32_t out_h, out_w, out_c;
     int32_t kernel_h, kernel_w;

@@ -20,14 +20,14 @@ static void engine_lean_line(
     const engine_lean_depthwise_t *layer, const int32_t *top, const int32_t *weights,
     const engine_lean_channel_t *channel, int8_t *output)
 {
-    const int32_t pitch = layer->pitch, step = layer->stride_w, next = layer->in_c, low = layer->low;
+    const int32_t pitch = layer->pitch, step = layer->stride_w, next = layer->in_c;
     const int32_t *end = top + layer->out_w * step;
     while (top != end) {
         const int32_t *middle = top + pitch, *bottom = middle + pitch;
         const int32_t sum = weights[9] + top[0] * weights[0] + top[1] * weights[1] + top[2] * weights[2]
             + middle[0] * weights[3] + middle[1] * weights[4] + middle[2] * weights[5]
             + bottom[0] * weights[6] + bottom[1] * weights[7] + bottom[2] * weights[8];
-        *output = (int8_t)(engine_lean_place(sum, channel) + low);
+        *output = (int8_t)engine_lean_output(sum, channel);
         output += next;
         top += step;
     }

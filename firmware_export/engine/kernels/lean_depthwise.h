@@ -4,7 +4,6 @@ typedef struct {
     const int8_t *weights; /* nine for each channel */
     const int32_t *bias;
     const engine_lean_channel_t *channels;
-    int32_t low; /* the smallest output */
     int32_t in_h, in_w, in_c;
     int32_t out_h, out_w;
     int32_t stride_h, stride_w;

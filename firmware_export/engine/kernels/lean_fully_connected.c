@@ -122,7 +122,7 @@ static void engine_lean_channels(const engine_lean_fully_connected_t *layer, con
         row.blocks = (count + 3) / 4;
         engine_lean_row(&row);
         for (const int32_t *sum = sums, *last = sums + count; sum != last; sum++) {
-            *output++ = (int8_t)(engine_lean_place(*sum, channel) + layer->low);
+            *output++ = (int8_t)engine_lean_output(*sum, channel);
             channel++;
         }
         row.weights += row.eights * 8 * ENGINE_LEAN_CHANNELS;

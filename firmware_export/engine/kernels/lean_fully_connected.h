@@ -3,7 +3,6 @@ typedef struct {
     const int8_t *weights; /* blocks of four channels: for each value four weights; values filled up to eights */
     const int32_t *bias;   /* filled up to a multiple of four */
     const engine_lean_channel_t *channels;
-    int32_t low; /* the smallest output */
     int32_t rows, depth, out_c;
 } engine_lean_fully_connected_t;
 
