@@ -16,6 +16,8 @@ WORTH_A_LINE_S = 1.0
 LOG_WIDTH = 120
 """Columns of a table where there is no terminal to fit."""
 
+_ANY_WIDTH = 1000
+
 
 class Terminal:
     """Prints to standard output; a bar moves on a terminal, and what lasted leaves one line there and in a log."""
@@ -47,7 +49,10 @@ class Terminal:
             self.say(f"  {label:<30}{_clock(seconds):>7}  {last}".rstrip())
 
     def table(self, title: str, rows: Sequence[Sequence[str]], headings: Sequence[str] = (), *, texts: int = 1) -> None:
-        """Print a small table; the first `texts` columns are words, the others figures."""
+        """Print a small table; the first `texts` columns are words, the others figures.
+
+        On a terminal too narrow for it lines go on below rather than lose a figure.
+        """
         table = Table(
             title=title,
             title_justify="left",
@@ -56,16 +61,20 @@ class Terminal:
             show_edge=False,
             collapse_padding=True,
         )
-        for index in range(len(rows[0]) if rows else 0):
-            table.add_column(
-                headings[index] if headings else "",
-                justify="left" if index < texts else "right",
-                no_wrap=index != texts - 1,
-                overflow="fold",
-            )
+        for index, cells in enumerate(zip(headings or [""] * len(rows[0] if rows else ()), *rows, strict=True)):
+            _add_column(table, cells, wraps=index == texts - 1, is_text=index < texts)
         for row in rows:
             table.add_row(*row)
+        needed = self._console.measure(table, options=self._console.options.update_width(_ANY_WIDTH)).minimum
+        table.width = needed if needed > self._console.width else None
         self._console.print(table)
+
+
+def _add_column(table: Table, cells: Sequence[str], *, wraps: bool, is_text: bool) -> None:
+    """The first cell is the heading; what wraps does so between words."""
+    parts = [word for cell in cells for word in cell.split()] if wraps else cells
+    least = max(map(len, parts), default=0)
+    table.add_column(cells[0], justify="left" if is_text else "right", no_wrap=not wraps, min_width=least)
 
 
 def _bar(console: Console) -> Progress:

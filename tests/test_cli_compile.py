@@ -12,7 +12,7 @@ from typing import get_args
 
 import numpy as np
 import pytest
-from engine_build import single_op
+from engine_build import Draft, single_op
 from engine_models import tflm_many
 from engine_nets import random_net
 
@@ -123,6 +123,20 @@ def test_on_an_emulated_core_layers_are_counted_and_outputs_compared(hybrid, mod
     assert contents(tmp_path / "out") == before
 
 
+@emulated
+def test_every_layer_of_a_long_model_is_counted():
+    """There are numbers for 255 layers at a time; all these do the same."""
+    draft = Draft()
+    last = draft.input((1, 40), scale=0.1)
+    for _ in range(300):
+        last = draft.op("RELU", [last], draft.tensor((1, 40), scale=0.1))
+    product = engine.make(draft.flatbuffer(last))
+    counts = [layer["instructions"] for layer in engine.figures(product)["layers"]]
+    assert len(counts) == 300
+    assert max(counts) - min(counts) < 20
+    assert abs(product.measured.instructions - sum(counts)) < 12 * 300  # calls, which marks keep from being inlined
+
+
 def test_json_gives_the_same_figures(hybrid, model, tmp_path):
     code, said, err = hybrid("compile", model, "--out", tmp_path / "out", "--cpu", "host", "--json")
     assert (code, err) == (0, "")
@@ -185,6 +199,17 @@ def test_the_table_of_a_large_model_fits_120_columns(hybrid, tmp_path, name):
     assert "…" not in said
     assert len([line for line in table if re.match(r" +\d+ [A-Z]", line)]) == 31
     assert sum(line.count("planes") for line in table) == 13  # one line a layer: no name is broken
+
+
+def test_a_narrow_terminal_shows_every_figure(hybrid, model, tmp_path, monkeypatch):
+    words = ("compile", model, "--out", tmp_path / "out", "--cpu", "host")
+    wide = [line.split() for line in hybrid(*words)[1].splitlines()]
+    monkeypatch.setenv("COLUMNS", "50")
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    narrow = [line.split() for line in re.sub(r"\x1b\[[0-9;]*m", "", hybrid(*words)[1]).splitlines()]
+    layers = [line for line in wide if line[:1] and line[0].isdigit()]
+    assert len(layers) == len(engine.compile_model(net()).layers)
+    assert [line for line in layers if line not in narrow] == []
 
 
 def test_the_choices_are_those_of_the_engine():

@@ -55,6 +55,17 @@ def test_every_board_runs_c(board):
     assert (result.exit_code, result.console) == (-5, "done: yes\n")
 
 
+@pytest.mark.skipif(counter.plugin() is None, reason="QEMU takes no plugin here, or there is no gcc")
+@EVERY_BOARD
+def test_no_mark_is_lost_wherever_it_lies(board):
+    """A mark, a nop and a mark are 10 bytes: 512 in a row begin at each even place of QEMU's pages of 1 KiB."""
+    body = '  EMULATE_REGION_START(1);\n  __asm__ volatile("nop");\n  EMULATE_REGION_STOP(1);\n' * 512
+    result = run(
+        {"main.c": f'#include "emulate.h"\nint main(void) {{\n{body}  return 0;\n}}\n'}, board, counter="plugin"
+    )
+    assert result.regions == {1: Region(instructions=512, entries=512)}
+
+
 NOPS = """
 #include "emulate.h"
 

@@ -1,11 +1,12 @@
-"""Which layers unpack their weights, and whether a model fits its device."""
+"""Which layers unpack their weights or spare memory, and whether a model fits its device."""
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from typing import Literal, NoReturn
 
 from firmware_export.engine.graph import Graph
-from firmware_export.engine.layer import Layer
+from firmware_export.engine.layer import Layer, WeightWidth
 from firmware_export.engine.lower import lower
+from firmware_export.engine.memory import Memory, lay_out
 from hybrid.errors import BudgetError
 
 Weights = Literal["auto", "int8", "int16"]
@@ -14,10 +15,33 @@ _NAMED = 5
 """Layers in a message."""
 
 
+def fit(
+    graph: Graph, weights: Weights, ram_bytes: int | None, flash_bytes: int | None, *, lean: bool = False
+) -> tuple[tuple[Layer, ...], Memory]:
+    """Lower a graph and lay out its memory within both budgets, of memory and of flash for constants.
+
+    Layers take little scratch instead of few instructions where `ram_bytes` asks for it: first those that exceed it
+    while they run, and should gaps remain, all. `lean` is for cores without DSP instructions.
+
+    Raises: BudgetError naming layers and what they need.
+    """
+    layers = choose_layers(graph, weights, flash_bytes, lean=lean)
+    memory = lay_out(graph, layers)
+    if ram_bytes is None or memory.nbytes <= ram_bytes:
+        return layers, memory
+    beyond = {place for place, nbytes in enumerate(memory.live) if nbytes > ram_bytes}
+    for low_ram in (beyond, range(len(layers))):
+        layers = choose_layers(graph, weights, flash_bytes, low_ram, lean=lean)
+        memory = lay_out(graph, layers)
+        if memory.nbytes <= ram_bytes:
+            return layers, memory
+    raise _beyond_ram(layers, memory, ram_bytes)
+
+
 def choose_layers(
-    graph: Graph, weights: Weights, flash_bytes: int | None, *, low_ram: bool = False, lean: bool = False
+    graph: Graph, weights: Weights, flash_bytes: int | None, low_ram: Container[int] = (), *, lean: bool = False
 ) -> tuple[Layer, ...]:
-    """Lower a graph within a budget of flash for constants; `low_ram` prefers little scratch to few instructions.
+    """Lower a graph within a budget of flash for constants; layers at places in `low_ram` take little scratch.
 
     `lean` is for cores without DSP instructions.
 
@@ -27,10 +51,9 @@ def choose_layers(
     Raises: BudgetError naming the largest layers.
     """
     if weights != "auto":
-        layers = list(lower(graph, weights=weights, low_ram=low_ram, lean=lean))
+        layers = _lowered(graph, weights, low_ram, lean)
     else:
-        layers = list(lower(graph, weights="int16", low_ram=low_ram, lean=lean))
-        small = lower(graph, weights="int8", low_ram=low_ram, lean=lean)
+        layers, small = _lowered(graph, "int16", low_ram, lean), _lowered(graph, "int8", low_ram, lean)
         excess = constant_bytes(graph, layers) - flash_bytes if flash_bytes is not None else 0
         for place in sorted(range(len(layers)), key=lambda i: (_gain(layers[i], small[i]), i)):
             if excess <= 0:
@@ -42,14 +65,22 @@ def choose_layers(
     return tuple(layers)
 
 
-def check_ram(needed: int, ram_bytes: int | None, live: Sequence[tuple[int, Layer]]) -> None:
-    """Raise BudgetError where the arena is too large; `live` says what each layer needs while it runs."""
-    if ram_bytes is None or needed <= ram_bytes:
-        return
-    beyond = [(size, layer) for size, layer in live if size > ram_bytes]
+def _lowered(graph: Graph, weights: WeightWidth, low_ram: Container[int], lean: bool) -> list[Layer]:
+    layers = list(lower(graph, weights=weights, lean=lean))
+    tight = [place for place in range(len(layers)) if place in low_ram]
+    if tight:
+        small = lower(graph, weights=weights, low_ram=True, lean=lean)
+        for place in tight:
+            layers[place] = small[place]
+    return layers
+
+
+def _beyond_ram(layers: Sequence[Layer], memory: Memory, ram_bytes: int) -> BudgetError:
+    live = list(zip(memory.live, layers, strict=True))
+    beyond = [(nbytes, layer) for nbytes, layer in live if nbytes > ram_bytes]
     gaps = "" if beyond else ", and gaps between what outlives them"
     remedy = f"while running: {_largest(beyond or live)}{gaps}; choose a smaller net"
-    raise BudgetError("ram_bytes", needed, ram_bytes, "", remedy)
+    return BudgetError("ram_bytes", memory.nbytes, ram_bytes, "", remedy)
 
 
 def constant_bytes(graph: Graph, layers: Sequence[Layer]) -> int:

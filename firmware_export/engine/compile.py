@@ -3,12 +3,11 @@
 import re
 from dataclasses import dataclass, field
 
-from firmware_export.engine.budgets import Weights, check_ram, choose_layers, constant_bytes
+from firmware_export.engine.budgets import Weights, constant_bytes, fit
 from firmware_export.engine.cores import Cpu, core_named
 from firmware_export.engine.emit import families_of, kernel_files, model_files
 from firmware_export.engine.graph import Graph
 from firmware_export.engine.layer import Layer, WeightWidth
-from firmware_export.engine.memory import lay_out
 from firmware_export.engine.reader import read
 from hybrid.errors import SpecError, UnsupportedOpError
 
@@ -95,12 +94,7 @@ def compile_model(
     if weights == "auto" and not has_dsp:
         weights = "int8"
     lean = weights == "int8" and not has_dsp
-    layers = choose_layers(graph, weights, flash_bytes, lean=lean)
-    memory = lay_out(graph, layers)
-    if ram_bytes is not None and memory.nbytes > ram_bytes:
-        layers = choose_layers(graph, weights, flash_bytes, low_ram=True, lean=lean)
-        memory = lay_out(graph, layers)
-    check_ram(memory.nbytes, ram_bytes, list(zip(memory.live, layers, strict=True)))
+    layers, memory = fit(graph, weights, ram_bytes, flash_bytes, lean=lean)
     kernel_prefix = kernels or prefix
     sources = model_files(graph, layers, memory, prefix=prefix, kernels=kernel_prefix, title=prefix)
     return Compiled(

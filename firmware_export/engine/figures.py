@@ -61,20 +61,13 @@ def _layer(layer: LayerCost, measured: Measured | None) -> dict[str, Any]:
         "op": layer.kind,
         "output_shape": list(layer.shape),
         "macs": layer.macs,
-        "instructions": _instructions(layer, measured),
+        "instructions": measured.layers.get(layer.number, 0) if measured else None,
         "scratch_bytes": layer.scratch_bytes,
         "live_bytes": layer.live_bytes,
         "flash_bytes": layer.flash_bytes,
         "kernel": layer.kernel or None,
         "weights": layer.weights,
     }
-
-
-def _instructions(layer: LayerCost, measured: Measured | None) -> int | None:
-    """A layer that only gives a tensor another shape takes none."""
-    if measured is None or not measured.layers:
-        return None
-    return measured.layers.get(layer.number, 0)
 
 
 def _totals(product: Product) -> dict[str, Any]:

@@ -25,7 +25,7 @@ class Measured:
     instructions: int
     """Per inference, the mean of the examples; marks around layers are not counted."""
     layers: Mapping[int, int]
-    """Instructions per inference by the number of the operator; empty for models of more than 255 operators."""
+    """Instructions per inference by the number of the operator, where there is anything to do."""
     stack_bytes: int
     """The deepest stack, the little main program's among it."""
     sections: Sections
@@ -43,23 +43,23 @@ def measure(
     flags: Sequence[str] = ("-O2",),
     limit_s: float = LIMIT_S,
 ) -> Measured:
-    """Build a compiled model for a board, and run it over `examples`.
+    """Build a compiled model for a board, and run it over `examples`; again for every 255 layers beyond the first.
 
     Raises: ToolchainError naming what to install; BudgetError where the board is too small; EmulationError.
     """
-    marked = max((layer.number for layer in compiled.layers), default=0) < WHOLE
-    sources = {"main.c": measure_file(compiled.prefix, compiled.graph, len(examples), WHOLE), **compiled.files}
-    if marked:
-        sources["profile.h"] = _profile(compiled.prefix.upper())
-        flags = (*flags, f'-D{compiled.prefix.upper()}_PROFILE="profile.h"')
     data = b"".join(np.ascontiguousarray(value).tobytes() for example in examples for value in example)
-    done = run(sources, board, data=data, flags=flags, limit_s=limit_s)
-    if done.exit_code != 0:
-        raise HybridError(f"{board.name}: the compiled model ended with {done.exit_code}: {done.console.strip()}")
-    counts = {number: region.instructions // len(examples) for number, region in done.regions.items()}
+    flags = (*flags, f'-D{compiled.prefix.upper()}_PROFILE="profile.h"')
+    layers: dict[int, int] = {}
+    for first in range(0, max((layer.number for layer in compiled.layers), default=0) + 1, WHOLE):
+        done = run(_sources(compiled, len(examples), first), board, data=data, flags=flags, limit_s=limit_s)
+        if done.exit_code != 0:
+            raise HybridError(f"{board.name}: the compiled model ended with {done.exit_code}: {done.console.strip()}")
+        counts = {number: region.instructions // len(examples) for number, region in done.regions.items()}
+        instructions = counts.pop(WHOLE)
+        layers.update({first + number: count for number, count in counts.items()})
     return Measured(
-        instructions=counts.pop(WHOLE),
-        layers=counts,
+        instructions=instructions,
+        layers=layers,
         stack_bytes=done.stack_bytes,
         sections=done.sections,
         counter=done.counter,
@@ -67,9 +67,16 @@ def measure(
     )
 
 
-def _profile(guard: str) -> str:
-    return (
-        '#include "emulate.h"\n'
-        f"#define {guard}_LAYER_BEGIN(number) EMULATE_REGION_START(number);\n"
-        f"#define {guard}_LAYER_END(number) EMULATE_REGION_STOP(number);\n"
-    )
+def _sources(compiled: Compiled, examples: int, first: int) -> dict[str, str]:
+    """A program with marks around as many layers, from `first` on, as there are numbers."""
+    main = measure_file(compiled.prefix, compiled.graph, examples, WHOLE)
+    return {"main.c": main, "profile.h": _profile(compiled.prefix.upper(), first), **compiled.files}
+
+
+def _profile(guard: str, first: int) -> str:
+    marks = [
+        f"#define {guard}_LAYER_{edge}(number) "
+        f"if ((number) / {WHOLE} == {first // WHOLE}) {{ EMULATE_REGION_{mark}((number) % {WHOLE}); }}"
+        for edge, mark in (("BEGIN", "START"), ("END", "STOP"))
+    ]
+    return "\n".join(['#include "emulate.h"', *marks, ""])

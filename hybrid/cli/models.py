@@ -39,7 +39,12 @@ WORDS = 4
 )
 @click.option("--prefix", default="model", show_default=True, help="Begins the names of files and functions.")
 @click.option(
-    "--verify", "examples", type=click.IntRange(min=0), default=0, metavar="N", help="Compare N random inputs."
+    "--verify",
+    "examples",
+    type=click.IntRange(min=0),
+    default=0,
+    metavar="N",
+    help="Compare N random inputs with TFLite Micro.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the figures as JSON.")
 def compile_model(model: Path, out: Path, as_json: bool, **options: Any) -> None:

@@ -57,10 +57,11 @@ static void stop(unsigned int cpu, void *userdata) {
   region->instructions += executed - region->started;
 }
 
-/* The word of a 32-bit Thumb instruction, first halfword above; 0 for others. */
+/* The word of a 32-bit Thumb instruction, first halfword above; 0 or no mark for others. At the end of a page QEMU looks
+ * ahead, and what it sees there counts as a part of the instruction before. */
 static uint32_t word_of(const struct qemu_plugin_insn *insn) {
   uint16_t halves[2] = {0, 0};
-  if (qemu_plugin_insn_size(insn) == sizeof(halves)) {
+  if (qemu_plugin_insn_size(insn) >= sizeof(halves)) {
     memcpy(halves, qemu_plugin_insn_data(insn), sizeof(halves));
   }
   return ((uint32_t)halves[0] << 16) | halves[1];
