@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from firmware_export.engine import lower_arith
-from firmware_export.engine.arithmetic import Multiplier
+from firmware_export.engine.arithmetic import Multiplier, quantize_multiplier
 from firmware_export.engine.checks import result_of, tensor_of
 from firmware_export.engine.clamped import clamped, multiplied
 from firmware_export.engine.filters import (
@@ -24,12 +24,12 @@ from firmware_export.engine.filters import (
 )
 from firmware_export.engine.graph import Graph, Op, Tensor
 from firmware_export.engine.layer import Call, Constant, InPlace
-from firmware_export.engine.requantise import LONG
 
 _CHANNEL = "lean_channel"
 _LARGEST_VALUE = 255
 _BYTE_OFFSET = 128
 """What `kernels/lean_fully_connected.c` adds to values."""
+_SUM_SHIFT = 20
 
 
 def conv(graph: Graph, op: Op) -> list[Call] | None:
@@ -58,6 +58,8 @@ def conv(graph: Graph, op: Op) -> list[Call] | None:
 
 def fully_connected(graph: Graph, op: Op) -> list[Call] | None:
     """FULLY_CONNECTED over one row or several."""
+    if any(tensor_of(graph, op, 1).zero_points):
+        return None
     source, weights = tensor_of(graph, op, 0), matrix(graph, op)
     outputs, depth = weights.shape
     scaled = _scaled(graph, op, weights, 4, source.zero_points[0] + _BYTE_OFFSET)
@@ -107,24 +109,22 @@ def depthwise(graph: Graph, op: Op) -> list[Call] | None:
 
 def addition(graph: Graph, op: Op) -> list[Call] | None:
     """ADD of tensors of the same shape."""
-    return _without_factor(graph, op, lower_arith.addition(graph, op)[0])
+    return _without_factor(graph, op, lower_arith.addition(graph, op)[0], 1)
 
 
 def subtraction(graph: Graph, op: Op) -> list[Call] | None:
     """SUB of tensors of the same shape."""
-    return _without_factor(graph, op, lower_arith.subtraction(graph, op)[0])
+    return _without_factor(graph, op, lower_arith.subtraction(graph, op)[0], -1)
 
 
-def _without_factor(graph: Graph, op: Op, call: Call) -> list[Call] | None:
-    """The same sum by tables in the output's scale, where these give the same for every pair of values."""
-    pairs, rescale, target = call.fields["pairs"], call.fields["rescale"], result_of(graph, op)
-    if pairs["step_a"] != pairs["step_b"] or pairs["size"][-1] != target.size or rescale["mantissa"] == 0:
+def _without_factor(graph: Graph, op: Op, call: Call, sign: int) -> list[Call] | None:
+    """The sum that `call` computes by tables in the output's scale, where these are exact for every pair of values."""
+    pairs, target = call.fields["pairs"], result_of(graph, op)
+    if pairs["step_a"] != pairs["step_b"] or pairs["size"][-1] != target.size:
         return None
-    long = call.fields["form"] == LONG
-    factor = Multiplier(rescale["mantissa"], rescale["shift"] if long else -rescale["shift"])
-    a, b = (call.constants[name].values.astype(np.int64) // (1 if long else 2) for name in ("table_a", "table_b"))
-    low, high = call.fields["low"], call.fields["high"]
-    zero = target.zero_points[0]
+    low, high, zero = call.fields["low"], call.fields["high"], target.zero_points[0]
+    a, b, factor = _summands(tensor_of(graph, op, 0), tensor_of(graph, op, 1), target)
+    b *= sign
     wanted = np.clip(multiplied(a[:, None] + b, *factor) + zero, low, high)
     real = factor.mantissa * 2.0 ** (factor.shift - 31)
     shift = 29 - int((abs(a).max() + abs(b).max()) * real + abs(zero) + 1).bit_length()
@@ -141,6 +141,15 @@ def _without_factor(graph: Graph, op: Op, call: Call) -> list[Call] | None:
         "high": high,
     }
     return [replace(call, kernel="lean_sum", struct="lean_sum", family="lean_sum", fields=fields)]
+
+
+def _summands(a: Tensor, b: Tensor, target: Tensor) -> tuple[NDArray[np.int64], NDArray[np.int64], Multiplier]:
+    """What TFLite makes of each value of both inputs, and the factor from their sum to the output."""
+    twice = 2 * max(a.scales[0], b.scales[0])
+    values = (np.arange(-128, 128) - tensor.zero_points[0] << _SUM_SHIFT for tensor in (a, b))
+    factors = (quantize_multiplier(tensor.scales[0] / twice) for tensor in (a, b))
+    scaled_a, scaled_b = (multiplied(each, *factor) for each, factor in zip(values, factors, strict=True))
+    return scaled_a, scaled_b, quantize_multiplier(twice / ((1 << _SUM_SHIFT) * target.scales[0]))
 
 
 def _addend(sums: NDArray[np.int64], wanted: NDArray[np.int64], shift: int, limits: tuple[int, int]) -> int | None:
