@@ -105,7 +105,7 @@ def test_hundreds_of_each_operator_are_exact(kind, weights):
         assert wrong(drawn(kind, 100, 10_000 + start), weights=weights) == []
 
 
-@pytest.mark.parametrize("weights", ["int8", "int16"])
+@pytest.mark.parametrize(("weights", "cpu"), [("int8", "cortex-m4"), ("int16", "cortex-m4"), ("auto", "cortex-m0plus")])
 @pytest.mark.parametrize(
     "name",
     [
@@ -117,12 +117,12 @@ def test_hundreds_of_each_operator_are_exact(kind, weights):
         "tflite-micro/person_detect",
     ],
 )
-def test_known_models_are_exact(name, weights):
+def test_known_models_are_exact(name, weights, cpu):
     path = FILES / f"{name}.tflite"
     if not path.is_file():
         pytest.skip("HYBRID_DATA_DIR has no tflite-models")
     model = path.read_bytes()
-    assert verify(model, compile_model(model, weights=weights), 4) is None
+    assert verify(model, compile_model(model, weights=weights, cpu=cpu), 4) is None
 
 
 def test_the_same_model_gives_the_same_text():

@@ -1,4 +1,5 @@
-/* Where a multiplication is dear in registers, two pixels' values stand in one word. */
+/* Where registers are few, two pixels' values stand in one word, and one multiplication serves both. ENGINE_NARROW
+   chooses that for other cores, in plain C. */
 #if ENGINE_THUMB1 || defined(ENGINE_NARROW)
 #define ENGINE_LEAN_WORDS 1
 #else
