@@ -294,7 +294,7 @@ def unknown_operator():
         (net(), ["--flash-bytes", "500"], ["flash_bytes: needs ", "allowed are 500; weights and tables: layer "]),
         (net(), ["--prefix", "My-Net"], ["prefix: got 'My-Net', allowed lower-case letters"]),
         (net(), ["--prefix", "string"], ["prefix: got 'string'", "choose another, such as string_net"]),
-        (net(), ["--cpu", "cortex-m3"], ["--cpu", "cortex-m3", "cortex-m0plus", "see hybrid compile --help"]),
+        (net(), ["--cpu", "cortex-m9"], ["--cpu", "cortex-m9", "cortex-m0plus", "see hybrid compile --help"]),
         (net(), ["--weights", "int4"], ["--weights", "int4", "auto"]),
         (net(), ["--ram-bytes", "0"], ["--ram-bytes", "0"]),
         (net(), ["--verify", "many"], ["--verify", "many"]),

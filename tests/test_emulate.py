@@ -11,7 +11,7 @@ from firmware_export.emulate.report import Region
 from hybrid.errors import BudgetError, SpecError
 
 pytestmark = pytest.mark.skipif(programs.missing() is not None, reason=str(programs.missing()))
-M4, M0PLUS = BOARDS["mps2-an386"], BOARDS["mps2-an385"]
+M4, M0PLUS = BOARDS["mps2-an386"], BOARDS["mps2-an385-m0plus"]
 EVERY_BOARD = pytest.mark.parametrize("board", BOARDS.values(), ids=BOARDS)
 EMPTY = {"main.c": "int main(void) { return 0; }\n"}
 

@@ -23,7 +23,7 @@ from hybrid.errors import CloudError
 from hybrid.serve import create_app
 
 pytestmark = pytest.mark.skipif(programs.missing() is not None, reason=str(programs.missing()))
-M4, M0PLUS = BOARDS["mps2-an386"], BOARDS["mps2-an385"]
+M4, M0PLUS = BOARDS["mps2-an386"], BOARDS["mps2-an385-m0plus"]
 EVERY_BOARD = pytest.mark.parametrize("board", BOARDS.values(), ids=BOARDS)
 
 ECHO = """

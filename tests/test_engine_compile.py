@@ -23,6 +23,8 @@ pytestmark = pytest.mark.skipif(
     device_engine() != "tflite-micro" or not has_c_compiler(), reason="needs tflite-micro and a C compiler"
 )
 EXAMPLES = 4
+LEAN = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "ADD", "SUB")
+"""Operators that have kernels of their own for cores without DSP instructions."""
 FILES = Path(os.environ.get("HYBRID_DATA_DIR", "no data"), "tflite-models")
 
 
@@ -36,15 +38,15 @@ def judged(models):
             continue
 
 
-def wrong(models, *, weights="int16", sanitize=False, optimise="-O1"):
+def wrong(models, *, weights="int16", cpu="cortex-m4", sanitize=False, optimise="-O1", defines=()):
     """Numbers of the models whose compiled code gives another answer than TFLite Micro."""
     cases = list(judged(models))
     assert len(cases) > 0.8 * len(models)
     compiled = [
-        compile_model(model, prefix=f"m{number}", weights=weights, kernels="kernels")
+        compile_model(model, prefix=f"m{number}", weights=weights, cpu=cpu, kernels="kernels")
         for number, (model, _, _) in enumerate(cases)
     ]
-    with built(compiled, sanitize=sanitize, optimise=optimise) as program:
+    with built(compiled, sanitize=sanitize, optimise=optimise, defines=defines) as program:
         answers = [program.run(examples, number) for number, (_, examples, _) in enumerate(cases)]
     return [
         number
@@ -70,6 +72,22 @@ def test_convolutions_are_exact_with_small_weights():
     assert wrong([model for kind in kinds for model in drawn(kind, 20, 1000)], weights="int8") == []
 
 
+@pytest.mark.parametrize("defines", [(), ("KERNELS_NARROW",)], ids=["values", "words"])
+def test_kernels_for_cores_without_dsp_are_exact_and_clean_under_sanitizers(defines):
+    """Both layouts of what a convolution multiplies: value by value, and two values as one word."""
+    models = [*PLANES[::2], *COLUMNS[::2], *(model for kind in LEAN for model in drawn(kind, 6, 2000))]
+    kernels = {layer.kernel for model in models for layer in compile_model(model, cpu="cortex-m0plus").layers}
+    assert kernels >= {"lean_conv", "lean_fully_connected", "lean_depthwise", "lean_sum"}
+    assert wrong(models, cpu="cortex-m0plus", sanitize=True, defines=defines) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", LEAN)
+def test_hundreds_of_layers_for_cores_without_dsp_are_exact(kind):
+    for start in range(0, 300, 100):
+        assert wrong(drawn(kind, 100, 20_000 + start), cpu="cortex-m0plus") == []
+
+
 @pytest.mark.parametrize("models", [PLANES + PLANES_ANY, COLUMNS])
 def test_special_kernels_are_exact_in_plain_c_and_clean_under_sanitizers(models):
     assert wrong(models, sanitize=True) == []
@@ -87,7 +105,7 @@ def test_hundreds_of_each_operator_are_exact(kind, weights):
         assert wrong(drawn(kind, 100, 10_000 + start), weights=weights) == []
 
 
-@pytest.mark.parametrize("weights", ["int8", "int16"])
+@pytest.mark.parametrize(("weights", "cpu"), [("int8", "cortex-m4"), ("int16", "cortex-m4"), ("auto", "cortex-m0plus")])
 @pytest.mark.parametrize(
     "name",
     [
@@ -99,12 +117,12 @@ def test_hundreds_of_each_operator_are_exact(kind, weights):
         "tflite-micro/person_detect",
     ],
 )
-def test_known_models_are_exact(name, weights):
+def test_known_models_are_exact(name, weights, cpu):
     path = FILES / f"{name}.tflite"
     if not path.is_file():
         pytest.skip("HYBRID_DATA_DIR has no tflite-models")
     model = path.read_bytes()
-    assert verify(model, compile_model(model, weights=weights), 4) is None
+    assert verify(model, compile_model(model, weights=weights, cpu=cpu), 4) is None
 
 
 def test_the_same_model_gives_the_same_text():

@@ -9,6 +9,7 @@ from firmware_export.emulate.boards import board_named
 from firmware_export.emulate.machine import run
 from firmware_export.emulate.programs import missing
 from firmware_export.engine.compile import compile_model
+from firmware_export.engine.cores import core_named
 from firmware_export.engine.emit import kernel_files
 from hybrid.runtimes import device_engine
 
@@ -38,12 +39,12 @@ def main_of(models):
     return "\n".join([*lines, "    return 0;", "}", ""])
 
 
-def check(flatbuffers, *, board, weights):
+def check(flatbuffers, *, board, weights, cpu="cortex-m4"):
     """All models in one image, which shares their kernels; every output byte is compared."""
     examples = [random_examples(model, np.random.default_rng(7), EXAMPLES) for model in flatbuffers]
     expected = [tflm_many(model, given) for model, given in zip(flatbuffers, examples, strict=True)]
     models = [
-        compile_model(model, prefix=f"m{number}", weights=weights, kernels="kernels")
+        compile_model(model, prefix=f"m{number}", weights=weights, cpu=cpu, kernels="kernels")
         for number, model in enumerate(flatbuffers)
     ]
     families = frozenset().union(*(model.families for model in models))
@@ -86,3 +87,13 @@ def test_convolutions_by_columns_are_exact_on_a_cortex_m7(weights):
 @pytest.mark.parametrize("board", ["mps2-an386", "mps2-an505"])
 def test_chains_are_exact_on_other_cores(board):
     check([random_chain(np.random.default_rng(number), 6) for number in range(12)], board=board, weights="int8")
+
+
+@pytest.mark.parametrize("cpu", ["cortex-m3", "cortex-m0plus"])
+def test_layers_for_cores_without_dsp_are_exact_on_them(cpu):
+    kinds = {"CONV_2D": 8, "FULLY_CONNECTED": 6, "DEPTHWISE_CONV_2D": 4, "ADD": 4}
+    models = [model for kind, count in kinds.items() for model in single(kind, count, 3000)]
+    models += [*PLANES[::6], *COLUMNS[::4]]
+    kernels = {layer.kernel for model in models for layer in compile_model(model, cpu=cpu).layers}
+    assert kernels >= {"lean_conv", "lean_fully_connected", "lean_depthwise", "lean_sum"}
+    check(models, board=core_named(cpu).board, weights="auto", cpu=cpu)

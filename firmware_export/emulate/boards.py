@@ -61,11 +61,11 @@ class Board:
 _CMSDK_TIMER = Timer(control=0x4000_0000, value=0x4000_0004, hz=25_000_000, down=True)
 
 
-def _mps2(name: str, title: str, cpu: str, hard_float: bool) -> Board:
+def _mps2(name: str, title: str, cpu: str, hard_float: bool, machine: str = "") -> Board:
     return Board(
         name=name,
         title=title,
-        machine=name,
+        machine=machine or name,
         cpu=cpu,
         hard_float=hard_float,
         vectors=0,
@@ -79,7 +79,14 @@ def _mps2(name: str, title: str, cpu: str, hard_float: bool) -> Board:
 _ALL = (
     # QEMU's boards of this size have no Cortex-M0+. A Cortex-M3 runs its instructions, a subset, in the same number;
     # the start-up code makes it refuse unaligned access, as a Cortex-M0+ does.
-    _mps2("mps2-an385", "Cortex-M3 running code for a Cortex-M0+", "cortex-m0plus", hard_float=False),
+    _mps2(
+        "mps2-an385-m0plus",
+        "Cortex-M3 running code for a Cortex-M0+",
+        "cortex-m0plus",
+        hard_float=False,
+        machine="mps2-an385",
+    ),
+    _mps2("mps2-an385", "Cortex-M3", "cortex-m3", hard_float=False),
     _mps2("mps2-an386", "Cortex-M4F", "cortex-m4", hard_float=True),
     _mps2("mps2-an500", "Cortex-M7", "cortex-m7", hard_float=True),
     Board(

@@ -16,22 +16,22 @@ _NAMED = 5
 
 
 def fit(
-    graph: Graph, weights: Weights, ram_bytes: int | None, flash_bytes: int | None
+    graph: Graph, weights: Weights, ram_bytes: int | None, flash_bytes: int | None, *, lean: bool = False
 ) -> tuple[tuple[Layer, ...], Memory]:
     """Lower a graph and lay out its memory within both budgets, of memory and of flash for constants.
 
     Layers take little scratch instead of few instructions where `ram_bytes` asks for it: first those that exceed it
-    while they run, and should gaps remain, all.
+    while they run, and should gaps remain, all. `lean` is for cores without DSP instructions.
 
     Raises: BudgetError naming layers and what they need.
     """
-    layers = choose_layers(graph, weights, flash_bytes)
+    layers = choose_layers(graph, weights, flash_bytes, lean=lean)
     memory = lay_out(graph, layers)
     if ram_bytes is None or memory.nbytes <= ram_bytes:
         return layers, memory
     beyond = {place for place, nbytes in enumerate(memory.live) if nbytes > ram_bytes}
     for low_ram in (beyond, range(len(layers))):
-        layers = choose_layers(graph, weights, flash_bytes, low_ram)
+        layers = choose_layers(graph, weights, flash_bytes, low_ram, lean=lean)
         memory = lay_out(graph, layers)
         if memory.nbytes <= ram_bytes:
             return layers, memory
@@ -39,9 +39,11 @@ def fit(
 
 
 def choose_layers(
-    graph: Graph, weights: Weights, flash_bytes: int | None, low_ram: Container[int] = ()
+    graph: Graph, weights: Weights, flash_bytes: int | None, low_ram: Container[int] = (), *, lean: bool = False
 ) -> tuple[Layer, ...]:
     """Lower a graph within a budget of flash for constants; layers at places in `low_ram` take little scratch.
+
+    `lean` is for cores without DSP instructions.
 
     ``auto`` unpacks all weights and then takes back what costs most bytes for each multiplication that gains by it,
     until the rest fits.
@@ -49,9 +51,9 @@ def choose_layers(
     Raises: BudgetError naming the largest layers.
     """
     if weights != "auto":
-        layers = _lowered(graph, weights, low_ram)
+        layers = _lowered(graph, weights, low_ram, lean)
     else:
-        layers, small = _lowered(graph, "int16", low_ram), _lowered(graph, "int8", low_ram)
+        layers, small = _lowered(graph, "int16", low_ram, lean), _lowered(graph, "int8", low_ram, lean)
         excess = constant_bytes(graph, layers) - flash_bytes if flash_bytes is not None else 0
         for place in sorted(range(len(layers)), key=lambda i: (_gain(layers[i], small[i]), i)):
             if excess <= 0:
@@ -63,12 +65,12 @@ def choose_layers(
     return tuple(layers)
 
 
-def _lowered(graph: Graph, weights: WeightWidth, low_ram: Container[int]) -> list[Layer]:
-    layers = list(lower(graph, weights=weights))
-    lean = [place for place in range(len(layers)) if place in low_ram]
-    if lean:
-        small = lower(graph, weights=weights, low_ram=True)
-        for place in lean:
+def _lowered(graph: Graph, weights: WeightWidth, low_ram: Container[int], lean: bool) -> list[Layer]:
+    layers = list(lower(graph, weights=weights, lean=lean))
+    tight = [place for place in range(len(layers)) if place in low_ram]
+    if tight:
+        small = lower(graph, weights=weights, low_ram=True, lean=lean)
+        for place in tight:
             layers[place] = small[place]
     return layers
 

@@ -82,7 +82,8 @@ def compile_model(
 
     `ram_bytes` and `flash_bytes` are what the model may take: of static memory, and of flash for its constants; code
     and stack come on top. `weights` says how weights stand in flash, ``auto`` as int16 as far as `flash_bytes` allows
-    where `cpu` gains by it. The files run on every core, whatever `cpu` is.
+    where `cpu` gains by it. Cores without DSP instructions get kernels of their own for int8 weights. The files run on
+    every core, whatever `cpu` is.
 
     Models that go into one firmware may share their kernels: give them the same name `kernels`. Those that never run
     at the same time may share their memory, too, by the same name `arena`; what one says must then be copied before the
@@ -95,9 +96,11 @@ def compile_model(
         _check_prefix(name)
     graph = folded(read(flatbuffer))
     _check_rim(graph)
-    if weights == "auto" and not core_named(cpu).has_dsp:
+    has_dsp = core_named(cpu).has_dsp
+    if weights == "auto" and not has_dsp:
         weights = "int8"
-    layers, memory = fit(graph, weights, ram_bytes, flash_bytes)
+    lean = weights == "int8" and not has_dsp
+    layers, memory = fit(graph, weights, ram_bytes, flash_bytes, lean=lean)
     kernel_prefix = kernels or prefix
     sources = model_files(graph, layers, memory, prefix=prefix, kernels=kernel_prefix, arena=arena, title=prefix)
     return Compiled(

@@ -7,7 +7,7 @@ from firmware_export.emulate.boards import BOARDS, Board
 from hybrid.configure import did_you_mean
 from hybrid.errors import SpecError
 
-Cpu = Literal["cortex-m4", "cortex-m7", "cortex-m33", "cortex-m0plus", "host"]
+Cpu = Literal["cortex-m4", "cortex-m7", "cortex-m33", "cortex-m3", "cortex-m0plus", "host"]
 """``host``: any other, whose instructions nobody counts."""
 CPUS: tuple[Cpu, ...] = get_args(Cpu)
 
@@ -19,14 +19,15 @@ class Core:
     board: str | None
     """Name of the emulated board; None where there is none."""
     has_dsp: bool
-    """Has the instructions for which unpacked weights pay; without them small weights take no more instructions."""
+    """Has the instructions for which unpacked weights pay; cores without them get kernels and weights of their own."""
 
 
 CORES: dict[Cpu, Core] = {
     "cortex-m4": Core(board="mps2-an386", has_dsp=True),
     "cortex-m7": Core(board="mps2-an500", has_dsp=True),
     "cortex-m33": Core(board="mps2-an505", has_dsp=True),
-    "cortex-m0plus": Core(board="mps2-an385", has_dsp=False),
+    "cortex-m3": Core(board="mps2-an385", has_dsp=False),
+    "cortex-m0plus": Core(board="mps2-an385-m0plus", has_dsp=False),
     "host": Core(board=None, has_dsp=False),
 }
 

@@ -25,6 +25,9 @@ _NEEDS = {
     "product": ("clamp", "pairs"),
     "pool": ("fours",),
     "mean": ("fours",),
+    "lean_conv": ("lean",),
+    "lean_fully_connected": ("lean",),
+    "lean_depthwise": ("lean",),
 }
 """Families of kernels that others call."""
 _ORDER = (
@@ -49,7 +52,14 @@ _ORDER = (
     "move",
     "lookup",
     "softmax",
+    "lean",
+    "lean_conv",
+    "lean_fully_connected",
+    "lean_depthwise",
+    "lean_sum",
 )
+_HEADERS = ("core", "lean")
+"""Families that are only a header."""
 _CTYPES = {"int8": "int8_t", "uint8": "uint8_t", "float32": "float"}
 
 
@@ -88,7 +98,7 @@ def families_of(layers: Iterable[Layer]) -> frozenset[str]:
 def kernel_files(kernels: str, families: frozenset[str]) -> dict[str, str]:
     """Write the sources of kernels, by file name; one set may serve several models."""
     headers = [_kernel_text(f"{name}.h", kernels) for name in _ORDER if name in families]
-    sources = [_kernel_text(f"{name}.c", kernels) for name in _ORDER if name in families and name != "core"]
+    sources = [_kernel_text(f"{name}.c", kernels) for name in _ORDER if name in families and name not in _HEADERS]
     return {
         f"{kernels}_kernels.h": _render("kernels.h", kernels=kernels, texts=headers),
         f"{kernels}_kernels.c": _render("kernels.c", kernels=kernels, texts=sources),

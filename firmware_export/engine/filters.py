@@ -1,6 +1,7 @@
 """What lowering of convolutions and fully connected layers has in common: weights, geometry, rescaling."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,7 +25,12 @@ CHANNEL = "channel"
 
 
 def layer_call(
-    kernel: str, family: str, fields: dict[str, object], op: Op, scratch_bytes: int, in_place: tuple[InPlace, ...] = ()
+    kernel: str,
+    family: str,
+    fields: Mapping[str, object],
+    op: Op,
+    scratch_bytes: int,
+    in_place: tuple[InPlace, ...] = (),
 ) -> Call:
     """One call of a kernel that reads the first input and writes the first output."""
     reads, writes = (op.inputs[0],), (op.outputs[0],)
@@ -100,8 +106,20 @@ def image_sizes(source: Tensor, target: Tensor) -> dict[str, int]:
 
 def rescaling_of(graph: Graph, op: Op, weights: NDArray[np.int8]) -> tuple[Rescaling, tuple[int, int]]:
     """Rescaling of all channels and the activation's range; `weights` are ``(channels, ...)``."""
-    source, target, bias = tensor_of(graph, op, 0), result_of(graph, op), optional(graph, op, 2)
-    outputs = len(weights)
+    sums, limits = sums_of(graph, op, weights), limits_of(graph, op)
+    zero = result_of(graph, op).zero_points[0]
+    return rescaling(multipliers_of(graph, op, len(weights)), sums, zero, limits), limits
+
+
+def limits_of(graph: Graph, op: Op) -> tuple[int, int]:
+    """The outputs that the fused activation leaves."""
+    target = result_of(graph, op)
+    return activation_range(op.options["fused_activation_function"], target.scales[0], target.zero_points[0])
+
+
+def sums_of(graph: Graph, op: Op, weights: NDArray[np.int8]) -> list[Sums]:
+    """What each channel may add up to; `weights` are ``(channels, ...)``."""
+    source, bias, outputs = tensor_of(graph, op, 0), optional(graph, op, 2), len(weights)
     biases = [0] * outputs
     if bias is not None:
         if bias.size != outputs:
@@ -111,18 +129,30 @@ def rescaling_of(graph: Graph, op: Op, weights: NDArray[np.int8]) -> tuple[Resca
         biases = constant(op, bias).ravel().tolist()
     zero = source.zero_points[0]
     swings = np.abs(weights.reshape(outputs, -1).astype(np.int64)).sum(axis=1) * max(127 - zero, 128 + zero)
-    sums = [Sums(bias=b, swing=int(swing)) for b, swing in zip(biases, swings, strict=True)]
-    limits = activation_range(op.options["fused_activation_function"], target.scales[0], target.zero_points[0])
-    return rescaling(_multipliers(graph, op, outputs), sums, target.zero_points[0], limits), limits
+    return [Sums(bias=b, swing=int(swing)) for b, swing in zip(biases, swings, strict=True)]
 
 
-def _multipliers(graph: Graph, op: Op, outputs: int) -> list[Multiplier]:
+def multipliers_of(graph: Graph, op: Op, outputs: int) -> list[Multiplier]:
     """One factor for each channel, from float32 scales multiplied in float64."""
     source, filters, target = tensor_of(graph, op, 0), tensor_of(graph, op, 1), result_of(graph, op)
     if len(filters.scales) not in (1, outputs):
         raise refuse(op, f"{describe(filters)}: has {len(filters.scales)} scales, allowed one or {outputs}")
     scales = filters.scales if len(filters.scales) == outputs else filters.scales * outputs
     return [quantize_multiplier(source.scales[0] * scale / target.scales[0]) for scale in scales]
+
+
+def matrix(graph: Graph, op: Op) -> NDArray[Any]:
+    """Weights ``(outputs, depth)`` of a fully connected layer, less their zero point: int16 where that is not 0."""
+    source, target, filters = tensor_of(graph, op, 0), result_of(graph, op), tensor_of(graph, op, 1)
+    need_int8(op, (source, target))
+    weights = int8_weights(op, filters)
+    outputs, depth = weights.shape[-2:]
+    if weights.size != outputs * depth or source.size % depth or target.size != source.size // depth * outputs:
+        raise refuse(op, f"{describe(source)}: does not fit weights {list(weights.shape)}")
+    weights = weights.reshape(outputs, depth)
+    if len(filters.scales) == 1 and filters.zero_points[0]:  # nowhere else does TFLite Micro regard it
+        return weights.astype(np.int16) - np.int16(filters.zero_points[0])
+    return weights
 
 
 def _fill(values: NDArray[np.int32], groups: int) -> NDArray[np.int32]:

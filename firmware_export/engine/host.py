@@ -53,7 +53,9 @@ def split_outputs(graph: Graph, stream: bytes, count: int) -> list[Values]:
 
 
 @contextmanager
-def built(models: Sequence[Compiled], *, sanitize: bool = False, optimise: str = "-O2") -> Iterator[Program]:
+def built(
+    models: Sequence[Compiled], *, sanitize: bool = False, optimise: str = "-O2", defines: Sequence[str] = ()
+) -> Iterator[Program]:
     """Build models into one program, every warning an error. Models with the same kernels' name share them.
 
     Raises: HybridError where there is no C compiler or it complains.
@@ -65,7 +67,16 @@ def built(models: Sequence[Compiled], *, sanitize: bool = False, optimise: str =
             Path(folder, name).write_text(text, encoding="utf-8")
         units = sorted(name for name in texts if name.endswith(".c"))
         extra = SANITIZERS if sanitize else ()
-        command = [c_compiler(), *C_FLAGS, optimise, *extra, "-o", "program", *units]
+        command = [
+            c_compiler(),
+            *C_FLAGS,
+            optimise,
+            *extra,
+            *(f"-D{name}" for name in defines),
+            "-o",
+            "program",
+            *units,
+        ]
         done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
         if done.returncode != 0:
             raise HybridError(f"{command[0]}: the compiled model's C does not compile: {done.stderr.strip()[-4000:]}")

@@ -15,7 +15,7 @@ class Constant:
     """An array in flash."""
 
     values: NDArray[Any]
-    """Of int8, uint16, int16, int32 or float32; or ``(n, 3)`` int32 for `n` channels, `ctype` naming their struct."""
+    """Of int8, uint16, int16, int32 or float32; or rows of integers, one for each struct that `ctype` names."""
     ctype: str = ""
     """Name of a kernel's struct, without the prefix; empty where the values' own type holds."""
 

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 
-from firmware_export.engine import lower_arith, lower_conv, lower_depthwise, lower_move, lower_point
+from firmware_export.engine import lower_arith, lower_conv, lower_depthwise, lower_lean, lower_move, lower_point
 from firmware_export.engine.checks import describe, refuse
 from firmware_export.engine.graph import ABSENT, Graph, Op
 from firmware_export.engine.layer import Call, Layer, WeightWidth
@@ -39,6 +39,13 @@ _PLAIN: dict[str, _Lowering] = {
     "QUANTIZE": lower_point.quantize,
     "DEQUANTIZE": lower_point.dequantize,
 }
+_LEAN: dict[str, Callable[[Graph, Op], list[Call] | None]] = {
+    "CONV_2D": lower_lean.conv,
+    "FULLY_CONNECTED": lower_lean.fully_connected,
+    "DEPTHWISE_CONV_2D": lower_lean.depthwise,
+    "ADD": lower_lean.addition,
+    "SUB": lower_lean.subtraction,
+}
 KINDS = tuple(sorted((*_WEIGHTED, "DEPTHWISE_CONV_2D", *_PLAIN, *ALIASES)))
 """Operators that the engine computes."""
 
@@ -56,13 +63,24 @@ def folded(graph: Graph) -> Graph:
     return replace(graph, tensors=tuple(tensors), ops=tuple(ops))
 
 
-def lower(graph: Graph, *, weights: WeightWidth, low_ram: bool = False) -> tuple[Layer, ...]:
+def lower(graph: Graph, *, weights: WeightWidth, low_ram: bool = False, lean: bool = False) -> tuple[Layer, ...]:
     """Lower every operator, in order; `low_ram` prefers little scratch to few instructions.
+
+    `lean` is for cores without DSP instructions: layers take the kernels for these, whose weights are int8, where there
+    are some.
 
     Raises: UnsupportedOpError naming operator, tensor and reason.
     """
     lowerings = {**_PLAIN, **dict.fromkeys(ALIASES, _alias), **_weighted(weights == "int16", low_ram)}
-    return tuple(_lower(graph, op, lowerings, weights) for op in graph.ops)
+    lean_lowerings = {kind: partial(_lean_first, _LEAN[kind], lowerings[kind]) for kind in _LEAN} if lean else {}
+    return tuple(_lower(graph, op, {**lowerings, **lean_lowerings}, weights) for op in graph.ops)
+
+
+def _lean_first(
+    lean: Callable[[Graph, Op], list[Call] | None], otherwise: _Lowering, graph: Graph, op: Op
+) -> list[Call]:
+    calls = lean(graph, op)
+    return otherwise(graph, op) if calls is None else calls
 
 
 def _weighted(wide: bool, low_ram: bool) -> dict[str, _Lowering]:

@@ -8,21 +8,15 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from firmware_export.engine.checks import (
-    describe,
-    need_int8,
-    refuse,
-    result_of,
-    tensor_of,
-)
+from firmware_export.engine.checks import describe, refuse, result_of, tensor_of
 from firmware_export.engine.filters import (
     channel_constants,
     form_fields,
     geometry_of,
     image_filter,
     image_sizes,
-    int8_weights,
     layer_call,
+    matrix,
     rescaling_of,
 )
 from firmware_export.engine.graph import Graph, Op, Tensor
@@ -72,15 +66,10 @@ def conv(graph: Graph, op: Op, *, wide: bool, low_ram: bool) -> list[Call]:
 
 def fully_connected(graph: Graph, op: Op, *, wide: bool) -> list[Call]:
     """FULLY_CONNECTED over one row or several."""
-    source, target, filters = tensor_of(graph, op, 0), result_of(graph, op), tensor_of(graph, op, 1)
-    need_int8(op, (source, target))
-    weights = int8_weights(op, filters)
-    outputs, depth = weights.shape[-2:]
-    if weights.size != outputs * depth or source.size % depth or target.size != source.size // depth * outputs:
-        raise refuse(op, f"{describe(source)}: does not fit weights {list(weights.shape)}")
-    if len(filters.scales) == 1 and filters.zero_points[0]:  # nowhere else does TFLite Micro regard it
-        weights, wide = weights.astype(np.int16) - np.int16(filters.zero_points[0]), True
-    scaled, limits = rescaling_of(graph, op, weights.reshape(outputs, depth))
+    source, weights = tensor_of(graph, op, 0), matrix(graph, op)
+    outputs, depth = weights.shape
+    wide = wide or weights.dtype == np.int16
+    scaled, limits = rescaling_of(graph, op, weights)
     fields = {
         "weights": Constant(values=_pack(weights.reshape(outputs, 1, depth), wide, scaled.form)),
         **channel_constants(scaled, 1),

@@ -12,7 +12,7 @@ from hybrid.progress import SILENT
 if TYPE_CHECKING:
     from firmware_export.engine import Product
 
-CPUS = ("cortex-m4", "cortex-m7", "cortex-m33", "cortex-m0plus", "host")
+CPUS = ("cortex-m4", "cortex-m7", "cortex-m33", "cortex-m3", "cortex-m0plus", "host")
 HEADINGS = ("layer", "output", "weights", "kernel", "MACs", "instructions", "scratch", "live", "flash")
 WORDS = 4
 """Columns of the table of layers that hold words."""
@@ -35,7 +35,7 @@ WORDS = 4
     type=click.Choice(CPUS),
     default="cortex-m4",
     show_default=True,
-    help="Core whose instructions are counted by emulation; host: none.",
+    help="Core that kernels are chosen for and whose instructions are counted by emulation; host: any other.",
 )
 @click.option("--prefix", default="model", show_default=True, help="Begins the names of files and functions.")
 @click.option(

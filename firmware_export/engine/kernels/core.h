@@ -16,6 +16,13 @@ typedef int16_t engine_i16;
 #define ENGINE_DSP 0
 #endif
 
+/* Cores whose multiplication needs one of its factors' registers and whose instructions reach eight registers. */
+#if defined(__GNUC__) && defined(__thumb__) && !defined(__thumb2__)
+#define ENGINE_THUMB1 1
+#else
+#define ENGINE_THUMB1 0
+#endif
+
 /* How one output channel is brought into its scale.
    LONG: mantissa * 2^(shift - 31) with both roundings; addend is the output's zero point.
    The short forms hold twice the sum in acc and give ((acc * mantissa + 2^31) / 2^32 + addend) >> shift, each division
@@ -61,6 +68,11 @@ static inline int32_t engine_high(int32_t a, int32_t b, int32_t c)
     int32_t sum;
     __asm__("smmlar %0, %1, %2, %3" : "=r"(sum) : "r"(a), "r"(b), "r"(c));
     return sum;
+#elif ENGINE_THUMB1
+    const int32_t a_high = a >> 16, b_high = b >> 16, a_low = a & 0xffff, b_low = b & 0xffff;
+    const int32_t first = a_high * b_low + (int32_t)((uint32_t)a_low * (uint32_t)b_low >> 16);
+    const int32_t second = a_low * b_high + (first & 0xffff);
+    return a_high * b_high + (first >> 16) + (second >> 16) + (second >> 15 & 1) + c;
 #else
     return (int32_t)(((int64_t)a * b + ((int64_t)1 << 31)) >> 32) + c;
 #endif
