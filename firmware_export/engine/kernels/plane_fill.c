@@ -17,39 +17,39 @@ typedef struct {
 #if ENGINE_DSP
 
 /* Four channels of two pixels, r10 and r11, become four words in the planes r4-r7; r9 zeros. */
-#define ENGINE_FOUR_WORDS                     \
-    "pkhbt r12, r10, r11, lsl #16\n\t"        \
-    "pkhtb lr, r11, r10, asr #16\n\t"         \
-    "sxtab16 r10, r9, r12\n\t"                \
-    "sxtab16 r11, r9, r12, ror #8\n\t"        \
-    "sxtab16 r12, r9, lr\n\t"                 \
-    "sxtab16 lr, r9, lr, ror #8\n\t"          \
-    "str r10, [r4], #4\n\t"                   \
-    "str r11, [r5], #4\n\t"                   \
-    "str r12, [r6], #4\n\t"                   \
+#define ENGINE_FOUR_WORDS              \
+    "pkhbt r12, r10, r11, lsl #16\n\t" \
+    "pkhtb lr, r11, r10, asr #16\n\t"  \
+    "sxtab16 r10, r9, r12\n\t"         \
+    "sxtab16 r11, r9, r12, ror #8\n\t" \
+    "sxtab16 r12, r9, lr\n\t"          \
+    "sxtab16 lr, r9, lr, ror #8\n\t"   \
+    "str r10, [r4], #4\n\t"            \
+    "str r11, [r5], #4\n\t"            \
+    "str r12, [r6], #4\n\t"            \
     "str lr, [r7], #4\n\t"
 
 /* A line of a pair: bytes of two channels become `halves`, of the two others `rest`. */
-#define ENGINE_PAIR_WORDS(halves, rest, first, second)              \
-    "pkhbt " halves ", " first ", " second ", lsl #16\n\t"           \
+#define ENGINE_PAIR_WORDS(halves, rest, first, second)     \
+    "pkhbt " halves ", " first ", " second ", lsl #16\n\t" \
     "pkhtb " rest ", " second ", " first ", asr #16\n\t"
 
 /* Two lines, r12 r10 the first one and r1 r11 the second one, into the planes; then on to the end of the pair. */
-#define ENGINE_TWO_LINES_OF_FOUR(again)       \
-    "sxtab16 lr, r9, r12, ror #8\n\t"         \
-    "sxtab16 r8, r9, r1, ror #8\n\t"          \
-    "strd lr, r8, [r5], #8\n\t"               \
-    "sxtab16 r12, r9, r12\n\t"                \
-    "sxtab16 r1, r9, r1\n\t"                  \
-    "strd r12, r1, [r4], #8\n\t"              \
-    "sxtab16 lr, r9, r10, ror #8\n\t"         \
-    "sxtab16 r8, r9, r11, ror #8\n\t"         \
-    "strd lr, r8, [r7], #8\n\t"               \
-    "sxtab16 r10, r9, r10\n\t"                \
-    "sxtab16 r11, r9, r11\n\t"                \
-    "strd r10, r11, [r6], #8\n\t"             \
-    "ldr r8, [sp, #32]\n\t"                   \
-    "cmp r4, r8\n\t"                          \
+#define ENGINE_TWO_LINES_OF_FOUR(again) \
+    "sxtab16 lr, r9, r12, ror #8\n\t"   \
+    "sxtab16 r8, r9, r1, ror #8\n\t"    \
+    "strd lr, r8, [r5], #8\n\t"         \
+    "sxtab16 r12, r9, r12\n\t"          \
+    "sxtab16 r1, r9, r1\n\t"            \
+    "strd r12, r1, [r4], #8\n\t"        \
+    "sxtab16 lr, r9, r10, ror #8\n\t"   \
+    "sxtab16 r8, r9, r11, ror #8\n\t"   \
+    "strd lr, r8, [r7], #8\n\t"         \
+    "sxtab16 r10, r9, r10\n\t"          \
+    "sxtab16 r11, r9, r11\n\t"          \
+    "strd r10, r11, [r6], #8\n\t"       \
+    "ldr r8, [sp, #32]\n\t"             \
+    "cmp r4, r8\n\t"                    \
     "bne " again "\n\t"
 
 /* On the stack: blank, step, place step, count, gap, place, places, input, end of a pair. Registers: r0 input, r2 step,

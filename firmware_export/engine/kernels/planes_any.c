@@ -32,139 +32,139 @@ typedef struct {
 
 /* A row of a column: r0 planes, r1 weights, r2 r3 weights of both outputs, r12 lr pairs of places in two lines, r4-r11
    sums of four lines. */
-#define ENGINE_ANY_LINE(value, first, second)                  \
-    "smlad " first ", " value ", r2, " first "\n\t"            \
+#define ENGINE_ANY_LINE(value, first, second)       \
+    "smlad " first ", " value ", r2, " first "\n\t" \
     "smlad " second ", " value ", r3, " second "\n\t"
 
-#define ENGINE_ANY_ROW                                                    \
-    "ldrd r2, r3, [r1], #8\n\t"                                           \
-    "ldrd r12, lr, [r0], #4\n\t"                                          \
-    ENGINE_ANY_LINE("r12", "r4", "r5") ENGINE_ANY_LINE("lr", "r6", "r7")  \
-    "ldrd r12, lr, [r0, #4]\n\t"                                          \
+#define ENGINE_ANY_ROW                                                   \
+    "ldrd r2, r3, [r1], #8\n\t"                                          \
+    "ldrd r12, lr, [r0], #4\n\t"                                         \
+    ENGINE_ANY_LINE("r12", "r4", "r5") ENGINE_ANY_LINE("lr", "r6", "r7") \
+    "ldrd r12, lr, [r0, #4]\n\t"                                         \
     ENGINE_ANY_LINE("r12", "r8", "r9") ENGINE_ANY_LINE("lr", "r10", "r11")
 
-#define ENGINE_ANY_EACH(first, second)                                      \
-    first("r4") first("r5") first("r6") first("r7")                         \
+#define ENGINE_ANY_EACH(first, second)                                          \
+    first("r4") first("r5") first("r6") first("r7")                             \
     first("r8") first("r9") first("r10") first("r11") second("r4") second("r5") \
     second("r6") second("r7") second("r8") second("r9") second("r10") second("r11")
 
 #define ENGINE_ANY_COMMON_1(sum) "smmla " sum ", " sum ", r2, r3\n\t"
 #define ENGINE_ANY_COMMON_2(sum) "ssat " sum ", #8, " sum ", asr #10\n\t"
-#define ENGINE_ANY(first, second)                                                       \
-    "push {r4-r11, lr}\n\t"                                                             \
-    "sub sp, sp, #176\n\t"                                                              \
-    "str r0, [sp, #172]\n\t"                                                            \
-    "add r12, sp, #56\n\t"                                                              \
-    "ldmia r0!, {r1-r8}\n\t"                                                            \
-    "stmia r12!, {r1-r8}\n\t"                                                           \
-    "ldmia r0!, {r1-r8}\n\t"                                                            \
-    "stmia r12!, {r1-r8}\n\t"                                                           \
-    "ldmia r0!, {r1-r9}\n\t"                                                            \
-    "stmia r12!, {r1-r9}\n\t"                                                           \
-    "ldr r1, [sp, #120]\n\t"                                                            \
-    "rsb r1, r1, #8\n\t"                                                                \
-    "mov r2, #44\n\t"                                                                   \
-    "mul r1, r1, r2\n\t"                                                                \
-    "adr.w r2, 5f\n\t"                                                                  \
-    "add r1, r1, r2\n\t"                                                                \
-    "orr r1, r1, #1\n\t"                                                                \
-    "str r1, [sp, #120]\n\t"                                                            \
-    "1:\n\t" /* a plane */                                                              \
-    "ldr r0, [sp, #148]\n\t"                                                            \
-    "str r0, [sp, #152]\n\t"                                                            \
-    "2:\n\t" /* an output channel */                                                    \
-    "ldrd r0, r1, [sp, #132]\n\t"                                                       \
-    "ldr r4, [r0], #4\n\t"                                                              \
-    "ldmia r1!, {r2, r3, r12}\n\t"                                                      \
-    "strd r0, r1, [sp, #132]\n\t"                                                       \
-    "strd r2, r3, [sp, #32]\n\t"                                                        \
-    "str r12, [sp, #40]\n\t"                                                            \
-    "mov r5, r4\n\tmov r6, r4\n\tmov r7, r4\n\tmov r8, r4\n\tmov r9, r4\n\t"            \
-    "mov r10, r4\n\tmov r11, r4\n\t"                                                    \
-    "stmia sp, {r4-r11}\n\t"                                                            \
-    "ldrd r0, r1, [sp, #76]\n\t"                                                        \
-    "add r1, r1, r0\n\t"                                                                \
-    "str r1, [sp, #72]\n\t"                                                             \
-    "ldr r0, [sp, #124]\n\t"                                                            \
-    "ldr r1, [sp, #140]\n\t"                                                            \
-    "add r2, r1, #1\n\t"                                                                \
-    "str r2, [sp, #140]\n\t"                                                            \
-    "ldr r2, [sp, #108]\n\t"                                                            \
-    "3:\n\t" /* a pair of outputs in all lines: r0 planes, r1 output, r2 pairs left */  \
-    "strd r0, r1, [sp, #160]\n\t"                                                       \
-    "strd r0, r1, [sp, #44]\n\t"                                                        \
-    "str r2, [sp, #168]\n\t"                                                            \
-    "ldrd r3, r12, [sp, #100]\n\t"                                                      \
-    "cmp r2, #1\n\t"                                                                    \
-    "it eq\n\tmoveq r3, r12\n\t"                                                        \
-    "str r3, [sp, #52]\n\t"                                                             \
-    "ldr r2, [sp, #116]\n\t"                                                            \
-    "4:\n\t" /* four lines of it: r0 planes, r2 blocks left */                          \
-    "str r2, [sp, #156]\n\t"                                                            \
-    "ldmia sp, {r4-r11}\n\t"                                                            \
-    "ldr r1, [sp, #76]\n\t"                                                             \
-    "ldr pc, [sp, #120]\n\t"                                                            \
-    "5:\n\t"                                                                            \
-    ENGINE_ANY_ROW ENGINE_ANY_ROW ENGINE_ANY_ROW ENGINE_ANY_ROW                         \
-    ENGINE_ANY_ROW ENGINE_ANY_ROW ENGINE_ANY_ROW ENGINE_ANY_ROW                         \
-    "6:\n\t.if (6b - 5b) - 8 * 44\n\t.error \"size of a row\"\n\t.endif\n\t"            \
-    "ldrd r2, r3, [sp, #68]\n\t"                                                        \
-    "add r0, r0, r2\n\t"                                                                \
-    "cmp r1, r3\n\t"                                                                    \
-    "it ne\n\tldrne pc, [sp, #120]\n\t"                                                 \
-    "ldrd r2, r3, [sp, #32]\n\t"                                                        \
-    "ldr lr, [sp, #40]\n\t"                                                             \
-    ENGINE_ANY_EACH(first, second)                                                      \
-    "ldrd r0, r1, [sp, #48]\n\t"                                                        \
-    "ldrd r2, r3, [sp, #56]\n\t"                                                        \
-    "ldr r12, [sp, #64]\n\t"                                                            \
-    "add r12, r12, r0\n\t"                                                              \
-    "add r3, r3, r0\n\t"                                                                \
-    "add r2, r2, r0\n\t"                                                                \
-    "strb r11, [r12, r1]\n\tstrb r10, [r12]\n\t"                                        \
-    "strb r9, [r3, r1]\n\tstrb r8, [r3]\n\t"                                            \
-    "strb r7, [r2, r1]\n\tstrb r6, [r2]\n\t"                                            \
-    "strb r5, [r0, r1]\n\tstrb r4, [r0]\n\t"                                            \
-    "ldr r2, [sp, #156]\n\t"                                                            \
-    "subs r2, r2, #1\n\t"                                                               \
-    "beq 7f\n\t"                                                                        \
-    "cmp r2, #1\n\t"                                                                    \
-    "ite eq\n\tldrdeq r3, r12, [sp, #92]\n\tldrdne r3, r12, [sp, #84]\n\t"              \
-    "add r1, r0, r12\n\t"                                                               \
-    "ldr r0, [sp, #44]\n\t"                                                             \
-    "add r0, r0, r3\n\t"                                                                \
-    "strd r0, r1, [sp, #44]\n\t"                                                        \
-    "b 4b\n\t"                                                                          \
-    "7:\n\t"                                                                            \
-    "ldrd r0, r1, [sp, #160]\n\t"                                                       \
-    "ldr r3, [sp, #112]\n\t"                                                            \
-    "ldr r12, [sp, #100]\n\t"                                                           \
-    "ldr r2, [sp, #168]\n\t"                                                            \
-    "add r0, r0, r3\n\t"                                                                \
-    "add r1, r1, r12, lsl #1\n\t"                                                       \
-    "subs r2, r2, #1\n\t"                                                               \
-    "bne 3b\n\t"                                                                        \
-    "ldr r0, [sp, #72]\n\t"                                                             \
-    "str r0, [sp, #76]\n\t"                                                             \
-    "ldr r0, [sp, #152]\n\t"                                                            \
-    "subs r0, r0, #1\n\t"                                                               \
-    "str r0, [sp, #152]\n\t"                                                            \
-    "bne 2b\n\t"                                                                        \
-    "ldrd r0, r1, [sp, #124]\n\t"                                                       \
-    "add r0, r0, r1\n\t"                                                                \
-    "str r0, [sp, #124]\n\t"                                                            \
-    "ldr r0, [sp, #144]\n\t"                                                            \
-    "subs r0, r0, #1\n\t"                                                               \
-    "str r0, [sp, #144]\n\t"                                                            \
-    "bne 1b\n\t"                                                                        \
-    "ldr r0, [sp, #172]\n\t" /* where the next channels are */                          \
-    "ldr r1, [sp, #76]\n\t"                                                             \
-    "str r1, [r0, #20]\n\t"                                                             \
-    "ldrd r1, r2, [sp, #132]\n\t"                                                       \
-    "strd r1, r2, [r0, #76]\n\t"                                                        \
-    "ldr r1, [sp, #140]\n\t"                                                            \
-    "str r1, [r0, #84]\n\t"                                                             \
-    "add sp, sp, #176\n\t"                                                              \
+#define ENGINE_ANY(first, second)                                                      \
+    "push {r4-r11, lr}\n\t"                                                            \
+    "sub sp, sp, #176\n\t"                                                             \
+    "str r0, [sp, #172]\n\t"                                                           \
+    "add r12, sp, #56\n\t"                                                             \
+    "ldmia r0!, {r1-r8}\n\t"                                                           \
+    "stmia r12!, {r1-r8}\n\t"                                                          \
+    "ldmia r0!, {r1-r8}\n\t"                                                           \
+    "stmia r12!, {r1-r8}\n\t"                                                          \
+    "ldmia r0!, {r1-r9}\n\t"                                                           \
+    "stmia r12!, {r1-r9}\n\t"                                                          \
+    "ldr r1, [sp, #120]\n\t"                                                           \
+    "rsb r1, r1, #8\n\t"                                                               \
+    "mov r2, #44\n\t"                                                                  \
+    "mul r1, r1, r2\n\t"                                                               \
+    "adr.w r2, 5f\n\t"                                                                 \
+    "add r1, r1, r2\n\t"                                                               \
+    "orr r1, r1, #1\n\t"                                                               \
+    "str r1, [sp, #120]\n\t"                                                           \
+    "1:\n\t" /* a plane */                                                             \
+    "ldr r0, [sp, #148]\n\t"                                                           \
+    "str r0, [sp, #152]\n\t"                                                           \
+    "2:\n\t" /* an output channel */                                                   \
+    "ldrd r0, r1, [sp, #132]\n\t"                                                      \
+    "ldr r4, [r0], #4\n\t"                                                             \
+    "ldmia r1!, {r2, r3, r12}\n\t"                                                     \
+    "strd r0, r1, [sp, #132]\n\t"                                                      \
+    "strd r2, r3, [sp, #32]\n\t"                                                       \
+    "str r12, [sp, #40]\n\t"                                                           \
+    "mov r5, r4\n\tmov r6, r4\n\tmov r7, r4\n\tmov r8, r4\n\tmov r9, r4\n\t"           \
+    "mov r10, r4\n\tmov r11, r4\n\t"                                                   \
+    "stmia sp, {r4-r11}\n\t"                                                           \
+    "ldrd r0, r1, [sp, #76]\n\t"                                                       \
+    "add r1, r1, r0\n\t"                                                               \
+    "str r1, [sp, #72]\n\t"                                                            \
+    "ldr r0, [sp, #124]\n\t"                                                           \
+    "ldr r1, [sp, #140]\n\t"                                                           \
+    "add r2, r1, #1\n\t"                                                               \
+    "str r2, [sp, #140]\n\t"                                                           \
+    "ldr r2, [sp, #108]\n\t"                                                           \
+    "3:\n\t" /* a pair of outputs in all lines: r0 planes, r1 output, r2 pairs left */ \
+    "strd r0, r1, [sp, #160]\n\t"                                                      \
+    "strd r0, r1, [sp, #44]\n\t"                                                       \
+    "str r2, [sp, #168]\n\t"                                                           \
+    "ldrd r3, r12, [sp, #100]\n\t"                                                     \
+    "cmp r2, #1\n\t"                                                                   \
+    "it eq\n\tmoveq r3, r12\n\t"                                                       \
+    "str r3, [sp, #52]\n\t"                                                            \
+    "ldr r2, [sp, #116]\n\t"                                                           \
+    "4:\n\t" /* four lines of it: r0 planes, r2 blocks left */                         \
+    "str r2, [sp, #156]\n\t"                                                           \
+    "ldmia sp, {r4-r11}\n\t"                                                           \
+    "ldr r1, [sp, #76]\n\t"                                                            \
+    "ldr pc, [sp, #120]\n\t"                                                           \
+    "5:\n\t"                                                                           \
+    ENGINE_ANY_ROW ENGINE_ANY_ROW ENGINE_ANY_ROW ENGINE_ANY_ROW                        \
+    ENGINE_ANY_ROW ENGINE_ANY_ROW ENGINE_ANY_ROW ENGINE_ANY_ROW                        \
+    "6:\n\t.if (6b - 5b) - 8 * 44\n\t.error \"size of a row\"\n\t.endif\n\t"           \
+    "ldrd r2, r3, [sp, #68]\n\t"                                                       \
+    "add r0, r0, r2\n\t"                                                               \
+    "cmp r1, r3\n\t"                                                                   \
+    "it ne\n\tldrne pc, [sp, #120]\n\t"                                                \
+    "ldrd r2, r3, [sp, #32]\n\t"                                                       \
+    "ldr lr, [sp, #40]\n\t"                                                            \
+    ENGINE_ANY_EACH(first, second)                                                     \
+    "ldrd r0, r1, [sp, #48]\n\t"                                                       \
+    "ldrd r2, r3, [sp, #56]\n\t"                                                       \
+    "ldr r12, [sp, #64]\n\t"                                                           \
+    "add r12, r12, r0\n\t"                                                             \
+    "add r3, r3, r0\n\t"                                                               \
+    "add r2, r2, r0\n\t"                                                               \
+    "strb r11, [r12, r1]\n\tstrb r10, [r12]\n\t"                                       \
+    "strb r9, [r3, r1]\n\tstrb r8, [r3]\n\t"                                           \
+    "strb r7, [r2, r1]\n\tstrb r6, [r2]\n\t"                                           \
+    "strb r5, [r0, r1]\n\tstrb r4, [r0]\n\t"                                           \
+    "ldr r2, [sp, #156]\n\t"                                                           \
+    "subs r2, r2, #1\n\t"                                                              \
+    "beq 7f\n\t"                                                                       \
+    "cmp r2, #1\n\t"                                                                   \
+    "ite eq\n\tldrdeq r3, r12, [sp, #92]\n\tldrdne r3, r12, [sp, #84]\n\t"             \
+    "add r1, r0, r12\n\t"                                                              \
+    "ldr r0, [sp, #44]\n\t"                                                            \
+    "add r0, r0, r3\n\t"                                                               \
+    "strd r0, r1, [sp, #44]\n\t"                                                       \
+    "b 4b\n\t"                                                                         \
+    "7:\n\t"                                                                           \
+    "ldrd r0, r1, [sp, #160]\n\t"                                                      \
+    "ldr r3, [sp, #112]\n\t"                                                           \
+    "ldr r12, [sp, #100]\n\t"                                                          \
+    "ldr r2, [sp, #168]\n\t"                                                           \
+    "add r0, r0, r3\n\t"                                                               \
+    "add r1, r1, r12, lsl #1\n\t"                                                      \
+    "subs r2, r2, #1\n\t"                                                              \
+    "bne 3b\n\t"                                                                       \
+    "ldr r0, [sp, #72]\n\t"                                                            \
+    "str r0, [sp, #76]\n\t"                                                            \
+    "ldr r0, [sp, #152]\n\t"                                                           \
+    "subs r0, r0, #1\n\t"                                                              \
+    "str r0, [sp, #152]\n\t"                                                           \
+    "bne 2b\n\t"                                                                       \
+    "ldrd r0, r1, [sp, #124]\n\t"                                                      \
+    "add r0, r0, r1\n\t"                                                               \
+    "str r0, [sp, #124]\n\t"                                                           \
+    "ldr r0, [sp, #144]\n\t"                                                           \
+    "subs r0, r0, #1\n\t"                                                              \
+    "str r0, [sp, #144]\n\t"                                                           \
+    "bne 1b\n\t"                                                                       \
+    "ldr r0, [sp, #172]\n\t" /* where the next channels are */                         \
+    "ldr r1, [sp, #76]\n\t"                                                            \
+    "str r1, [r0, #20]\n\t"                                                            \
+    "ldrd r1, r2, [sp, #132]\n\t"                                                      \
+    "strd r1, r2, [r0, #76]\n\t"                                                       \
+    "ldr r1, [sp, #140]\n\t"                                                           \
+    "str r1, [r0, #84]\n\t"                                                            \
+    "add sp, sp, #176\n\t"                                                             \
     "pop {r4-r11, pc}\n\t"
 
 __attribute__((naked)) static void engine_any_common(engine_any_t *any __attribute__((unused)))
