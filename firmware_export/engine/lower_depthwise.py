@@ -29,9 +29,12 @@ _MOST_ROWS = 8
 _MOST_SPREAD = 4
 """Pairs of weights, zeros among them, for each weight of the model."""
 
+_LEAST_SHARE = 4
+"""How many times larger than planes tensors must be where RAM is short."""
+
 
 def depthwise(graph: Graph, op: Op, *, low_ram: bool) -> list[Call]:
-    """DEPTHWISE_CONV_2D with any multiplier; `low_ram` unpacks one channel at a time, not four."""
+    """DEPTHWISE_CONV_2D with any multiplier; `low_ram` unpacks one channel at a time, or none."""
     source, target = tensor_of(graph, op, 0), result_of(graph, op)
     weights, geometry = image_filter(graph, op), geometry_of(graph, op, tensor_of(graph, op, 1).shape[1:3])
     outputs = weights.shape[3]
@@ -67,11 +70,13 @@ _Found = tuple[str, dict[str, object], NDArray[np.int8], int]
 
 
 def _over_planes(op: Op, image: _Image, scaled: Rescaling, limits: tuple[int, int]) -> Call | None:
-    """Planes, None where they do not serve."""
+    """Planes, None where they do not serve, or would be large beside the tensors while RAM is short."""
     found = _planes(image) or _planes_any(image) if scaled.form != LONG else None
     if found is None:
         return None
     kernel, fields, taps, words = found
+    if image.low_ram and _LEAST_SHARE * 4 * words > image.source.size + image.target.size:
+        return None
     rescaled = _rescaled(taps, image, scaled, limits)
     name = kernel if rescaled["common"] else f"{kernel}_own"
     # Channels of a group are read before they are written.
