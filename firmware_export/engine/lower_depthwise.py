@@ -1,5 +1,6 @@
 """Depthwise convolutions as calls of kernels."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from math import inf
 
@@ -79,10 +80,15 @@ def _over_planes(op: Op, image: _Image, scaled: Rescaling, limits: tuple[int, in
         return None
     rescaled = _rescaled(taps, image, scaled, limits)
     name = kernel if rescaled["common"] else f"{kernel}_own"
-    # Channels of a group are read before they are written.
-    leave = (InPlace(read=0, lowest=0, highest=0),) if len(taps) == image.source.shape[3] else ()
+    leave = (InPlace(read=0, lowest=0, highest=0),) if _follows(image, fields) else ()
     fields = {**fields, **rescaled, "low": limits[0], "high": limits[1]}
     return replace(layer_call(name, name, fields, op, 4 * words, leave), struct=kernel)
+
+
+def _follows(image: _Image, fields: Mapping[str, object]) -> bool:
+    """Whether the output may lie over the input: a group of channels is read before it is written."""
+    lines = fields["out_lines"]
+    return image.weights.shape[2] == image.source.shape[3] and fields.get("band", lines) == lines
 
 
 def _by_values(op: Op, image: _Image, scaled: Rescaling, limits: tuple[int, int]) -> Call:
@@ -133,10 +139,12 @@ def _planes_any(image: _Image) -> _Found | None:
     columns, rows = _any_sizes(image, line)
     phases, place_stride = image.sides("stride", line)
     pairs = -(-image.target.shape[2 - line] // 2) * place_stride - place_stride + columns
-    lines = max(image.target.shape[1 + line], 4) - 1 + rows
+    band = _band(image, line, 4 * pairs * phases) if image.low_ram else image.target.shape[1 + line]
+    lines = max(band, 4) - 1 + rows
     fields = {
         "image": _plane_image(image, line, pairs=pairs, phases=phases, lines=lines),
         "group": image.group,
+        "band": band,
         "times": image.weights.shape[2] // image.source.shape[3],
         "columns": columns * phases,
         "rows": rows,
@@ -144,6 +152,13 @@ def _planes_any(image: _Image) -> _Found | None:
         **_line_sizes("out", image.target, line),
     }
     return "planes_any", fields, _any_taps(image, line), image.group * pairs * phases * lines
+
+
+def _band(image: _Image, line: int, line_bytes: int) -> int:
+    """Lines of outputs at a time, fewer than all only where planes would be large beside the tensors."""
+    lines, (_, rows) = image.target.shape[1 + line], _any_sizes(image, line)
+    room = (image.source.size + image.target.size) // _LEAST_SHARE // line_bytes + 1 - rows
+    return lines if room >= lines else max(room // 4 * 4, 4)
 
 
 def _any_sizes(image: _Image, line: int) -> tuple[int, int]:

@@ -25,7 +25,7 @@ typedef struct {
     int8_t *output;                   /* 140 */
     int32_t left;                     /* 144: planes */
     int32_t times;                    /* 148: output channels of a plane */
-    int32_t times_left;               /* 152 */
+    int32_t out_lines; /* 152: of the band; then output channels of the plane left */
 } engine_any_t;
 
 #if ENGINE_DSP
@@ -201,7 +201,7 @@ static void engine_any_channel(const engine_planes_any_t *layer, const engine_an
     for (int32_t place = 0; place < layer->out_places; place++) {
         const engine_i16 *plane = any->planes + place / 2 * (any->pair / 2);
         int8_t *output = any->output + place * any->out_place;
-        for (int32_t line = 0; line < layer->out_lines; line++) {
+        for (int32_t line = 0; line < any->out_lines; line++) {
             const int32_t sum = engine_any_sum(layer, plane + 2 * line, any->weights + 2 * (place & 1), *any->bias);
             *output = engine_plane_rescale(any->channels, sum, layer->common);
             output += layer->out_line;
@@ -227,9 +227,10 @@ static void engine_any(const engine_planes_any_t *layer, engine_any_t *any)
 
 #endif
 
-static engine_any_t engine_any_start(const engine_planes_any_t *layer, int8_t *output, const engine_i16 *planes)
+static engine_any_t engine_any_start(
+    const engine_planes_any_t *layer, int32_t lines, int8_t *output, const engine_i16 *planes)
 {
-    const int32_t line = layer->out_line, lines = layer->out_lines, rest = (lines + 3) % 4 + 1;
+    const int32_t line = layer->out_line, rest = (lines + 3) % 4 + 1;
     const int32_t column = layer->image.lines * 4, pair = column * layer->image.phases;
     const engine_any_t any = {
         {lines > 1 ? line : 0, lines > 2 ? 2 * line : lines > 1 ? line : 0, (lines < 4 ? lines - 1 : 3) * line},
@@ -254,26 +255,48 @@ static engine_any_t engine_any_start(const engine_planes_any_t *layer, int8_t *o
         output,
         0,
         layer->times,
-        0,
+        lines,
     };
     return any;
+}
+
+/* The part of the image, from line `first` of the padded one on, that a band of outputs reads; moves the input there. */
+static engine_plane_image_t engine_any_part(const engine_planes_any_t *layer, int32_t first, const int8_t **input)
+{
+    engine_plane_image_t image = layer->image;
+    const int32_t skipped = first > image.line_pad ? first - image.line_pad : 0;
+    image.line_pad = first > image.line_pad ? 0 : image.line_pad - first;
+    image.in_lines -= skipped;
+    *input += skipped * image.in_line;
+    return image;
+}
+
+static void engine_any_band(
+    void (*function)(const engine_planes_any_t *layer, engine_any_t *any),
+    const engine_planes_any_t *layer, const int8_t *input, int8_t *output, engine_i16 *planes, int32_t line)
+{
+    const int32_t depth = layer->image.depth, left = layer->out_lines - line;
+    const engine_plane_image_t image = engine_any_part(layer, line * layer->image.phases, &input);
+    engine_any_t any = engine_any_start(
+        layer, left < layer->band ? left : layer->band, output + line * layer->out_line, planes);
+    (void)memset(planes, 0, (size_t)(any.size * layer->group));
+    for (int32_t channel = 0; channel < depth; channel += any.left) {
+        any.left = depth - channel < layer->group ? depth - channel : layer->group;
+        engine_plane_fill(&image, planes, input + channel, any.left);
+        function(layer, &any);
+    }
 }
 
 static void engine_planes_any_by(
     void (*function)(const engine_planes_any_t *layer, engine_any_t *any),
     const engine_planes_any_t *layer, const int8_t *input, int8_t *output, void *scratch)
 {
-    engine_i16 *planes = (engine_i16 *)scratch;
-    const int32_t depth = layer->image.depth;
-    engine_any_t any = engine_any_start(layer, output, planes);
-    (void)memset(scratch, 0, (size_t)(any.size * layer->group));
-    for (int32_t channel = 0; channel < depth; channel += any.left) {
-        any.left = depth - channel < layer->group ? depth - channel : layer->group;
-        engine_plane_fill(&layer->image, planes, input + channel, any.left);
-        function(layer, &any);
+    for (int32_t line = 0; line < layer->out_lines; line += layer->band) {
+        engine_any_band(function, layer, input, output, (engine_i16 *)scratch, line);
     }
     if (layer->low > INT8_MIN || layer->high < INT8_MAX) {
-        engine_clamp_all(output, depth * layer->times * layer->out_lines * layer->out_places, layer->low, layer->high);
+        engine_clamp_all(
+            output, layer->image.depth * layer->times * layer->out_lines * layer->out_places, layer->low, layer->high);
     }
 }
 
