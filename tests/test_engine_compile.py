@@ -181,12 +181,51 @@ def test_less_ram_takes_the_convolution_that_needs_less():
     assert verify(model, default, 5) is None
 
 
-@pytest.mark.parametrize("model", [PLANES[3], PLANES_ANY[0]])
-def test_less_ram_takes_one_plane_at_a_time(model):
+def test_less_ram_takes_one_plane_at_a_time():
+    """12 channels in planes of 4 * 9 * 18 bytes for 16x16 pixels: four of them, or one."""
+    model = wide_depthwise(12)
     default = compile_model(model)
     small = compile_model(model, ram_bytes=default.ram_bytes - 1)
-    assert small.layers[0].scratch_bytes < default.layers[0].scratch_bytes
+    assert [made.layers[0].scratch_bytes for made in (default, small)] == [4 * 648, 648]
     assert verify(model, small, 5) is None
+
+
+def test_less_ram_takes_no_planes_where_one_is_larger_than_the_image():
+    model = wide_depthwise(1)
+    default = compile_model(model)
+    small = compile_model(model, ram_bytes=default.ram_bytes - 1)
+    assert [made.layers[0].scratch_bytes for made in (default, small)] == [648, 0]
+    assert verify(model, small, 5) is None
+
+
+@pytest.mark.parametrize(
+    ("stride", "height", "times", "scratch"), [(1, 26, 4, (28 * 30, 28 * 8)), (2, 52, 12, (64 * 28, 64 * 6))]
+)
+def test_less_ram_takes_bands_of_an_image(stride, height, times, scratch):
+    """Kernel 5x5 on one channel, 10 pixels wide: all 26 lines of outputs at a time, or four.
+
+    In steps of one pixel an output line needs 5 lines of 7 pairs of places, further ones one more; in steps of two, 3
+    lines of each phase, 8 pairs.
+    """
+    model = wide_depthwise(1, times=times, kernel=5, size=(height, 10), stride=stride)
+    default = compile_model(model)
+    small = compile_model(model, ram_bytes=default.ram_bytes - 1)
+    assert tuple(made.layers[0].scratch_bytes for made in (default, small)) == scratch
+    assert verify(model, small, 5) is None
+
+
+def wide_depthwise(channels, *, times=1, kernel=3, size=(16, 16), stride=1):
+    draft, rng = Draft(), np.random.default_rng(channels)
+    x = draft.input((1, *size, channels), scale=0.05, zero_point=-128)
+    data = rng.integers(-127, 128, (1, kernel, kernel, channels * times)).astype(np.int8)
+    weights = draft.tensor(data.shape, data=data, scales=(0.01,), zero_points=(0,))
+    y = draft.tensor((1, *(-(-n // stride) for n in size), channels * times), scale=0.1, zero_point=-128)
+    steps = {"stride_h": stride, "stride_w": stride, "dilation_h_factor": 1, "dilation_w_factor": 1}
+    draft.op("DEPTHWISE_CONV_2D", [x, weights], y, padding="SAME", depth_multiplier=times, **steps, **NONE)
+    return flatbuffer(draft.graph([y]))
+
+
+NONE = {"fused_activation_function": "NONE"}
 
 
 @pytest.mark.parametrize("dilation", [9, 100_000])

@@ -1,5 +1,6 @@
 """Depthwise convolutions as calls of kernels."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from math import inf
 
@@ -29,36 +30,20 @@ _MOST_ROWS = 8
 _MOST_SPREAD = 4
 """Pairs of weights, zeros among them, for each weight of the model."""
 
+_LEAST_SHARE = 4
+"""How many times larger than planes tensors must be where RAM is short."""
+
 
 def depthwise(graph: Graph, op: Op, *, low_ram: bool) -> list[Call]:
-    """DEPTHWISE_CONV_2D with any multiplier; `low_ram` unpacks one channel at a time, not four."""
+    """DEPTHWISE_CONV_2D with any multiplier; `low_ram` unpacks one channel at a time, or none."""
     source, target = tensor_of(graph, op, 0), result_of(graph, op)
     weights, geometry = image_filter(graph, op), geometry_of(graph, op, tensor_of(graph, op, 1).shape[1:3])
     outputs = weights.shape[3]
     if outputs % source.shape[3]:
         raise refuse(op, f"{describe(source)}: {outputs} outputs are no multiple of its channels")
     scaled, limits = rescaling_of(graph, op, np.moveaxis(weights[0], 2, 0))
-    if scaled.form != LONG:
-        image = _Image(source=source, target=target, weights=weights[0], geometry=geometry, low_ram=low_ram)
-        found = _planes(image) if _is_common(image) else _planes_any(image)
-        if found:
-            kernel, fields, taps, planes = found
-            rescaled = _rescaled(taps, weights[0], source.zero_points[0], scaled, limits)
-            fields = {**fields, **rescaled, "low": limits[0], "high": limits[1]}
-            # Channels of a group are read before they are written.
-            leave = (InPlace(read=0, lowest=0, highest=0),) if outputs == source.shape[3] else ()
-            name = kernel if fields["common"] else f"{kernel}_own"
-            return [replace(layer_call(name, name, fields, op, 4 * planes, leave), struct=kernel)]
-    fields = {
-        "weights": Constant(values=weights[0]),
-        **channel_constants(scaled, 1),
-        **form_fields(scaled, limits, False),
-        **image_sizes(source, target),
-        "multiplier": outputs // source.shape[3],
-        **geometry,
-        "in_zero": source.zero_points[0],
-    }
-    return [layer_call("depthwise", "depthwise", fields, op, 0)]
+    image = _Image(source=source, target=target, weights=weights[0], geometry=geometry, low_ram=low_ram)
+    return [_over_planes(op, image, scaled, limits) or _by_values(op, image, scaled, limits)]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -85,15 +70,52 @@ _Found = tuple[str, dict[str, object], NDArray[np.int8], int]
 """Kernel, fields, weights by channels, words of scratch."""
 
 
-def _is_common(image: _Image) -> bool:
+def _over_planes(op: Op, image: _Image, scaled: Rescaling, limits: tuple[int, int]) -> Call | None:
+    """Planes, None where they do not serve, or would be large beside the tensors while RAM is short."""
+    found = _planes(image) or _planes_any(image) if scaled.form != LONG else None
+    if found is None:
+        return None
+    kernel, fields, taps, words = found
+    if image.low_ram and _LEAST_SHARE * 4 * words > image.source.size + image.target.size:
+        return None
+    rescaled = _rescaled(taps, image, scaled, limits)
+    name = kernel if rescaled["common"] else f"{kernel}_own"
+    leave = (InPlace(read=0, lowest=0, highest=0),) if _follows(image, fields) else ()
+    fields = {**fields, **rescaled, "low": limits[0], "high": limits[1]}
+    return replace(layer_call(name, name, fields, op, 4 * words, leave), struct=kernel)
+
+
+def _follows(image: _Image, fields: Mapping[str, object]) -> bool:
+    """Whether the output may lie over the input: a group of channels is read before it is written."""
+    lines = fields["out_lines"]
+    return image.weights.shape[2] == image.source.shape[3] and fields.get("band", lines) == lines
+
+
+def _by_values(op: Op, image: _Image, scaled: Rescaling, limits: tuple[int, int]) -> Call:
+    """The plain loop, for all the rest."""
+    fields = {
+        "weights": Constant(values=image.weights),
+        **channel_constants(scaled, 1),
+        **form_fields(scaled, limits, False),
+        **image_sizes(image.source, image.target),
+        "multiplier": image.weights.shape[2] // image.source.shape[3],
+        **image.geometry,
+        "in_zero": image.source.zero_points[0],
+    }
+    return layer_call("depthwise", "depthwise", fields, op, 0)
+
+
+def _fits_planes(image: _Image) -> bool:
     """Whether `kernels/planes.h` computes it."""
     square = image.weights.shape == (3, 3, image.source.shape[3])
     dense = image.sides("dilation", 0) == (1, 1)
     return square and dense and image.sides("stride", 0) in ((1, 1), (2, 2)) and max(image.target.shape[1:3]) > 1
 
 
-def _planes(image: _Image) -> _Found:
-    """3x3 over planes. Lines are what makes them longer."""
+def _planes(image: _Image) -> _Found | None:
+    """3x3 over planes. Lines are what takes fewer instructions."""
+    if not _fits_planes(image):
+        return None
     target, stride = image.target, image.geometry["stride_h"]
     line = min((0, 1), key=lambda line: _line_cost(image, line))
     pairs = -(-target.shape[2 - line] // 2) * stride + 1
@@ -117,10 +139,12 @@ def _planes_any(image: _Image) -> _Found | None:
     columns, rows = _any_sizes(image, line)
     phases, place_stride = image.sides("stride", line)
     pairs = -(-image.target.shape[2 - line] // 2) * place_stride - place_stride + columns
-    lines = max(image.target.shape[1 + line], 4) - 1 + rows
+    band = _band(image, line, 4 * pairs * phases) if image.low_ram else image.target.shape[1 + line]
+    lines = max(band, 4) - 1 + rows
     fields = {
         "image": _plane_image(image, line, pairs=pairs, phases=phases, lines=lines),
         "group": image.group,
+        "band": band,
         "times": image.weights.shape[2] // image.source.shape[3],
         "columns": columns * phases,
         "rows": rows,
@@ -128,6 +152,13 @@ def _planes_any(image: _Image) -> _Found | None:
         **_line_sizes("out", image.target, line),
     }
     return "planes_any", fields, _any_taps(image, line), image.group * pairs * phases * lines
+
+
+def _band(image: _Image, line: int, line_bytes: int) -> int:
+    """Lines of outputs at a time, fewer than all only where planes would be large beside the tensors."""
+    lines, (_, rows) = image.target.shape[1 + line], _any_sizes(image, line)
+    room = (image.source.size + image.target.size) // _LEAST_SHARE // line_bytes + 1 - rows
+    return lines if room >= lines else max(room // 4 * 4, 4)
 
 
 def _any_sizes(image: _Image, line: int) -> tuple[int, int]:
@@ -164,11 +195,9 @@ def _any_cost(image: _Image, line: int) -> int:
     return outputs + _fill_cost(image, line)
 
 
-def _rescaled(
-    taps: NDArray[np.int8], weights: NDArray[np.int8], zero: int, scaled: Rescaling, limits: tuple[int, int]
-) -> dict[str, object]:
+def _rescaled(taps: NDArray[np.int8], image: _Image, scaled: Rescaling, limits: tuple[int, int]) -> dict[str, object]:
     """Weights ``(channels, ...)`` and channels, with a common shift where that is proven."""
-    by_channel = np.moveaxis(weights, 2, 0)
+    by_channel, zero = np.moveaxis(image.weights, 2, 0), image.source.zero_points[0]
     swings = np.abs(by_channel.reshape(len(taps), -1).astype(np.int64)).sum(axis=1) * max(127 - zero, 128 + zero)
     found = common_shift(scaled, by_channel, swings.tolist(), limits, _SHIFT)
     made = found or Common(channels=scaled.channels, bias=scaled.bias, scales=np.full(len(taps), 2, np.int16))

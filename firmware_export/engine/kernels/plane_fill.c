@@ -17,19 +17,43 @@ typedef struct {
 #if ENGINE_DSP
 
 /* Four channels of two pixels, r10 and r11, become four words in the planes r4-r7; r9 zeros. */
-#define ENGINE_FOUR_WORDS                     \
-    "pkhbt r12, r10, r11, lsl #16\n\t"        \
-    "pkhtb lr, r11, r10, asr #16\n\t"         \
-    "sxtab16 r10, r9, r12\n\t"                \
-    "sxtab16 r11, r9, r12, ror #8\n\t"        \
-    "sxtab16 r12, r9, lr\n\t"                 \
-    "sxtab16 lr, r9, lr, ror #8\n\t"          \
-    "str r10, [r4], #4\n\t"                   \
-    "str r11, [r5], #4\n\t"                   \
-    "str r12, [r6], #4\n\t"                   \
+#define ENGINE_FOUR_WORDS              \
+    "pkhbt r12, r10, r11, lsl #16\n\t" \
+    "pkhtb lr, r11, r10, asr #16\n\t"  \
+    "sxtab16 r10, r9, r12\n\t"         \
+    "sxtab16 r11, r9, r12, ror #8\n\t" \
+    "sxtab16 r12, r9, lr\n\t"          \
+    "sxtab16 lr, r9, lr, ror #8\n\t"   \
+    "str r10, [r4], #4\n\t"            \
+    "str r11, [r5], #4\n\t"            \
+    "str r12, [r6], #4\n\t"            \
     "str lr, [r7], #4\n\t"
 
-/* On the stack: blank, step, place step, count, gap, place, places, input, end of a pair. */
+/* A line of a pair: bytes of two channels become `halves`, of the two others `rest`. */
+#define ENGINE_PAIR_WORDS(halves, rest, first, second)     \
+    "pkhbt " halves ", " first ", " second ", lsl #16\n\t" \
+    "pkhtb " rest ", " second ", " first ", asr #16\n\t"
+
+/* Two lines, r12 r10 the first one and r1 r11 the second one, into the planes; then on to the end of the pair. */
+#define ENGINE_TWO_LINES_OF_FOUR(again) \
+    "sxtab16 lr, r9, r12, ror #8\n\t"   \
+    "sxtab16 r8, r9, r1, ror #8\n\t"    \
+    "strd lr, r8, [r5], #8\n\t"         \
+    "sxtab16 r12, r9, r12\n\t"          \
+    "sxtab16 r1, r9, r1\n\t"            \
+    "strd r12, r1, [r4], #8\n\t"        \
+    "sxtab16 lr, r9, r10, ror #8\n\t"   \
+    "sxtab16 r8, r9, r11, ror #8\n\t"   \
+    "strd lr, r8, [r7], #8\n\t"         \
+    "sxtab16 r10, r9, r10\n\t"          \
+    "sxtab16 r11, r9, r11\n\t"          \
+    "strd r10, r11, [r6], #8\n\t"       \
+    "ldr r8, [sp, #32]\n\t"             \
+    "cmp r4, r8\n\t"                    \
+    "bne " again "\n\t"
+
+/* On the stack: blank, step, place step, count, gap, place, places, input, end of a pair. Registers: r0 input, r2 step,
+   r3 place step, or the blank pixel where one place is outside of the image. */
 __attribute__((naked)) static void engine_plane_fours(const engine_plane_lines_t *lines __attribute__((unused)))
 {
     __asm__("push {r4-r11, lr}\n\t"
@@ -45,19 +69,18 @@ __attribute__((naked)) static void engine_plane_fours(const engine_plane_lines_t
             "ldr r0, [sp, #28]\n\t"
             "ldrd r2, r3, [sp, #4]\n\t"
             "add r10, r0, r3, lsl #1\n\t"
-            "ldr r8, [sp, #12]\n\t"
+            "ldr r1, [sp, #12]\n\t"
             "str r10, [sp, #28]\n\t"
-            "ldrd r10, r11, [sp, #20]\n\t"
-            "add r8, r8, r4\n\t"
-            "add r12, r10, #2\n\t"
+            "ldrd r8, r11, [sp, #20]\n\t"
+            "add r10, r1, r4\n\t"
+            "str r10, [sp, #32]\n\t"
+            "add r12, r8, #2\n\t"
             "str r12, [sp, #20]\n\t"
-            "cmp r10, #0\n\t"
+            "cmp r8, #0\n\t"
             "blt 4f\n\t"
             "cmp r12, r11\n\t"
-            "bgt 4f\n\t"
-            "str r8, [sp, #32]\n\t"
-            "sub r8, r8, r4\n\t"
-            "lsls r8, r8, #29\n\t"
+            "bgt 5f\n\t"
+            "lsls r1, r1, #29\n\t"
             "bpl 2f\n\t" /* an odd number of lines: one alone */
             "ldr r10, [r0]\n\t"
             "ldr r11, [r0, r3]\n\t"
@@ -65,32 +88,13 @@ __attribute__((naked)) static void engine_plane_fours(const engine_plane_lines_t
             "ldr r8, [sp, #32]\n\t"
             "cmp r4, r8\n\t"
             "beq 3f\n\t"
-            "2:\n\t" /* two lines: r12 r10 bytes of the first one, r1 r11 of the second one */
+            "2:\n\t" /* two lines */
             "ldr r10, [r0]\n\t"
             "ldr r11, [r0, r3]\n\t"
-            "add r0, r0, r2\n\t"
-            "pkhbt r12, r10, r11, lsl #16\n\t"
-            "pkhtb r10, r11, r10, asr #16\n\t"
+            "add r0, r0, r2\n\t" ENGINE_PAIR_WORDS("r12", "r10", "r10", "r11")
             "ldr r11, [r0]\n\t"
             "ldr lr, [r0, r3]\n\t"
-            "add r0, r0, r2\n\t"
-            "pkhbt r1, r11, lr, lsl #16\n\t"
-            "pkhtb r11, lr, r11, asr #16\n\t"
-            "sxtab16 lr, r9, r12, ror #8\n\t"
-            "sxtab16 r8, r9, r1, ror #8\n\t"
-            "strd lr, r8, [r5], #8\n\t"
-            "sxtab16 r12, r9, r12\n\t"
-            "sxtab16 r1, r9, r1\n\t"
-            "strd r12, r1, [r4], #8\n\t"
-            "sxtab16 lr, r9, r10, ror #8\n\t"
-            "sxtab16 r8, r9, r11, ror #8\n\t"
-            "strd lr, r8, [r7], #8\n\t"
-            "sxtab16 r10, r9, r10\n\t"
-            "sxtab16 r11, r9, r11\n\t"
-            "strd r10, r11, [r6], #8\n\t"
-            "ldr r8, [sp, #32]\n\t"
-            "cmp r4, r8\n\t"
-            "bne 2b\n\t"
+            "add r0, r0, r2\n\t" ENGINE_PAIR_WORDS("r1", "r11", "r11", "lr") ENGINE_TWO_LINES_OF_FOUR("2b")
             "3:\n\t"
             "ldrd r10, r11, [sp, #16]\n\t"
             "ldr r12, [sp, #24]\n\t"
@@ -102,20 +106,34 @@ __attribute__((naked)) static void engine_plane_fours(const engine_plane_lines_t
             "blt 1b\n\t"
             "add sp, sp, #36\n\t"
             "pop {r4-r11, pc}\n\t"
-            "4:\n\t" /* a pair of which one is outside of the image, or both: the blank pixel again and again */
-            "add r1, r0, r3\n\t"
-            "mov r3, r2\n\t"
-            "cmp r10, #0\n\t"
-            "itt lt\n\tmovlt r0, sp\n\tmovlt r2, #0\n\t"
-            "cmp r12, r11\n\t"
-            "itt gt\n\tmovgt r1, sp\n\tmovgt r3, #0\n\t"
+            "4:\n\t" /* a pair of which one is outside of the image: the first one where r8 is negative */
+            "add r0, r0, r3\n\t"
             "5:\n\t"
-            "ldr r10, [r0]\n\t"
-            "ldr r11, [r1]\n\t"
+            "ldr r3, [sp]\n\t"
+            "lsls r1, r1, #29\n\t"
+            "bpl 6f\n\t"
+            "ldr r11, [r0]\n\t"
             "add r0, r0, r2\n\t"
-            "add r1, r1, r3\n\t" ENGINE_FOUR_WORDS
-            "cmp r4, r8\n\t"
-            "bne 5b\n\t"
+            "mov r10, r3\n\t"
+            "cmp r8, #0\n\t"
+            "itt ge\n\tmovge r10, r11\n\tmovge r11, r3\n\t" ENGINE_FOUR_WORDS
+            "ldr r12, [sp, #32]\n\t"
+            "cmp r4, r12\n\t"
+            "beq 3b\n\t"
+            "6:\n\t"
+            "cmp r8, #0\n\t"
+            "bge 8f\n\t"
+            "7:\n\t"
+            "ldr r10, [r0]\n\t"
+            "add r0, r0, r2\n\t" ENGINE_PAIR_WORDS("r12", "r10", "r3", "r10")
+            "ldr r11, [r0]\n\t"
+            "add r0, r0, r2\n\t" ENGINE_PAIR_WORDS("r1", "r11", "r3", "r11") ENGINE_TWO_LINES_OF_FOUR("7b")
+            "b 3b\n\t"
+            "8:\n\t"
+            "ldr r10, [r0]\n\t"
+            "add r0, r0, r2\n\t" ENGINE_PAIR_WORDS("r12", "r10", "r10", "r3")
+            "ldr r11, [r0]\n\t"
+            "add r0, r0, r2\n\t" ENGINE_PAIR_WORDS("r1", "r11", "r11", "r3") ENGINE_TWO_LINES_OF_FOUR("8b")
             "b 3b\n\t");
 }
 

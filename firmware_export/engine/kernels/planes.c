@@ -1,6 +1,6 @@
-/* Up to four channels: planes, weights and where the outputs go. The order of members is known to the assembly, whose
-   copy on the stack begins with its own 32 bytes: bias, mantissa, addend, shift, pairs left, output of the pair, step to
-   the pair's second output, end of the lines. */
+/* A few channels: planes, weights and where the outputs go. The order of members is known to the assembly, whose copy
+   on the stack begins with its own 32 bytes: bias, mantissa, addend, shift, pairs left, output of the pair, step to the
+   pair's second output, end of the lines. */
 typedef struct {
     int32_t out_line;    /* 32: from line to line of the output */
     int32_t next_pair;   /* 36: bytes of a plane from the end of a pair's lines to the next pair of outputs */
@@ -29,27 +29,27 @@ typedef struct {
     "smlad " first ", " value ", " weights ", " from_first "\n\t"           \
     "smlatb " second ", " value ", " weights ", " from_second "\n\t"
 
-#define ENGINE_RIGHT(value, weights, first, second)            \
-    "smlabt " first ", " value ", " weights ", " first "\n\t"  \
+#define ENGINE_RIGHT(value, weights, first, second)           \
+    "smlabt " first ", " value ", " weights ", " first "\n\t" \
     "smlad " second ", " value ", " weights ", " second "\n\t"
 
-#define ENGINE_TWO_LINES_1                             \
-    "ldr lr, [sp]\n\t"                                 \
-    "ldrd r2, r3, [r0], #8\n\t"                        \
-    ENGINE_LEFT("r2", "r4", "r10", "r11", "lr", "lr")  \
-    ENGINE_LEFT("r3", "r4", "r12", "lr", "lr", "lr")   \
+#define ENGINE_TWO_LINES_1                              \
+    "ldr lr, [sp]\n\t"                                  \
+    "ldrd r2, r3, [r0], #8\n\t"                         \
+    ENGINE_LEFT("r2", "r4", "r10", "r11", "lr", "lr")   \
+    ENGINE_LEFT("r3", "r4", "r12", "lr", "lr", "lr")    \
     ENGINE_LEFT("r3", "r6", "r10", "r11", "r10", "r11") \
-    "ldrd r2, r3, [r0]\n\t"                            \
+    "ldrd r2, r3, [r0]\n\t"                             \
     ENGINE_LEFT("r2", "r8", "r10", "r11", "r10", "r11") \
-    ENGINE_LEFT("r2", "r6", "r12", "lr", "r12", "lr")  \
-    ENGINE_LEFT("r3", "r8", "r12", "lr", "r12", "lr")  \
-    "ldrd r2, r3, [r1], #8\n\t"                        \
-    ENGINE_RIGHT("r2", "r5", "r10", "r11")             \
-    ENGINE_RIGHT("r3", "r5", "r12", "lr")              \
-    ENGINE_RIGHT("r3", "r7", "r10", "r11")             \
-    "ldrd r2, r3, [r1]\n\t"                            \
-    ENGINE_RIGHT("r2", "r9", "r10", "r11")             \
-    ENGINE_RIGHT("r2", "r7", "r12", "lr")              \
+    ENGINE_LEFT("r2", "r6", "r12", "lr", "r12", "lr")   \
+    ENGINE_LEFT("r3", "r8", "r12", "lr", "r12", "lr")   \
+    "ldrd r2, r3, [r1], #8\n\t"                         \
+    ENGINE_RIGHT("r2", "r5", "r10", "r11")              \
+    ENGINE_RIGHT("r3", "r5", "r12", "lr")               \
+    ENGINE_RIGHT("r3", "r7", "r10", "r11")              \
+    "ldrd r2, r3, [r1]\n\t"                             \
+    ENGINE_RIGHT("r2", "r9", "r10", "r11")              \
+    ENGINE_RIGHT("r2", "r7", "r12", "lr")               \
     ENGINE_RIGHT("r3", "r9", "r12", "lr")
 
 #define ENGINE_ONE_LINE_1                               \
@@ -69,62 +69,62 @@ typedef struct {
 #define ENGINE_WHOLE(value, weights, sum, from) "smlad " sum ", " value ", " weights ", " from "\n\t"
 #define ENGINE_HALF(value, weights, sum) "smlabt " sum ", " value ", " weights ", " sum "\n\t"
 
-#define ENGINE_TWO_LINES_2                                                                 \
-    "ldr lr, [sp]\n\t"                                                                     \
-    "ldrd r2, r3, [r0], #8\n\t"                                                            \
-    ENGINE_WHOLE("r2", "r4", "r10", "lr") ENGINE_WHOLE("r3", "r6", "r10", "r10")           \
-    "ldrd r2, r3, [r0], #8\n\t"                                                            \
-    ENGINE_WHOLE("r2", "r8", "r10", "r10") ENGINE_WHOLE("r2", "r4", "r12", "lr")           \
-    ENGINE_WHOLE("r3", "r6", "r12", "r12")                                                 \
-    "ldr r2, [r0]\n\t"                                                                     \
-    ENGINE_WHOLE("r2", "r8", "r12", "r12")                                                 \
-    "ldrd r2, r3, [r1], #8\n\t"                                                            \
-    ENGINE_HALF("r2", "r5", "r10") ENGINE_WHOLE("r2", "r4", "r11", "lr")                   \
-    ENGINE_HALF("r3", "r7", "r10") ENGINE_WHOLE("r3", "r6", "r11", "r11")                  \
-    "ldrd r2, r3, [r1], #8\n\t"                                                            \
-    ENGINE_HALF("r2", "r9", "r10") ENGINE_WHOLE("r2", "r8", "r11", "r11")                  \
-    ENGINE_HALF("r2", "r5", "r12") ENGINE_WHOLE("r2", "r4", "lr", "lr")                    \
-    ENGINE_HALF("r3", "r7", "r12") ENGINE_WHOLE("r3", "r6", "lr", "lr")                    \
-    "ldr r2, [r1]\n\t"                                                                     \
-    ENGINE_HALF("r2", "r9", "r12") ENGINE_WHOLE("r2", "r8", "lr", "lr")                    \
-    "rsb r0, r0, r1, lsl #1\n\t"                                                           \
-    "ldrd r2, r3, [r0, #-16]\n\t"                                                          \
-    ENGINE_HALF("r2", "r5", "r11") ENGINE_HALF("r3", "r7", "r11")                          \
-    "ldrd r2, r3, [r0, #-8]\n\t"                                                           \
+#define ENGINE_TWO_LINES_2                                                                     \
+    "ldr lr, [sp]\n\t"                                                                         \
+    "ldrd r2, r3, [r0], #8\n\t"                                                                \
+    ENGINE_WHOLE("r2", "r4", "r10", "lr") ENGINE_WHOLE("r3", "r6", "r10", "r10")               \
+    "ldrd r2, r3, [r0], #8\n\t"                                                                \
+    ENGINE_WHOLE("r2", "r8", "r10", "r10") ENGINE_WHOLE("r2", "r4", "r12", "lr")               \
+    ENGINE_WHOLE("r3", "r6", "r12", "r12")                                                     \
+    "ldr r2, [r0]\n\t"                                                                         \
+    ENGINE_WHOLE("r2", "r8", "r12", "r12")                                                     \
+    "ldrd r2, r3, [r1], #8\n\t"                                                                \
+    ENGINE_HALF("r2", "r5", "r10") ENGINE_WHOLE("r2", "r4", "r11", "lr")                       \
+    ENGINE_HALF("r3", "r7", "r10") ENGINE_WHOLE("r3", "r6", "r11", "r11")                      \
+    "ldrd r2, r3, [r1], #8\n\t"                                                                \
+    ENGINE_HALF("r2", "r9", "r10") ENGINE_WHOLE("r2", "r8", "r11", "r11")                      \
+    ENGINE_HALF("r2", "r5", "r12") ENGINE_WHOLE("r2", "r4", "lr", "lr")                        \
+    ENGINE_HALF("r3", "r7", "r12") ENGINE_WHOLE("r3", "r6", "lr", "lr")                        \
+    "ldr r2, [r1]\n\t"                                                                         \
+    ENGINE_HALF("r2", "r9", "r12") ENGINE_WHOLE("r2", "r8", "lr", "lr")                        \
+    "rsb r0, r0, r1, lsl #1\n\t"                                                               \
+    "ldrd r2, r3, [r0, #-16]\n\t"                                                              \
+    ENGINE_HALF("r2", "r5", "r11") ENGINE_HALF("r3", "r7", "r11")                              \
+    "ldrd r2, r3, [r0, #-8]\n\t"                                                               \
     ENGINE_HALF("r2", "r9", "r11") ENGINE_HALF("r2", "r5", "lr") ENGINE_HALF("r3", "r7", "lr") \
-    "ldr r2, [r0]\n\t"                                                                     \
-    ENGINE_HALF("r2", "r9", "lr")                                                          \
+    "ldr r2, [r0]\n\t"                                                                         \
+    ENGINE_HALF("r2", "r9", "lr")                                                              \
     "rsb r0, r0, r1, lsl #1\n\t"
 
-#define ENGINE_ONE_LINE_2                                                        \
-    "ldr r11, [sp]\n\t"                                                          \
-    "ldrd r2, r3, [r0]\n\t"                                                      \
+#define ENGINE_ONE_LINE_2                                                         \
+    "ldr r11, [sp]\n\t"                                                           \
+    "ldrd r2, r3, [r0]\n\t"                                                       \
     ENGINE_WHOLE("r2", "r4", "r10", "r11") ENGINE_WHOLE("r3", "r6", "r10", "r10") \
-    "ldr r2, [r0, #8]\n\t"                                                       \
-    ENGINE_WHOLE("r2", "r8", "r10", "r10")                                       \
-    "ldrd r2, r3, [r1]\n\t"                                                      \
-    ENGINE_HALF("r2", "r5", "r10") ENGINE_WHOLE("r2", "r4", "r11", "r11")        \
-    ENGINE_HALF("r3", "r7", "r10") ENGINE_WHOLE("r3", "r6", "r11", "r11")        \
-    "ldr r2, [r1, #8]\n\t"                                                       \
-    ENGINE_HALF("r2", "r9", "r10") ENGINE_WHOLE("r2", "r8", "r11", "r11")        \
-    "rsb r12, r0, r1, lsl #1\n\t"                                                \
-    "ldrd r2, r3, [r12]\n\t"                                                     \
-    ENGINE_HALF("r2", "r5", "r11") ENGINE_HALF("r3", "r7", "r11")                \
-    "ldr r2, [r12, #8]\n\t"                                                      \
+    "ldr r2, [r0, #8]\n\t"                                                        \
+    ENGINE_WHOLE("r2", "r8", "r10", "r10")                                        \
+    "ldrd r2, r3, [r1]\n\t"                                                       \
+    ENGINE_HALF("r2", "r5", "r10") ENGINE_WHOLE("r2", "r4", "r11", "r11")         \
+    ENGINE_HALF("r3", "r7", "r10") ENGINE_WHOLE("r3", "r6", "r11", "r11")         \
+    "ldr r2, [r1, #8]\n\t"                                                        \
+    ENGINE_HALF("r2", "r9", "r10") ENGINE_WHOLE("r2", "r8", "r11", "r11")         \
+    "rsb r12, r0, r1, lsl #1\n\t"                                                 \
+    "ldrd r2, r3, [r12]\n\t"                                                      \
+    ENGINE_HALF("r2", "r5", "r11") ENGINE_HALF("r3", "r7", "r11")                 \
+    "ldr r2, [r12, #8]\n\t"                                                       \
     ENGINE_HALF("r2", "r9", "r11")
 
 /* Two lines of one output each, for the last place of an odd number. */
-#define ENGINE_ALONE_1                                                            \
-    "ldr lr, [sp]\n\t"                                                            \
-    "ldrd r2, r3, [r0], #8\n\t"                                                   \
-    ENGINE_WHOLE("r2", "r4", "r10", "lr") ENGINE_WHOLE("r3", "r4", "r12", "lr")   \
-    ENGINE_WHOLE("r3", "r6", "r10", "r10")                                        \
-    "ldrd r2, r3, [r0]\n\t"                                                       \
-    ENGINE_WHOLE("r2", "r8", "r10", "r10") ENGINE_WHOLE("r2", "r6", "r12", "r12") \
-    ENGINE_WHOLE("r3", "r8", "r12", "r12")                                        \
-    "ldrd r2, r3, [r1], #8\n\t"                                                   \
+#define ENGINE_ALONE_1                                                                           \
+    "ldr lr, [sp]\n\t"                                                                           \
+    "ldrd r2, r3, [r0], #8\n\t"                                                                  \
+    ENGINE_WHOLE("r2", "r4", "r10", "lr") ENGINE_WHOLE("r3", "r4", "r12", "lr")                  \
+    ENGINE_WHOLE("r3", "r6", "r10", "r10")                                                       \
+    "ldrd r2, r3, [r0]\n\t"                                                                      \
+    ENGINE_WHOLE("r2", "r8", "r10", "r10") ENGINE_WHOLE("r2", "r6", "r12", "r12")                \
+    ENGINE_WHOLE("r3", "r8", "r12", "r12")                                                       \
+    "ldrd r2, r3, [r1], #8\n\t"                                                                  \
     ENGINE_HALF("r2", "r5", "r10") ENGINE_HALF("r3", "r5", "r12") ENGINE_HALF("r3", "r7", "r10") \
-    "ldrd r2, r3, [r1]\n\t"                                                       \
+    "ldrd r2, r3, [r1]\n\t"                                                                      \
     ENGINE_HALF("r2", "r9", "r10") ENGINE_HALF("r2", "r7", "r12") ENGINE_HALF("r3", "r9", "r12")
 
 #define ENGINE_ALONE_2                                                                           \
@@ -146,108 +146,108 @@ typedef struct {
 /* Sums become outputs; r2 mantissa, r3 addend. */
 #define ENGINE_COMMON_1(sum) "smmla " sum ", " sum ", r2, r3\n\t"
 #define ENGINE_COMMON_2(sum) "ssat " sum ", #8, " sum ", asr #10\n\t"
-#define ENGINE_COMMON_2_LINES                                                                   \
-    "ldrd r2, r3, [sp, #4]\n\t"                                                                 \
+#define ENGINE_COMMON_2_LINES                                                                  \
+    "ldrd r2, r3, [sp, #4]\n\t"                                                                \
     ENGINE_COMMON_1("r10") ENGINE_COMMON_1("r11") ENGINE_COMMON_1("r12") ENGINE_COMMON_1("lr") \
     ENGINE_COMMON_2("r10") ENGINE_COMMON_2("r11") ENGINE_COMMON_2("r12") ENGINE_COMMON_2("lr")
-#define ENGINE_COMMON_PAIR(first, second)     \
-    "ldrd r2, r3, [sp, #4]\n\t"               \
+#define ENGINE_COMMON_PAIR(first, second) \
+    "ldrd r2, r3, [sp, #4]\n\t"           \
     ENGINE_COMMON_1(first) ENGINE_COMMON_1(second) ENGINE_COMMON_2(first) ENGINE_COMMON_2(second)
 
-#define ENGINE_PLANE(two_lines, one_line, alone, rescale_4, rescale_2)                          \
-    "push {r4-r11, lr}\n\t"                                                              \
-    "sub sp, sp, #104\n\t"                                                               \
-    "str r0, [sp, #100]\n\t"                                                             \
-    "add r12, sp, #32\n\t"                                                               \
-    "ldmia r0!, {r1-r8}\n\t"                                                             \
-    "stmia r12!, {r1-r8}\n\t"                                                            \
-    "ldmia r0!, {r1-r8}\n\t"                                                             \
-    "stmia r12!, {r1-r8}\n\t"                                                            \
-    "1:\n\t" /* a channel */                                                             \
-    "ldrd r0, r1, [sp, #76]\n\t"                                                         \
-    "ldr r2, [r0], #4\n\t"                                                               \
-    "ldmia r1!, {r3, r10, r11}\n\t"                                                      \
-    "stmia sp, {r2, r3, r10, r11}\n\t"                                                   \
-    "strd r0, r1, [sp, #76]\n\t"                                                         \
-    "ldrd r0, r2, [sp, #84]\n\t"                                                         \
-    "ldmia r0!, {r4-r9}\n\t"                                                             \
-    "add r3, r2, #1\n\t"                                                                 \
-    "strd r0, r3, [sp, #84]\n\t"                                                         \
-    "str r9, [sp, #96]\n\t"                                                              \
-    "ldrd r0, r3, [sp, #68]\n\t"                                                         \
-    "add r3, r3, r0\n\t"                                                                 \
-    "str r3, [sp, #68]\n\t"                                                              \
-    "ldr r12, [sp, #64]\n\t"                                                             \
-    "ldr r3, [sp, #52]\n\t"                                                              \
-    "str r3, [sp, #24]\n\t"                                                              \
-    "2:\n\t" /* a pair of outputs in all lines: r0 plane, r2 output, r12 pairs left */   \
-    "strd r12, r2, [sp, #16]\n\t"                                                        \
-    "ldrd r10, r11, [sp, #44]\n\t"                                                       \
-    "add r1, r0, r10\n\t"                                                                \
-    "add r11, r11, r0\n\t"                                                               \
-    "str r11, [sp, #28]\n\t"                                                             \
-    "cmp r12, #1\n\t"                                                                    \
-    "beq 7f\n\t"                                                                         \
-    "3:\n\t" two_lines rescale_4                                                         \
-    "ldrd r2, r3, [sp, #20]\n\t"                                                         \
-    "strb r11, [r2, r3]\n\t"                                                             \
-    "strb r10, [r2]\n\t"                                                                 \
-    "ldrd r10, r11, [sp, #28]\n\t"                                                       \
-    "add r2, r2, r11\n\t"                                                                \
-    "strb lr, [r2, r3]\n\t"                                                              \
-    "strb r12, [r2]\n\t"                                                                 \
-    "add r2, r2, r11\n\t"                                                                \
-    "str r2, [sp, #20]\n\t"                                                              \
-    "cmp r0, r10\n\t"                                                                    \
-    "bne 3b\n\t"                                                                         \
-    "4:\n\t"                                                                             \
-    "ldr r2, [sp, #60]\n\t"                                                              \
-    "cbnz r2, 6f\n\t"                                                                    \
-    "5:\n\t"                                                                             \
-    "ldrd r10, r11, [sp, #36]\n\t"                                                       \
-    "ldrd r12, r2, [sp, #16]\n\t"                                                        \
-    "add r0, r0, r10\n\t"                                                                \
-    "add r2, r2, r11\n\t"                                                                \
-    "subs r12, r12, #1\n\t"                                                              \
-    "bne 2b\n\t"                                                                         \
-    "ldr r2, [sp, #92]\n\t"                                                              \
-    "subs r2, r2, #1\n\t"                                                                \
-    "str r2, [sp, #92]\n\t"                                                              \
-    "bne 1b\n\t"                                                                         \
-    "add r1, sp, #76\n\t" /* where the next channels are */                              \
-    "ldmia r1, {r2-r5}\n\t"                                                              \
-    "ldr r0, [sp, #100]\n\t"                                                             \
-    "add r0, r0, #44\n\t"                                                                \
-    "stmia r0, {r2-r5}\n\t"                                                              \
-    "add sp, sp, #104\n\t"                                                               \
-    "pop {r4-r11, pc}\n\t"                                                               \
-    "6:\n\t" one_line rescale_2("r10", "r11")                                                          \
-    "ldrd r2, r3, [sp, #20]\n\t"                                                         \
-    "strb r11, [r2, r3]\n\t"                                                             \
-    "strb r10, [r2]\n\t"                                                                 \
-    "b 5b\n\t"                                                                           \
-    "7:\n\t" /* the last pair */                                                         \
-    "ldr r3, [sp, #56]\n\t"                                                              \
-    "cmp r3, #0\n\t"                                                                     \
-    "beq 3b\n\t"                                                                         \
-    "mov r3, #0\n\t"                                                                     \
-    "str r3, [sp, #24]\n\t"                                                              \
-    "8:\n\t" alone rescale_2("r10", "r12")                                               \
-    "ldr r2, [sp, #20]\n\t"                                                              \
-    "strb r10, [r2]\n\t"                                                                 \
-    "ldrd r10, r11, [sp, #28]\n\t"                                                       \
-    "add r2, r2, r11\n\t"                                                                \
-    "strb r12, [r2]\n\t"                                                                 \
-    "add r2, r2, r11\n\t"                                                                \
-    "str r2, [sp, #20]\n\t"                                                              \
-    "cmp r0, r10\n\t"                                                                    \
-    "bne 8b\n\t"                                                                         \
+#define ENGINE_PLANE(two_lines, one_line, alone, rescale_4, rescale_2)                 \
+    "push {r4-r11, lr}\n\t"                                                            \
+    "sub sp, sp, #104\n\t"                                                             \
+    "str r0, [sp, #100]\n\t"                                                           \
+    "add r12, sp, #32\n\t"                                                             \
+    "ldmia r0!, {r1-r8}\n\t"                                                           \
+    "stmia r12!, {r1-r8}\n\t"                                                          \
+    "ldmia r0!, {r1-r8}\n\t"                                                           \
+    "stmia r12!, {r1-r8}\n\t"                                                          \
+    "1:\n\t" /* a channel */                                                           \
+    "ldrd r0, r1, [sp, #76]\n\t"                                                       \
+    "ldr r2, [r0], #4\n\t"                                                             \
+    "ldmia r1!, {r3, r10, r11}\n\t"                                                    \
+    "stmia sp, {r2, r3, r10, r11}\n\t"                                                 \
+    "strd r0, r1, [sp, #76]\n\t"                                                       \
+    "ldrd r0, r2, [sp, #84]\n\t"                                                       \
+    "ldmia r0!, {r4-r9}\n\t"                                                           \
+    "add r3, r2, #1\n\t"                                                               \
+    "strd r0, r3, [sp, #84]\n\t"                                                       \
+    "str r9, [sp, #96]\n\t"                                                            \
+    "ldrd r0, r3, [sp, #68]\n\t"                                                       \
+    "add r3, r3, r0\n\t"                                                               \
+    "str r3, [sp, #68]\n\t"                                                            \
+    "ldr r12, [sp, #64]\n\t"                                                           \
+    "ldr r3, [sp, #52]\n\t"                                                            \
+    "str r3, [sp, #24]\n\t"                                                            \
+    "2:\n\t" /* a pair of outputs in all lines: r0 plane, r2 output, r12 pairs left */ \
+    "strd r12, r2, [sp, #16]\n\t"                                                      \
+    "ldrd r10, r11, [sp, #44]\n\t"                                                     \
+    "add r1, r0, r10\n\t"                                                              \
+    "add r11, r11, r0\n\t"                                                             \
+    "str r11, [sp, #28]\n\t"                                                           \
+    "cmp r12, #1\n\t"                                                                  \
+    "beq 7f\n\t"                                                                       \
+    "3:\n\t" two_lines rescale_4                                                       \
+    "ldrd r2, r3, [sp, #20]\n\t"                                                       \
+    "strb r11, [r2, r3]\n\t"                                                           \
+    "strb r10, [r2]\n\t"                                                               \
+    "ldrd r10, r11, [sp, #28]\n\t"                                                     \
+    "add r2, r2, r11\n\t"                                                              \
+    "strb lr, [r2, r3]\n\t"                                                            \
+    "strb r12, [r2]\n\t"                                                               \
+    "add r2, r2, r11\n\t"                                                              \
+    "str r2, [sp, #20]\n\t"                                                            \
+    "cmp r0, r10\n\t"                                                                  \
+    "bne 3b\n\t"                                                                       \
+    "4:\n\t"                                                                           \
+    "ldr r2, [sp, #60]\n\t"                                                            \
+    "cbnz r2, 6f\n\t"                                                                  \
+    "5:\n\t"                                                                           \
+    "ldrd r10, r11, [sp, #36]\n\t"                                                     \
+    "ldrd r12, r2, [sp, #16]\n\t"                                                      \
+    "add r0, r0, r10\n\t"                                                              \
+    "add r2, r2, r11\n\t"                                                              \
+    "subs r12, r12, #1\n\t"                                                            \
+    "bne 2b\n\t"                                                                       \
+    "ldr r2, [sp, #92]\n\t"                                                            \
+    "subs r2, r2, #1\n\t"                                                              \
+    "str r2, [sp, #92]\n\t"                                                            \
+    "bne 1b\n\t"                                                                       \
+    "add r1, sp, #76\n\t" /* where the next channels are */                            \
+    "ldmia r1, {r2-r5}\n\t"                                                            \
+    "ldr r0, [sp, #100]\n\t"                                                           \
+    "add r0, r0, #44\n\t"                                                              \
+    "stmia r0, {r2-r5}\n\t"                                                            \
+    "add sp, sp, #104\n\t"                                                             \
+    "pop {r4-r11, pc}\n\t"                                                             \
+    "6:\n\t" one_line rescale_2("r10", "r11")                                          \
+    "ldrd r2, r3, [sp, #20]\n\t"                                                       \
+    "strb r11, [r2, r3]\n\t"                                                           \
+    "strb r10, [r2]\n\t"                                                               \
+    "b 5b\n\t"                                                                         \
+    "7:\n\t" /* the last pair */                                                       \
+    "ldr r3, [sp, #56]\n\t"                                                            \
+    "cmp r3, #0\n\t"                                                                   \
+    "beq 3b\n\t"                                                                       \
+    "mov r3, #0\n\t"                                                                   \
+    "str r3, [sp, #24]\n\t"                                                            \
+    "8:\n\t" alone rescale_2("r10", "r12")                                             \
+    "ldr r2, [sp, #20]\n\t"                                                            \
+    "strb r10, [r2]\n\t"                                                               \
+    "ldrd r10, r11, [sp, #28]\n\t"                                                     \
+    "add r2, r2, r11\n\t"                                                              \
+    "strb r12, [r2]\n\t"                                                               \
+    "add r2, r2, r11\n\t"                                                              \
+    "str r2, [sp, #20]\n\t"                                                            \
+    "cmp r0, r10\n\t"                                                                  \
+    "bne 8b\n\t"                                                                       \
     "b 4b\n\t"
 
-#define ENGINE_PLANE_FUNCTION(name, two_lines, one_line, alone, rescale_4, rescale_2)            \
+#define ENGINE_PLANE_FUNCTION(name, two_lines, one_line, alone, rescale_4, rescale_2)      \
     __attribute__((naked)) static void name(engine_plane_t *plane __attribute__((unused))) \
-    {                                                                                     \
-        __asm__(ENGINE_PLANE(two_lines, one_line, alone, rescale_4, rescale_2));                 \
+    {                                                                                      \
+        __asm__(ENGINE_PLANE(two_lines, one_line, alone, rescale_4, rescale_2));           \
     }
 
 ENGINE_PLANE_FUNCTION(

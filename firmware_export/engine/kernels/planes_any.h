@@ -10,6 +10,7 @@ typedef struct {
     int32_t common; /* 1: all channels shift by ENGINE_PLANE_SHIFT, in place of their own shifts */
     int32_t low, high; /* fused activation */
     int32_t group; /* input channels at a time, up to 4 */
+    int32_t band;  /* lines of outputs at a time; all of them where the output lies over the input */
     int32_t times; /* output channels per input channel */
     int32_t columns; /* pairs of places times phases that an output reads */
     int32_t rows;    /* lines of each of them, up to 8 */

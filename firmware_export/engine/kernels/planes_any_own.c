@@ -1,10 +1,10 @@
 #if ENGINE_DSP
 
-#define ENGINE_ANY_OWN_1(sum)                \
-    "add r12, r3, " sum ", asr #31\n\t"      \
+#define ENGINE_ANY_OWN_1(sum)           \
+    "add r12, r3, " sum ", asr #31\n\t" \
     "smmlar " sum ", " sum ", r2, r12\n\t"
-#define ENGINE_ANY_OWN_2(sum)                \
-    "asr " sum ", " sum ", lr\n\t"           \
+#define ENGINE_ANY_OWN_2(sum)      \
+    "asr " sum ", " sum ", lr\n\t" \
     "ssat " sum ", #8, " sum "\n\t"
 
 __attribute__((naked)) static void engine_any_own_shifts(engine_any_t *any __attribute__((unused)))

@@ -9,11 +9,11 @@ typedef struct {
     engine_channel_t rescale;
 } engine_product_line_t;
 
-#define ENGINE_PRODUCT_1(product)                   \
-    "add lr, r7, " product ", asr #31\n\t"          \
+#define ENGINE_PRODUCT_1(product)          \
+    "add lr, r7, " product ", asr #31\n\t" \
     "smmlar " product ", " product ", r6, lr\n\t"
-#define ENGINE_PRODUCT_2(product)                   \
-    "asr " product ", " product ", r8\n\t"          \
+#define ENGINE_PRODUCT_2(product)          \
+    "asr " product ", " product ", r8\n\t" \
     "ssat " product ", #8, " product "\n\t"
 
 /* Four values at a time: r4 r5 zeros, r6 mantissa, r7 addend, r8 shift, products in r11 r12 r9 r10. A POSITIVE form is
