@@ -35,6 +35,7 @@ def every_operator(count, start=0):
 
 
 def test_every_operator_is_exact():
+    """A few of each; hundreds are among the slow tests."""
     assert wrong(every_operator(4)) == []
 
 
@@ -48,8 +49,9 @@ def test_special_kernels_are_exact_in_plain_c_and_clean_under_sanitizers(every):
     assert wrong([*PLANES[::every], *COLUMNS[::every]], sanitize=True) == []
 
 
-def test_chains_are_exact_and_clean_under_sanitizers():
-    assert wrong([random_chain(np.random.default_rng(number), 5) for number in range(15)], sanitize=True) == []
+@pytest.mark.parametrize("count", [15, pytest.param(100, marks=pytest.mark.slow)])
+def test_chains_are_exact_and_clean_under_sanitizers(count):
+    assert wrong([random_chain(np.random.default_rng(number), 5) for number in range(count)], sanitize=True) == []
 
 
 @pytest.mark.slow
