@@ -1,7 +1,7 @@
 """TFLite Micro's Python package as the judge of a model's outputs, in a process that may die without harm.
 
-A worker (``python tests/engine_oracle.py``) stays for thousands of models; where a model makes TFLite Micro abort, the
-next one gets a fresh worker.
+A worker (``python tests/engine_oracle.py``) stays for thousands of models. It answers in a child of its own; where a
+model makes TFLite Micro abort, the next one gets a fresh child, for which nothing is loaded anew.
 """
 
 import atexit
@@ -31,18 +31,15 @@ class RefusedError(Exception):
 
 
 class Oracle:
-    """One worker process, started again after it died."""
+    """One worker process."""
 
     def __init__(self) -> None:
         self._errors = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115 - lives as long as the worker
-        self._start()
-        atexit.register(self._stop)
-
-    def _start(self) -> None:
         command = [sys.executable, __file__]
         pipe = subprocess.PIPE
         environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parent.parent)}
         self._worker = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=self._errors, env=environment)
+        atexit.register(self._stop)
 
     def _stop(self) -> None:
         self._worker.kill()
@@ -52,14 +49,9 @@ class Oracle:
         """Give the outputs of the model for each example; an example is one array per input of the model."""
         self._errors.seek(0)
         self._errors.truncate()
-        try:
-            pickle.dump((flatbuffer, [list(example) for example in examples]), self._worker.stdin)
-            self._worker.stdin.flush()
-            answer = pickle.load(self._worker.stdout)
-        except (EOFError, BrokenPipeError):
-            self._stop()
-            self._start()
-            answer = "aborted"
+        pickle.dump((flatbuffer, [list(example) for example in examples]), self._worker.stdin)
+        self._worker.stdin.flush()
+        answer = pickle.load(self._worker.stdout)
         if isinstance(answer, str):
             raise RefusedError(f"{answer}: {self._said()}")
         return answer
@@ -103,7 +95,21 @@ def _draw(source: Any, rng: np.random.Generator, *, extreme: bool) -> NDArray[An
 
 
 def _serve() -> None:
-    """Answer jobs on standard input until it ends."""
+    """Have jobs on standard input answered by children until it ends."""
+    from tflite_micro import runtime  # noqa: F401 - once for all children
+
+    while True:
+        child = os.fork()
+        if child == 0:
+            _answer()
+            os._exit(0)
+        if os.waitpid(child, 0)[1] == 0:
+            return
+        _write("aborted")
+
+
+def _answer() -> None:
+    """Answer jobs until the input ends."""
     while True:
         try:
             flatbuffer, examples = pickle.load(sys.stdin.buffer)
@@ -113,8 +119,12 @@ def _serve() -> None:
             answer: list[Values] | str = _run(flatbuffer, examples)
         except (RuntimeError, ValueError, IndexError) as exc:
             answer = str(exc)
-        pickle.dump(answer, sys.stdout.buffer)
-        sys.stdout.buffer.flush()
+        _write(answer)
+
+
+def _write(answer: list[Values] | str) -> None:
+    pickle.dump(answer, sys.stdout.buffer)
+    sys.stdout.buffer.flush()
 
 
 def _run(flatbuffer: bytes, examples: list[Values]) -> list[Values]:

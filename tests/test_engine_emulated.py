@@ -17,6 +17,8 @@ pytestmark = pytest.mark.skipif(
     device_engine() != "tflite-micro" or missing() is not None, reason="needs tflite-micro, arm-none-eabi-gcc and QEMU"
 )
 EXAMPLES = 3
+EVERY = pytest.mark.parametrize("every", [2, pytest.param(1, marks=pytest.mark.slow)], ids=["half", "all"])
+"""By default every second model."""
 
 
 def main_of(models):
@@ -64,33 +66,29 @@ def single(kind, count, start=0):
     return [random_single_op(np.random.default_rng([start + number, len(kind)]), kind) for number in range(count)]
 
 
+@EVERY
 @pytest.mark.parametrize("weights", ["int8", "int16"])
-def test_layers_in_assembly_are_exact_on_a_cortex_m7(weights):
-    kinds = {
-        "CONV_2D": 30,
-        "FULLY_CONNECTED": 15,
-        "DEPTHWISE_CONV_2D": 10,
-        "ADD": 8,
-        "SUB": 4,
-        "MUL": 8,
-        "AVERAGE_POOL_2D": 6,
-    }
-    kinds |= {"MAX_POOL_2D": 6, "MEAN": 6}
-    check(
-        [model for kind, count in kinds.items() for model in single(kind, count)], board="mps2-an500", weights=weights
-    )
+def test_layers_in_assembly_are_exact_on_a_cortex_m7(weights, every):
+    kinds = {"CONV_2D": 30, "FULLY_CONNECTED": 15, "DEPTHWISE_CONV_2D": 10, "ADD": 8, "SUB": 4, "MUL": 8}
+    kinds |= {"AVERAGE_POOL_2D": 6, "MAX_POOL_2D": 6, "MEAN": 6}
+    models = [model for kind, count in kinds.items() for model in single(kind, count)]
+    check(models[::every], board="mps2-an500", weights=weights)
 
 
-def test_depthwise_planes_are_exact_on_a_cortex_m7():
-    kernels = {layer.kernel for model in PLANES + PLANES_ANY for layer in compile_model(model).layers}
+@EVERY
+def test_depthwise_planes_are_exact_on_a_cortex_m7(every):
+    models = [*PLANES[::every], *PLANES_ANY[::every]]
+    kernels = {layer.kernel for model in models for layer in compile_model(model).layers}
     assert kernels == {"planes", "planes_own", "planes_any", "planes_any_own"}
-    check(PLANES + PLANES_ANY, board="mps2-an500", weights="int16")
+    check(models, board="mps2-an500", weights="int16")
 
 
+@EVERY
 @pytest.mark.parametrize("weights", ["int8", "int16"])
-def test_convolutions_by_columns_are_exact_on_a_cortex_m7(weights):
-    assert {layer.kernel for model in COLUMNS for layer in compile_model(model).layers} == {"conv_columns"}
-    check(COLUMNS, board="mps2-an500", weights=weights)
+def test_convolutions_by_columns_are_exact_on_a_cortex_m7(weights, every):
+    models = COLUMNS[::every]
+    assert {layer.kernel for model in models for layer in compile_model(model).layers} == {"conv_columns"}
+    check(models, board="mps2-an500", weights=weights)
 
 
 @pytest.mark.parametrize("board", ["mps2-an386", "mps2-an505"])

@@ -229,6 +229,7 @@ UNSUPPORTED = {
     "subgraphs": (two_subgraphs, "has 2 subgraphs, allowed 1"),
     "custom": (custom, r"operator 1 CUSTOM 'my\\nop' \(makes tensor 4 'last' \(1, 2, 2, 3\)\)"),
     "beyond the list": (kind("ELU"), r"operator 1 ELU \(makes tensor 4 'last' .* supported are ADD, AVERAGE_POOL_2D"),
+    "shape of a free batch": (kind("SHAPE"), "operator 1 SHAPE .*: not supported; convert with a fixed batch of one"),
     "resource": (kind("VAR_HANDLE"), "operator 1 VAR_HANDLE"),
     "float16": (set_tensor(1, type=SCHEMA.TensorType.FLOAT16), "operator 0 CONV_2D .* 'weights' is float16"),
     "int4": (set_tensor(1, type=SCHEMA.TensorType.INT4), "'weights' is int4, supported are int8"),

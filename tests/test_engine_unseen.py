@@ -37,6 +37,26 @@ def reshaped_constant():
     return draft.flatbuffer([total, draft.op("RELU", [tall], draft.tensor((1, 1, 4), scale=0.1))])
 
 
+def inputs_as_outputs():
+    """An input that is an output as well, one that only is, an output read again and given twice, a dead branch."""
+    draft = Draft()
+    x, other = draft.input((1, 4), scale=0.1), draft.input((1, 7), scale=0.1)
+    flat = draft.op("RESHAPE", [x], draft.tensor((4,), scale=0.1), new_shape=(4,))
+    y = draft.op("ADD", [x, flat], draft.tensor((1, 4), scale=0.1))
+    bare = draft.op("SQUEEZE", [y], draft.tensor((4,), scale=0.1))
+    last = draft.op("MUL", [bare, flat], draft.tensor((4,), scale=0.1))
+    draft.op("TANH", [other], draft.tensor((1, 7), scale=1 / 128))
+    return draft.flatbuffer([bare, x, last, other, bare])
+
+
+def awkward_names():
+    """Names that would end a comment, a line or a string."""
+    draft = Draft()
+    x = draft.input((1, 4), scale=0.1, name="a */ int x; /*")
+    values = draft.constant([[1, 2, 3, 4]], "int8", scale=0.1, name='line\nbreak \\ ??/ "quoted" {{ x }} %s \u6f22')
+    return draft.flatbuffer(draft.op("CONCATENATION", [x, values], draft.tensor((1, 8), scale=0.1, name=""), axis=1))
+
+
 def no_bias_by_number(kind):
     draft, data = Draft(), np.arange(-9, 9).reshape(1, 3, 3, 2).astype(np.int8)
     x = draft.input((1, 5, 5, 2), scale=0.05, zero_point=1)
@@ -68,6 +88,8 @@ def binary(kind, first, second):
 
 TAKEN = {
     "a constant of another shape": reshaped_constant(),
+    "inputs as outputs": inputs_as_outputs(),
+    "awkward names": awkward_names(),
     "a bias of number -1": no_bias_by_number("CONV_2D"),
     "a bias of two axes": dense(bias_shape=(1, 5)),
     "weights with a zero point": dense(zero_point=7),

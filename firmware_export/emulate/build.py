@@ -4,6 +4,7 @@ import re
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path, PurePosixPath
 
 from firmware_export.emulate import programs
@@ -78,9 +79,11 @@ def build(
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         units = _write(sources, folder)
-        common = [*board.flags, "-g1", f"-I{programs.TARGET}", *_defines(board, chosen)]
+        common = _common_flags(board, chosen)
         objects = [_compile(unit, [*C_FLAGS, *_SECTIONS, *common, "-I.", *flags], folder) for unit in units]
-        runtime = [_compile(str(unit), [*_RUNTIME_FLAGS, *common], folder) for unit in _runtime()]
+        runtime = _runtime(board, chosen)
+        for path, content in runtime.items():
+            (folder / path).write_bytes(content)
         (folder / "memory.ld").write_text(_memory_script(board, stack_bytes))
         _link([*board.flags, *_LINK, *objects, *runtime], board, folder)
         return Image(
@@ -92,8 +95,17 @@ def build(
         )
 
 
-def _runtime() -> list[Path]:
-    return sorted(programs.TARGET.glob("runtime_*.c"))
+@cache
+def _runtime(board: Board, counter: Counter) -> Mapping[str, bytes]:
+    """Give the objects of the start-up code and its helpers, the same for all programs."""
+    with tempfile.TemporaryDirectory() as name:
+        folder, flags = Path(name), [*_RUNTIME_FLAGS, *_common_flags(board, counter)]
+        objects = [_compile(str(unit), flags, folder) for unit in sorted(programs.TARGET.glob("runtime_*.c"))]
+        return {path: (folder / path).read_bytes() for path in objects}
+
+
+def _common_flags(board: Board, counter: Counter) -> list[str]:
+    return [*board.flags, "-g1", f"-I{programs.TARGET}", *_defines(board, counter)]
 
 
 def _write(sources: Mapping[str, str | bytes], folder: Path) -> list[str]:

@@ -13,7 +13,11 @@ from dataclasses import dataclass
 from hybrid.errors import SpecError
 
 NODE_LIMIT = 1000
+MOST_SEARCHED = 200
+"""Buffers; with more, the search's limit of nodes would end before it has seen a handful of plans."""
 ROUNDS = 20
+FEWER_ROUNDS = 6000
+"""Buffers times rounds are not more than this."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,7 +72,7 @@ def plan(buffers: Sequence[Buffer], shares: Sequence[Share] = (), *, node_limit:
     found = _greedy(straight, bound)
     if found.arena > bound:
         found = min(found, _greedy(straight.mirrored(), bound).mirrored(), key=lambda layout: layout.arena)
-    if found.arena > bound:
+    if found.arena > bound and len(buffers) <= MOST_SEARCHED:
         found, saw_all = _Search(straight, shares, node_limit).best(found)
         if saw_all and all(share.lowest is None and _or(share.highest, 1) <= 0 for share in shares):
             bound = found.arena
@@ -231,9 +235,10 @@ def _greedy(problem: _Problem, bound: int) -> _Layout:
     J. Artificial Intelligence Research 10, 1999).
     """
     layouts = []
+    rounds = max(1, min(ROUNDS, FEWER_ROUNDS // max(len(problem.buffers), 1)))
     for key in _ORDERS:
         order = sorted(range(len(problem.buffers)), key=lambda i: (*key(problem.buffers[i]), i))
-        for _ in range(ROUNDS):
+        for _ in range(rounds):
             layouts.append(_placed(problem, order))
             late = [i for i in order if layouts[-1].offsets[i] + problem.buffers[i].room > bound]
             if not late:

@@ -199,8 +199,9 @@ def _op(number: int, table: Table, codes: Sequence[str], tensors: _Tensors) -> O
     bare = Op(number=number, kind=kind, inputs=inputs, outputs=outputs)
     if kind not in KINDS:
         table_name = names("BuiltinOptions").get(table.number(3, "ubyte"), "unknown options")
+        hint = "; convert with a fixed batch of one example" if kind == "SHAPE" else ""
         raise UnsupportedOpError(
-            f"{describe(bare, tensors.all)}, {table_name}: not supported; supported are {', '.join(KINDS)}"
+            f"{describe(bare, tensors.all)}, {table_name}: not supported{hint}; supported are {', '.join(KINDS)}"
         )
     op = Op(number=number, kind=kind, inputs=inputs, outputs=outputs, options=_options(table, kind, what))
     _refuse(tensors, (*inputs, *outputs), describe(op, tensors.all))
