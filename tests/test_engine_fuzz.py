@@ -10,6 +10,7 @@ import pytest
 from engine_build import flatbuffer, model_object, packed, two_layers
 from engine_models import DRAWS, random_chain, random_graph, random_single_op
 
+from firmware_export.engine.compile import compile_model
 from firmware_export.engine.reader import read
 from hybrid.errors import HybridError, SpecError
 from hybrid.schema import schema
@@ -99,6 +100,20 @@ def test_fuzzing_bytes():
     found = [outcome(damaged(models[index % len(models)], rng)) for index in range(6000)]
     assert set(found) == {"Graph", "SpecError", "UnsupportedOpError"}
     assert min(found.count(name) for name in set(found)) > 20
+
+
+@pytest.mark.parametrize("count", [600, pytest.param(20_000, marks=pytest.mark.slow)])
+def test_fuzzing_what_is_compiled(count):
+    """What the reader lets through becomes C, or one clear line."""
+    rng, made, said = np.random.default_rng(4), 0, []
+    models = bases()
+    for index in range(count):
+        try:
+            made += bool(compile_model(damaged(models[index % len(models)], rng)).files)
+        except HybridError as exc:
+            said.append(str(exc))
+    assert made > count // 20
+    assert not any("\n" in line for line in said)
 
 
 @pytest.mark.skipif(not MODELS.is_dir(), reason="no folder tflite-models in HYBRID_DATA_DIR")

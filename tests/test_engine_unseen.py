@@ -138,6 +138,10 @@ REFUSED = {
         single_op("TRANSPOSE", [given(1, 2), numbers([[0, 1]])], given(1, 2)),
         "in a list of 2 axes",
     ),
+    "RESIZE_NEAREST_NEIGHBOR to a matrix": (
+        single_op("RESIZE_NEAREST_NEIGHBOR", [given(1, 2, 2, 1), numbers([[3, 3]])], given(1, 3, 3, 1)),
+        "expected 4 axes and two sizes",
+    ),
     "DEPTHWISE_CONV_2D with a bias of number -1": (no_bias_by_number("DEPTHWISE_CONV_2D"), "an input is left out"),
     "a fused RELU6 beyond int32": (
         single_op("ADD", [given(1, 2, scale=1e-9)] * 2, given(1, 2, scale=1e-9), fused_activation_function="RELU6"),

@@ -217,7 +217,8 @@ def _strided_slice(op: Op, given: Given, outputs: Given, what: str) -> list[Shap
 
 def _resize(op: Op, given: Given, outputs: Given, what: str) -> list[Shape]:
     shape, size = given[0].shape, _numbers(given[1], what)
-    _need(len(shape) == 4 and len(size) == 2, what, f"resizes {shape} to {size}, expected 4 axes and two sizes")
+    fits = len(shape) == 4 and given[1].shape == (2,)
+    _need(fits, what, f"resizes {shape} to {size}, expected 4 axes and two sizes")
     return [(shape[0], *size, shape[3])]
 
 
