@@ -25,6 +25,7 @@ from search_costs import int8_net
 
 from firmware_export.emulate.boards import board_named
 from firmware_export.engine.compile import Compiled, compile_model
+from firmware_export.engine.cores import Cpu, core_named
 from firmware_export.engine.host import Values, built
 from firmware_export.engine.measure import Measured, measure
 from firmware_export.engine.verify import random_input
@@ -35,10 +36,15 @@ from hybrid.work import flatbuffer_work
 from nas.space import edge_space, sample
 
 RESULTS = Path(__file__).parent / "results" / "engine.json"
-BOARDS = {"m7": "mps2-an500", "m4": "mps2-an386", "m33": "mps2-an505", "m3": "mps2-an385", "m0plus": "mps2-an385"}
-FLAGS = {"m3": ("-O2", "-mcpu=cortex-m3")}
-"""A Cortex-M3 is what TFLite Micro's reference kernels, which use no DSP, are counted for. The board's own code is for
-a Cortex-M0+, which has no long multiplications either."""
+CPUS: dict[str, Cpu] = {
+    "m7": "cortex-m7",
+    "m4": "cortex-m4",
+    "m33": "cortex-m33",
+    "m3": "cortex-m3",
+    "m0plus": "cortex-m0plus",
+}
+WITHOUT_DSP = ("m3", "m0plus")
+"""Compared with TFLite Micro's reference kernels; a Cortex-M0+ has no long multiplications either."""
 WIDTHS = ("int16", "int8")
 ON_BOARD = 4
 SHAPES = ((28, 28, 1), (32, 32, 3), (48, 48, 3), (49, 10, 1), (128, 1, 6))
@@ -89,12 +95,14 @@ def on_host(flatbuffers: Sequence[bytes], count: int) -> tuple[int, int]:
     return wrong, 2 * count * len(flatbuffers)
 
 
-def on_board(board: str, flatbuffer: bytes, **options: Any) -> tuple[dict[str, Any], Compiled]:
-    """Compare and measure a model on a board."""
-    compiled = compile_model(flatbuffer, **options)
+def on_board(core: str, flatbuffer: bytes, **options: Any) -> dict[str, Any]:
+    """Compare and measure a model on the emulated board of a core."""
+    compiled = compile_model(flatbuffer, cpu=CPUS[core], **options)
     examples = examples_of(compiled, ON_BOARD, seed=1)
-    found: Measured = measure(compiled, board_named(BOARDS[board]), examples, flags=FLAGS.get(board, ("-O2",)))
-    row = {
+    board = core_named(CPUS[core]).board
+    assert board is not None
+    found: Measured = measure(compiled, board_named(board), examples)
+    return {
         "instructions": found.instructions,
         "static_bytes": compiled.ram_bytes,
         "stack_bytes": found.stack_bytes,
@@ -103,16 +111,13 @@ def on_board(board: str, flatbuffer: bytes, **options: Any) -> tuple[dict[str, A
         "compared": ON_BOARD,
         "mismatches": differing(list(answers_of(flatbuffer, compiled, examples)), found.outputs),
     }
-    return row, compiled
 
 
 def net_rows(flatbuffer: bytes, peer: Peer) -> dict[str, dict[str, Any]]:
-    """All boards and budgets of one net, by ``board width``."""
-    rows = {f"m7 {width}": on_board("m7", flatbuffer, weights=width)[0] for width in WIDTHS}
-    for board in ("m4", "m33", "m3", "m0plus"):
-        rows[f"{board} int16"] = on_board(board, flatbuffer, weights="int16")[0]
-    rows["m4 int8"] = on_board("m4", flatbuffer, weights="int8")[0]
-    rows["m7 auto, ram_bytes of the arena"] = on_board("m7", flatbuffer, ram_bytes=peer.cmsis_arena)[0]
+    """All cores and budgets of one net, by ``core width``."""
+    rows = {f"{core} {width}": on_board(core, flatbuffer, weights=width) for core in ("m7", "m4") for width in WIDTHS}
+    rows |= {f"{core} auto": on_board(core, flatbuffer) for core in ("m33", *WITHOUT_DSP)}
+    rows["m7 auto, ram_bytes of the arena"] = on_board("m7", flatbuffer, ram_bytes=peer.cmsis_arena)
     return rows
 
 
@@ -122,7 +127,8 @@ def ratios(name: str, rows: dict[str, dict[str, Any]], peer: Peer) -> dict[str, 
     used = [row["static_bytes"] + row["stack_bytes"] for row in (default, small)]
     found = {f"m7_{width}_ratio": rows[f"m7 {width}"]["instructions"] / peer.best_m7 for width in WIDTHS}
     found["m4_int16_ratio"] = rows["m4 int16"]["instructions"] / peer.cmsis_m4
-    found["m3_int16_ratio"] = rows["m3 int16"]["instructions"] / peer.reference_m4
+    found["m3_ratio"] = rows["m3 auto"]["instructions"] / peer.reference_m3
+    found["m0plus_ratio"] = rows["m0plus auto"]["instructions"] / peer.reference_m0plus
     found |= {"ram_ratio": used[0] / peer.cmsis_arena, "ram_at_arena_ratio": used[1] / peer.cmsis_arena}
     return {f"{figure}_{name}": round(value, 4) for figure, value in found.items()}
 
