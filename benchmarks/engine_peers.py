@@ -4,8 +4,8 @@ Source: this project's measurements of its peers: tflite-micro at 90b983c (2026-
 4ab83cc that it pins, TFLite Micro's default flags (core -Os, kernels -O2), arm-none-eabi-gcc 12.2, instructions of one
 inference counted by a plugin of qemu-system-arm 7.2 on mps2-an386 (Cortex-M4) and mps2-an500 (Cortex-M7). ``tuned`` is
 CMSIS-NN with CMSIS_NN_USE_REQUANTIZE_INLINE_ASSEMBLY. The arenas hold tensors and TFLite Micro's own structures; its
-stack is not among them. The reference kernels for cores without DSP were built with -DNDEBUG for Cortex-M3 and Cortex-M0+ and
-counted in the same way, on mps2-an385; their outputs are those of the tflite_micro package.
+stack is not among them. The reference kernels for cores without DSP were built with -DNDEBUG for Cortex-M3 and
+Cortex-M0+ and counted in the same way, on mps2-an385; their outputs are those of the tflite_micro package.
 """
 
 from dataclasses import dataclass
