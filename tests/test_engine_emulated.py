@@ -77,8 +77,8 @@ def test_depthwise_planes_are_exact_on_a_cortex_m7():
 
 
 @pytest.mark.parametrize("weights", ["int8", "int16"])
-def test_convolutions_by_columns_are_exact_on_a_cortex_m7(weights):
-    assert {layer.kernel for model in COLUMNS for layer in compile_model(model).layers} == {"conv_columns"}
+def test_convolutions_over_rows_are_exact_on_a_cortex_m7(weights):
+    assert {layer.kernel for model in COLUMNS for layer in compile_model(model).layers} == {"conv"}
     check(COLUMNS, board="mps2-an500", weights=weights)
 
 

@@ -13,11 +13,12 @@ from firmware_export.engine.graph import Graph, Tensor
 from firmware_export.engine.layer import Call, Constant, Layer
 from firmware_export.engine.memory import Memory
 
-_NEEDS = {"conv": ("dot",), "fully_connected": ("dot",)}
+_NEEDS = {"conv": ("tiles",), "fully_connected": ("dot",)}
 """Families of kernels that others call."""
 _ORDER = (
     "core",
     "dot",
+    "tiles",
     "conv",
     "fully_connected",
     "depthwise",

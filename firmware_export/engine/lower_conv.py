@@ -4,8 +4,8 @@ Weights stand as the dot products read them (`kernels/dot.h`): blocks of four ch
 """
 
 from collections.abc import Sequence
-from dataclasses import replace
 from math import inf
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +22,7 @@ from firmware_export.engine.checks import (
     result_of,
     tensor_of,
 )
+from firmware_export.engine.fixed_shift import FixedShift, fixed_shift
 from firmware_export.engine.graph import Graph, Op, Tensor
 from firmware_export.engine.layer import Call, Constant, InPlace
 from firmware_export.engine.requantise import LONG, Rescaling, Sums, rescaling
@@ -29,10 +30,12 @@ from firmware_export.engine.requantise import LONG, Rescaling, Sums, rescaling
 CHANNEL = "channel"
 _PAIRS = (0, 2, 1, 3)
 """Order of a quad's values in int16 weights."""
+FIXED, _EXPANDED = 3, 8
+"""As `kernels/tiles.h` numbers the form, and log2 of what it takes int8 weights times."""
 
 
 def conv(graph: Graph, op: Op, *, wide: bool, low_ram: bool) -> list[Call]:
-    """CONV_2D, also in groups; `low_ram` unpacks each patch alone, which takes more instructions."""
+    """CONV_2D, also in groups; `low_ram` unpacks two patches at a time, which takes more instructions."""
     source, target = tensor_of(graph, op, 0), result_of(graph, op)
     weights, geometry = _filter(graph, op), _geometry(graph, op, tensor_of(graph, op, 1).shape[1:3])
     outputs, kernel_h, kernel_w, depth = weights.shape
@@ -40,17 +43,14 @@ def conv(graph: Graph, op: Op, *, wide: bool, low_ram: bool) -> list[Call]:
         raise refuse(op, f"{describe(source)}: does not split into groups of {depth} channels")
     groups = source.shape[3] // depth
     joined = groups == 1 and op.options["dilation_w_factor"] == 1
-    columns = joined and not depth % 4 and kernel_w > 1 and op.options["stride_w"] == 1 and not low_ram
-    if columns:
-        weights = weights.transpose(0, 2, 1, 3)
     runs = weights.reshape(outputs, kernel_h, kernel_w * depth) if joined else weights.reshape(outputs, -1, depth)
-    scaled, limits = _rescaling(graph, op, weights)
-    packed = np.concatenate([_pack(part, wide, scaled.form) for part in np.split(runs, groups)])
+    stream, form = _stream(graph, op, runs, wide, groups)
     quads = runs.shape[1] * _quads(runs.shape[2])
+    pairs = 1 if low_ram else _pairs(quads, target)
     fields = {
-        "weights": Constant(values=packed),
-        **_constants(scaled, groups),
-        **_form(scaled, limits, wide),
+        "weights": Constant(values=stream),
+        "wide": int(wide),
+        **form,
         **_image_sizes(source, target),
         "out_c": outputs,
         **geometry,
@@ -58,14 +58,67 @@ def conv(graph: Graph, op: Op, *, wide: bool, low_ram: bool) -> list[Call]:
         "joined": int(joined),
         "quads": quads,
         "row_quads": quads // kernel_h,
+        "pairs": pairs,
         "in_zero": source.zero_points[0],
     }
-    leave = _conv_in_place(source, target, geometry) if groups == 1 else ()
-    if columns:
-        slots = target.shape[2] + kernel_w
-        call = _call("conv_columns", "conv", fields, op, 16 * quads // kernel_w * slots, leave)
-        return [replace(call, struct="conv")]
-    return [_call("conv", "conv", fields, op, 16 * quads, leave)]
+    leave = _conv_in_place(source, target, geometry, 2 * pairs) if groups == 1 else ()
+    return [_call("conv", "conv", fields, op, 16 * quads * pairs + (8 * quads if wide else 16 * quads + 40), leave)]
+
+
+_PATCHES_BYTES, _MOST_PAIRS = 3072, 8
+
+
+def _pairs(quads: int, target: Tensor) -> int:
+    """How many pairs of patches are unpacked at a time."""
+    pixels = target.shape[1] * target.shape[2]
+    return max(min(_PATCHES_BYTES // (16 * quads), _MOST_PAIRS, -(-pixels // 2)), 1)
+
+
+def _stream(
+    graph: Graph, op: Op, runs: NDArray[np.int8], wide: bool, groups: int
+) -> tuple[NDArray[np.int32], dict[str, int]]:
+    """Words of all blocks of `kernels/tiles.h`, and the form; `runs` are ``(channels, runs, run)``."""
+    scaled, limits = _rescaling(graph, op, runs)
+    fixed = _fixed_shift(graph, op, runs, wide)
+    if fixed is not None:
+        exponents, form = fixed.exponents, {"form": FIXED, "offset": fixed.offset}
+        constant = fixed.channels[:, 0] == 0
+        bias = np.where(constant, 0, _biases(graph, op, len(runs)) << exponents)
+        rescale = fixed.channels
+    else:
+        exponents = np.full(len(runs), int(scaled.form != LONG))
+        form, bias, rescale = {"form": scaled.form, "offset": 0}, scaled.bias, scaled.channels
+    values = runs.astype(np.int16) << exponents[:, None, None].astype(np.int16) if wide else runs
+    parts = [np.split(part, groups) for part in (values, bias, rescale)]
+    blocks = [_blocks(*part) for part in zip(*parts, strict=True)]
+    return np.concatenate(blocks), {**form, "low": limits[0], "high": limits[1]}
+
+
+def _blocks(runs: NDArray[Any], bias: NDArray[Any], rescale: NDArray[Any]) -> NDArray[np.int32]:
+    """Blocks ``(blocks, words)`` of one group, filled up to an even number of channels."""
+    odd, quads = len(runs) % 2, runs.shape[1] * _quads(runs.shape[2])
+    filled = np.pad(runs, [(0, odd), (0, 0), (0, -runs.shape[2] % 4)]).reshape(-1, 2, quads, 4)
+    if runs.dtype == np.int8:
+        ordered = filled.transpose(0, 2, 1, 3)  # blocks, quads, 2 channels, 4 values
+    else:
+        ordered = filled[..., _PAIRS].reshape(-1, 2, quads, 2, 2).transpose(0, 2, 3, 1, 4)
+    words = np.ascontiguousarray(ordered).reshape(len(filled), -1).view("<i4")
+    front = np.tile(np.pad(bias, (0, odd)).reshape(-1, 2), 2)
+    behind = np.pad(rescale, [(0, odd), (0, 0)]).reshape(len(filled), -1)
+    return np.concatenate([front, words, behind], axis=1).astype(np.int32)
+
+
+def _fixed_shift(graph: Graph, op: Op, runs: NDArray[np.int8], wide: bool) -> FixedShift | None:
+    source, target = tensor_of(graph, op, 0), result_of(graph, op)
+    flat, zero = runs.reshape(len(runs), -1).astype(np.int64), source.zero_points[0]
+    low, high = flat * (-128 - zero), flat * (127 - zero)
+    biases = _biases(graph, op, len(runs))
+    bounds = biases + np.minimum(low, high).sum(axis=1), biases + np.maximum(low, high).sum(axis=1)
+    largest = np.floor(np.log2(32767 / np.maximum(np.abs(flat).max(axis=1), 1))).astype(np.int64)
+    exponents = largest if wide else np.full(len(runs), _EXPANDED)
+    limits = activation_range(op.options["fused_activation_function"], target.scales[0], target.zero_points[0])
+    factors = _multipliers(graph, op, len(runs))
+    return fixed_shift(factors, bounds, target.zero_points[0], limits, exponents, free=wide)
 
 
 def depthwise(graph: Graph, op: Op) -> list[Call]:
@@ -175,14 +228,14 @@ def fully_connected(graph: Graph, op: Op, *, wide: bool) -> list[Call]:
     return [_call("fully_connected", "fully_connected", fields, op, 8 * _quads(depth), leave)]
 
 
-def _conv_in_place(source: Tensor, target: Tensor, geometry: dict[str, int]) -> tuple[InPlace, ...]:
-    """The output may follow behind the input: two pixels are written after the patches of both were read.
+def _conv_in_place(source: Tensor, target: Tensor, geometry: dict[str, int], step: int) -> tuple[InPlace, ...]:
+    """The output may follow behind the input: `step` pixels are written after the patches of all were read.
 
     What is read after output pixel `p`, row by row, begins at the first row of the kernel at `p`.
     """
     _, rows, columns, outputs = target.shape
     pitch = source.shape[2] * source.shape[3]
-    pixels = np.arange(2, rows * columns, 2)
+    pixels = np.arange(step, rows * columns, step)
     if geometry["kernel_h"] * geometry["kernel_w"] * geometry["stride_h"] * geometry["stride_w"] == 1:
         unread = pixels * source.shape[3]
     else:
@@ -267,19 +320,23 @@ def _image_sizes(source: Tensor, target: Tensor) -> dict[str, int]:
 
 def _rescaling(graph: Graph, op: Op, weights: NDArray[np.int8]) -> tuple[Rescaling, tuple[int, int]]:
     """Rescaling of all channels and the activation's range; `weights` are ``(channels, ...)``."""
-    source, target, bias = tensor_of(graph, op, 0), result_of(graph, op), optional(graph, op, 2)
-    outputs = len(weights)
-    biases = [0] * outputs
-    if bias is not None:
-        need_shape(op, bias, (outputs,))
-        if bias.dtype != "int32":
-            raise refuse(op, f"{describe(bias)}: a bias must be int32")
-        biases = constant(op, bias).tolist()
+    source, target, outputs = tensor_of(graph, op, 0), result_of(graph, op), len(weights)
+    biases = _biases(graph, op, outputs).tolist()
     zero = source.zero_points[0]
     swings = np.abs(weights.reshape(outputs, -1).astype(np.int64)).sum(axis=1) * max(127 - zero, 128 + zero)
     sums = [Sums(bias=b, swing=int(swing)) for b, swing in zip(biases, swings, strict=True)]
     limits = activation_range(op.options["fused_activation_function"], target.scales[0], target.zero_points[0])
     return rescaling(_multipliers(graph, op, outputs), sums, target.zero_points[0], limits), limits
+
+
+def _biases(graph: Graph, op: Op, outputs: int) -> NDArray[np.int64]:
+    bias = optional(graph, op, 2)
+    if bias is None:
+        return np.zeros(outputs, np.int64)
+    need_shape(op, bias, (outputs,))
+    if bias.dtype != "int32":
+        raise refuse(op, f"{describe(bias)}: a bias must be int32")
+    return np.asarray(constant(op, bias), np.int64)
 
 
 def _multipliers(graph: Graph, op: Op, outputs: int) -> list[Multiplier]:

@@ -20,11 +20,7 @@ typedef struct {
     int32_t form;   /* ENGINE_LONG, ENGINE_POSITIVE or ENGINE_SIGNED */
 } engine_blocks_t;
 
-/* Two patches side by side, four channels at a time: sums, rescaled and stored. */
-void engine_blocks_int8(const engine_blocks_t *blocks);
-void engine_blocks_int16(const engine_blocks_t *blocks);
-
-/* The same for one patch alone, not side by side with another; `second` is not used. */
+/* One patch, four channels at a time: sums, rescaled and stored; `second` is not used. */
 void engine_row_int8(const engine_blocks_t *blocks);
 void engine_row_int16(const engine_blocks_t *blocks);
 
