@@ -26,6 +26,7 @@ from firmware_export.engine.fixed_shift import FixedShift, fixed_shift
 from firmware_export.engine.graph import Graph, Op, Tensor
 from firmware_export.engine.layer import Call, Constant, InPlace
 from firmware_export.engine.requantise import LONG, Rescaling, Sums, rescaling
+from firmware_export.engine.room import room_beside
 
 CHANNEL = "channel"
 _PAIRS = (0, 2, 1, 3)
@@ -46,7 +47,7 @@ def conv(graph: Graph, op: Op, *, wide: bool, low_ram: bool) -> list[Call]:
     runs = weights.reshape(outputs, kernel_h, kernel_w * depth) if joined else weights.reshape(outputs, -1, depth)
     stream, form = _stream(graph, op, runs, wide, groups)
     quads = runs.shape[1] * _quads(runs.shape[2])
-    pairs = 1 if low_ram else _pairs(quads, target)
+    pairs = 1 if low_ram else _pairs(graph, op, quads, wide)
     fields = {
         "weights": Constant(values=stream),
         "wide": int(wide),
@@ -65,13 +66,15 @@ def conv(graph: Graph, op: Op, *, wide: bool, low_ram: bool) -> list[Call]:
     return [_call("conv", "conv", fields, op, 16 * quads * pairs + (8 * quads if wide else 16 * quads + 40), leave)]
 
 
-_PATCHES_BYTES, _MOST_PAIRS = 3072, 8
+_PATCHES_BYTES = 3072
+"""What patches may take where another layer's tensors leave no room for more."""
 
 
-def _pairs(quads: int, target: Tensor) -> int:
-    """How many pairs of patches are unpacked at a time."""
-    pixels = target.shape[1] * target.shape[2]
-    return max(min(_PATCHES_BYTES // (16 * quads), _MOST_PAIRS, -(-pixels // 2)), 1)
+def _pairs(graph: Graph, op: Op, quads: int, wide: bool) -> int:
+    """How many pairs of patches are unpacked at a time: each block of weights begins anew for them."""
+    _, rows, columns, _ = result_of(graph, op).shape
+    room = max(_PATCHES_BYTES, room_beside(graph, op) - 24 * quads)
+    return max(min(room // (16 * quads), 8 if wide else 16, -(-rows * columns // 2)), 1)
 
 
 def _stream(
