@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from engine_layers import COLUMNS, PLANES
+from engine_layers import FEW, PLANES, TILES
 from engine_models import random_chain, random_examples, random_single_op, tflm_many
 
 from firmware_export.emulate.boards import board_named
@@ -10,6 +10,10 @@ from firmware_export.emulate.machine import run
 from firmware_export.emulate.programs import missing
 from firmware_export.engine.compile import compile_model
 from firmware_export.engine.emit import kernel_files
+from firmware_export.engine.lower import lower
+from firmware_export.engine.lower_conv import FIXED
+from firmware_export.engine.reader import read
+from firmware_export.engine.requantise import SIGNED
 from hybrid.runtimes import device_engine
 
 pytestmark = pytest.mark.skipif(
@@ -77,9 +81,19 @@ def test_depthwise_planes_are_exact_on_a_cortex_m7():
 
 
 @pytest.mark.parametrize("weights", ["int8", "int16"])
-def test_convolutions_over_rows_are_exact_on_a_cortex_m7(weights):
-    assert {layer.kernel for model in COLUMNS for layer in compile_model(model).layers} == {"conv"}
-    check(COLUMNS, board="mps2-an500", weights=weights)
+def test_convolutions_by_tiles_are_exact_on_a_cortex_m7(weights):
+    calls = [call for model in TILES for layer in lower(read(model), weights=weights) for call in layer.calls]
+    forms = {(call.fields["form"], call.fields["offset"] != 0) for call in calls}
+    assert forms >= {(SIGNED, False), (FIXED, False), (FIXED, True)}
+    assert {call.kernel for call in calls} >= {"conv"}
+    check(TILES, board="mps2-an500", weights=weights)
+
+
+@pytest.mark.parametrize("weights", ["int8", "int16"])
+def test_convolutions_over_few_values_are_exact_on_a_cortex_m7(weights):
+    calls = [call for model in FEW for layer in lower(read(model), weights=weights) for call in layer.calls]
+    assert sum(call.kernel == "conv_few" for call in calls) > len(FEW) // 2
+    check(FEW, board="mps2-an500", weights=weights)
 
 
 @pytest.mark.parametrize("board", ["mps2-an386", "mps2-an505"])

@@ -13,13 +13,14 @@ from firmware_export.engine.graph import Graph, Tensor
 from firmware_export.engine.layer import Call, Constant, Layer
 from firmware_export.engine.memory import Memory
 
-_NEEDS = {"conv": ("tiles",), "fully_connected": ("dot",)}
+_NEEDS = {"conv": ("tiles",), "few": ("conv", "tiles"), "fully_connected": ("dot",)}
 """Families of kernels that others call."""
 _ORDER = (
     "core",
     "dot",
     "tiles",
     "conv",
+    "few",
     "fully_connected",
     "depthwise",
     "planes",

@@ -74,7 +74,7 @@ def fixed_shift(
     offset, right = _offset(limits), np.array([-factor.shift for factor in factors], np.int64)
     if offset is None or right.min() < 0:
         return None
-    steps = steps_of(factors, bounds, zero, limits)
+    steps = output_steps(factors, bounds, zero, limits)
     constant = steps.outputs[:, 0] == steps.outputs[:, 1]
     wanted = SHIFT + 1 - right
     chosen = np.clip(wanted, 0, exponents) if free else exponents
@@ -90,7 +90,9 @@ def fixed_shift(
     return None if channels is None else FixedShift(exponents=chosen, channels=channels, offset=offset)
 
 
-def steps_of(factors: Sequence[Multiplier], bounds: tuple[_Ints, _Ints], zero: int, limits: tuple[int, int]) -> Steps:
+def output_steps(
+    factors: Sequence[Multiplier], bounds: tuple[_Ints, _Ints], zero: int, limits: tuple[int, int]
+) -> Steps:
     """Where TFLite's outputs rise; where a shift to the right is above 20, only the outputs at both ends hold."""
     ends = [[_output(int(acc), f, zero, limits) for acc in pair] for f, *pair in zip(factors, *bounds, strict=True)]
     values = np.arange(limits[0] + 1, limits[1] + 1)

@@ -3,7 +3,8 @@
 Weights stand as the dot products read them (`kernels/dot.h`): blocks of four channels, values in quads.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from math import inf
 from typing import Any
 
@@ -45,11 +46,10 @@ def conv(graph: Graph, op: Op, *, wide: bool, low_ram: bool) -> list[Call]:
     groups = source.shape[3] // depth
     joined = groups == 1 and op.options["dilation_w_factor"] == 1
     runs = weights.reshape(outputs, kernel_h, kernel_w * depth) if joined else weights.reshape(outputs, -1, depth)
-    stream, form = _stream(graph, op, runs, wide, groups)
     quads = runs.shape[1] * _quads(runs.shape[2])
-    pairs = 1 if low_ram else _pairs(graph, op, quads, wide)
+    weighted, words, form = _rescaled(graph, op, runs, wide)
     fields = {
-        "weights": Constant(values=stream),
+        "weights": Constant(values=np.concatenate([_tiles(*part) for part in _split(groups, weighted, *words)])),
         "wide": int(wide),
         **form,
         **_image_sizes(source, target),
@@ -59,11 +59,41 @@ def conv(graph: Graph, op: Op, *, wide: bool, low_ram: bool) -> list[Call]:
         "joined": int(joined),
         "quads": quads,
         "row_quads": quads // kernel_h,
-        "pairs": pairs,
+        "pairs": 1 if low_ram else _pairs(graph, op, quads, wide),
         "in_zero": source.zero_points[0],
     }
-    leave = _conv_in_place(source, target, geometry, 2 * pairs) if groups == 1 else ()
-    return [_call("conv", "conv", fields, op, 16 * quads * pairs + (8 * quads if wide else 16 * quads + 40), leave)]
+    return [_few(op, source, target, fields, weighted, words) or _tiled(op, source, target, fields)]
+
+
+def _tiled(op: Op, source: Tensor, target: Tensor, fields: dict[str, Any]) -> Call:
+    quads, pairs = fields["quads"], fields["pairs"]
+    leave = _conv_in_place(source, target, fields, 2 * pairs) if fields["groups"] == 1 else ()
+    rest = 8 * quads if fields["wide"] else 16 * quads + 40
+    return _call("conv", "conv", fields, op, 16 * quads * pairs + rest, leave)
+
+
+def _few(
+    op: Op, source: Tensor, target: Tensor, fields: dict[str, Any], runs: NDArray[Any], words: Sequence[NDArray[Any]]
+) -> Call | None:
+    """The kernel of `kernels/few.h`, None where it does not serve."""
+    quads, outputs = fields["quads"], fields["out_c"]
+    in_one_run = 1 in (fields["kernel_h"], fields["row_quads"])
+    if fields["form"] != FIXED or quads not in (2, 3) or not in_one_run or not fields["joined"] or outputs % 4:
+        return None
+    stream = _few_words(runs, *words)
+    leave = _conv_in_place(source, target, fields, 1)
+    scratch = 16 + (0 if fields["wide"] else 4 * outputs * (3 + 2 * quads))
+    call = _call("conv_few", "few", {**fields, "weights": Constant(values=stream)}, op, scratch, leave)
+    return replace(call, struct="conv")
+
+
+def _few_words(runs: NDArray[Any], bias: NDArray[Any], rescale: NDArray[Any]) -> NDArray[np.int32]:
+    """Words of the channels ``(channels, words)`` for `kernels/few.h`."""
+    filled = np.pad(runs, [(0, 0), (0, 0), (0, -runs.shape[2] % 4)]).reshape(len(runs), -1, 4)
+    ordered = filled if runs.dtype == np.int8 else filled[..., _PAIRS]
+    words = np.ascontiguousarray(ordered).reshape(len(runs), -1).view("<i4")
+    parts = [bias[:, None], words, rescale] if words.shape[1] == 6 else [bias[:, None], rescale, words]
+    return np.concatenate(parts, axis=1).astype(np.int32)
 
 
 _PATCHES_BYTES = 3072
@@ -77,28 +107,27 @@ def _pairs(graph: Graph, op: Op, quads: int, wide: bool) -> int:
     return max(min(room // (16 * quads), 8 if wide else 16, -(-rows * columns // 2)), 1)
 
 
-def _stream(
-    graph: Graph, op: Op, runs: NDArray[np.int8], wide: bool, groups: int
-) -> tuple[NDArray[np.int32], dict[str, int]]:
-    """Words of all blocks of `kernels/tiles.h`, and the form; `runs` are ``(channels, runs, run)``."""
+def _rescaled(
+    graph: Graph, op: Op, runs: NDArray[np.int8], wide: bool
+) -> tuple[NDArray[Any], tuple[NDArray[Any], NDArray[Any]], dict[str, int]]:
+    """Scaled weights, bias and rescaling for each channel, and the form; `runs` are ``(channels, runs, run)``."""
     scaled, limits = _rescaling(graph, op, runs)
     fixed = _fixed_shift(graph, op, runs, wide)
+    exponents = np.full(len(runs), int(scaled.form != LONG))
+    bias, rescale, form = scaled.bias, scaled.channels, {"form": scaled.form, "offset": 0}
     if fixed is not None:
-        exponents, form = fixed.exponents, {"form": FIXED, "offset": fixed.offset}
-        constant = fixed.channels[:, 0] == 0
-        bias = np.where(constant, 0, _biases(graph, op, len(runs)) << exponents)
-        rescale = fixed.channels
-    else:
-        exponents = np.full(len(runs), int(scaled.form != LONG))
-        form, bias, rescale = {"form": scaled.form, "offset": 0}, scaled.bias, scaled.channels
-    values = runs.astype(np.int16) << exponents[:, None, None].astype(np.int16) if wide else runs
-    parts = [np.split(part, groups) for part in (values, bias, rescale)]
-    blocks = [_blocks(*part) for part in zip(*parts, strict=True)]
-    return np.concatenate(blocks), {**form, "low": limits[0], "high": limits[1]}
+        exponents, rescale, form = fixed.exponents, fixed.channels, {"form": FIXED, "offset": fixed.offset}
+        bias = np.where(rescale[:, 0] == 0, 0, _biases(graph, op, len(runs)) << exponents)
+    weighted = runs.astype(np.int16) << exponents[:, None, None].astype(np.int16) if wide else runs
+    return weighted, (bias, rescale), {**form, "low": limits[0], "high": limits[1]}
 
 
-def _blocks(runs: NDArray[Any], bias: NDArray[Any], rescale: NDArray[Any]) -> NDArray[np.int32]:
-    """Blocks ``(blocks, words)`` of one group, filled up to an even number of channels."""
+def _split(groups: int, *parts: NDArray[Any]) -> Iterator[tuple[NDArray[Any], ...]]:
+    return zip(*(np.split(part, groups) for part in parts), strict=True)
+
+
+def _tiles(runs: NDArray[Any], bias: NDArray[Any], rescale: NDArray[Any]) -> NDArray[np.int32]:
+    """Blocks ``(blocks, words)`` of one group for `kernels/tiles.h`, filled up to an even number of channels."""
     odd, quads = len(runs) % 2, runs.shape[1] * _quads(runs.shape[2])
     filled = np.pad(runs, [(0, odd), (0, 0), (0, -runs.shape[2] % 4)]).reshape(-1, 2, quads, 4)
     if runs.dtype == np.int8:
