@@ -8,6 +8,7 @@ from firmware_export.engine.emit import families_of, kernel_files, model_files
 from firmware_export.engine.graph import Graph
 from firmware_export.engine.layer import Layer, WeightWidth
 from firmware_export.engine.memory import lay_out, live_layers
+from firmware_export.engine.prune import prune
 from firmware_export.engine.reader import read
 from hybrid.errors import SpecError, UnsupportedOpError
 
@@ -77,7 +78,7 @@ def compile_model(
     for name in (prefix, kernels or prefix):
         if not _PREFIX.fullmatch(name):
             raise SpecError(f"prefix: got '{name}', allowed lower-case letters, digits and _, a letter first, up to 41")
-    graph = read(flatbuffer)
+    graph = prune(read(flatbuffer))
     _check_rim(graph)
     layers = choose_layers(graph, weights, flash_bytes)
     memory = lay_out(graph, layers)
