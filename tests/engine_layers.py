@@ -10,11 +10,13 @@ def quantised(rng, zero_points=(-128, 127, 0, 5)):
     return {"scale": float(np.float32(rng.uniform(0.01, 0.1))), "zero_point": int(rng.choice(zero_points))}
 
 
-def convolution(seed, kernel, size, activation, inputs, outputs):
+def convolution(seed, kernel, size, activation, inputs, outputs, *, winograd=False):
     """A convolution with factors as of trained nets, sums about as wide as outputs."""
     rng = np.random.default_rng([seed, *kernel, *size])
     padding, stride, dilation = str(rng.choice(["SAME", "VALID"])), rng.integers(1, 3, 2), rng.integers(1, 3, 2)
     dilation = np.where((rng.random(2) < 0.7) | (np.array(kernel) == 1), 1, dilation)
+    if winograd:
+        stride[1] = dilation[1] = 1
     extent = (np.array(kernel) - 1) * dilation + 1
     padding = "SAME" if (extent > size).any() else padding
     draft = Draft()
@@ -69,13 +71,21 @@ PLANES = [
         product(((1, 1), (2, 2), (1, 2), (2, 1), (3, 1)), ((3, 3), (4, 7), (9, 5), (8, 8)), ("NONE", "RELU", "RELU6"))
     )
 ]
+ACTIVATIONS = ("NONE", "RELU", "RELU6")
 TILES = [
-    convolution(seed, kernel, size, activation, inputs, outputs)
-    for seed, ((kernel, inputs, outputs), size, activation) in enumerate(
+    convolution(seed, kernel, size, ACTIVATIONS[seed % 3], inputs, outputs)
+    for seed, (size, (kernel, inputs, outputs)) in enumerate(
         product(
-            (((1, 1), 16, 6), ((3, 3), 4, 5), ((2, 5), 8, 3), ((3, 3), 3, 1), ((4, 3), 6, 8), ((1, 1), 70, 4)),
             ((5, 5), (7, 6), (1, 21)),
-            ("NONE", "RELU", "RELU6"),
+            (
+                ((1, 1), 16, 6),
+                ((3, 3), 4, 5),
+                ((2, 5), 8, 3),
+                ((3, 3), 3, 1),
+                ((4, 3), 6, 8),
+                ((1, 1), 70, 4),
+                ((1, 2), 4, 4),
+            ),
         )
     )
 ]
@@ -83,9 +93,14 @@ TILES = [
 FEW = [
     convolution(seed, kernel, size, "RELU", inputs, outputs)
     for seed, ((kernel, inputs, outputs), size) in enumerate(
-        product(
-            (((1, 1), 8, 4), ((1, 1), 12, 8), ((3, 3), 1, 8), ((2, 2), 2, 12), ((1, 3), 3, 4)), ((5, 5), (6, 7), (9, 1))
-        )
+        product((((1, 1), 8, 4), ((1, 1), 12, 8), ((3, 3), 1, 8), ((2, 2), 2, 12), ((1, 3), 3, 4)), ((5, 5), (6, 7)))
     )
 ]
 """Patches of two or three quads."""
+WINOGRAD = [
+    convolution(seed, kernel, size, ACTIVATIONS[seed % 3], inputs, outputs, winograd=True)
+    for seed, (size, (kernel, inputs, outputs)) in enumerate(
+        product(((5, 4), (3, 8), (4, 6), (5, 22)), (((3, 3), 4, 2), ((1, 3), 8, 4), ((3, 3), 28, 6), ((2, 3), 4, 2)))
+    )
+]
+"""Three columns wide by steps of one pixel; rows of 4, 8 or 20 outputs, and others, which tiles compute."""

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from engine_build import Draft, flatbuffer
-from engine_layers import FEW, PLANES, TILES
+from engine_layers import FEW, PLANES, TILES, WINOGRAD
 from engine_models import DRAWS, RefusedError, random_chain, random_examples, random_single_op, tflm_many
 
 from firmware_export.engine.compile import compile_model
@@ -70,7 +70,7 @@ def test_convolutions_are_exact_with_small_weights():
     assert wrong([model for kind in kinds for model in drawn(kind, 20, 1000)], weights="int8") == []
 
 
-@pytest.mark.parametrize("models", [PLANES, TILES + FEW])
+@pytest.mark.parametrize("models", [PLANES, TILES + FEW + WINOGRAD])
 def test_special_kernels_are_exact_in_plain_c_and_clean_under_sanitizers(models):
     assert wrong(models, sanitize=True) == []
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from engine_layers import FEW, PLANES, TILES
+from engine_layers import FEW, PLANES, TILES, WINOGRAD
 from engine_models import random_chain, random_examples, random_single_op, tflm_many
 
 from firmware_export.emulate.boards import board_named
@@ -13,7 +13,7 @@ from firmware_export.engine.emit import kernel_files
 from firmware_export.engine.lower import lower
 from firmware_export.engine.lower_conv import FIXED
 from firmware_export.engine.reader import read
-from firmware_export.engine.requantise import SIGNED
+from firmware_export.engine.requantise import POSITIVE, SIGNED
 from hybrid.runtimes import device_engine
 
 pytestmark = pytest.mark.skipif(
@@ -81,19 +81,15 @@ def test_depthwise_planes_are_exact_on_a_cortex_m7():
 
 
 @pytest.mark.parametrize("weights", ["int8", "int16"])
-def test_convolutions_by_tiles_are_exact_on_a_cortex_m7(weights):
-    calls = [call for model in TILES for layer in lower(read(model), weights=weights) for call in layer.calls]
-    forms = {(call.fields["form"], call.fields["offset"] != 0) for call in calls}
-    assert forms >= {(SIGNED, False), (FIXED, False), (FIXED, True)}
-    assert {call.kernel for call in calls} >= {"conv"}
-    check(TILES, board="mps2-an500", weights=weights)
-
-
-@pytest.mark.parametrize("weights", ["int8", "int16"])
-def test_convolutions_over_few_values_are_exact_on_a_cortex_m7(weights):
-    calls = [call for model in FEW for layer in lower(read(model), weights=weights) for call in layer.calls]
-    assert sum(call.kernel == "conv_few" for call in calls) > len(FEW) // 2
-    check(FEW, board="mps2-an500", weights=weights)
+def test_kernels_of_convolutions_are_exact_on_a_cortex_m7_in_every_form(weights):
+    models = TILES + FEW + WINOGRAD
+    calls = [call for model in models for layer in lower(read(model), weights=weights) for call in layer.calls]
+    met = {(call.kernel, call.fields["form"], call.fields["offset"] != 0) for call in calls}
+    forms = {(POSITIVE, False), (SIGNED, False), (FIXED, False), (FIXED, True)}
+    winograd = {("conv_winograd", *form) for form in forms} if weights == "int16" else set()
+    assert met >= {("conv", *form) for form in forms} | winograd
+    assert met >= {("conv_few", FIXED, False), ("conv_few", FIXED, True)}
+    check(models, board="mps2-an500", weights=weights)
 
 
 @pytest.mark.parametrize("board", ["mps2-an386", "mps2-an505"])

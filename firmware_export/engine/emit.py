@@ -13,7 +13,7 @@ from firmware_export.engine.graph import Graph, Tensor
 from firmware_export.engine.layer import Call, Constant, Layer
 from firmware_export.engine.memory import Memory
 
-_NEEDS = {"conv": ("tiles",), "few": ("conv", "tiles"), "fully_connected": ("dot",)}
+_NEEDS = {"conv": ("tiles",), "few": ("conv", "tiles"), "winograd": ("conv", "tiles"), "fully_connected": ("dot",)}
 """Families of kernels that others call."""
 _ORDER = (
     "core",
@@ -21,6 +21,7 @@ _ORDER = (
     "tiles",
     "conv",
     "few",
+    "winograd",
     "fully_connected",
     "depthwise",
     "planes",

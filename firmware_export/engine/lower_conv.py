@@ -37,7 +37,10 @@ FIXED, _EXPANDED = 3, 8
 
 
 def conv(graph: Graph, op: Op, *, wide: bool, low_ram: bool) -> list[Call]:
-    """CONV_2D, also in groups; `low_ram` unpacks two patches at a time, which takes more instructions."""
+    """CONV_2D, also in groups; `low_ram` unpacks as little at a time as possible, which takes more instructions.
+
+    Weights of int16 are more than those of the model where `_winograd` serves, for fewer products.
+    """
     source, target = tensor_of(graph, op, 0), result_of(graph, op)
     weights, geometry = _filter(graph, op), _geometry(graph, op, tensor_of(graph, op, 1).shape[1:3])
     outputs, kernel_h, kernel_w, depth = weights.shape
@@ -62,7 +65,10 @@ def conv(graph: Graph, op: Op, *, wide: bool, low_ram: bool) -> list[Call]:
         "pairs": 1 if low_ram else _pairs(graph, op, quads, wide),
         "in_zero": source.zero_points[0],
     }
-    return [_few(op, source, target, fields, weighted, words) or _tiled(op, source, target, fields)]
+    call = _few(op, source, target, fields, weighted, words)
+    if call is None and wide:
+        call = _winograd(graph, op, weights, fields, low_ram)
+    return [call or _tiled(op, source, target, fields)]
 
 
 def _tiled(op: Op, source: Tensor, target: Tensor, fields: dict[str, Any]) -> Call:
@@ -70,6 +76,44 @@ def _tiled(op: Op, source: Tensor, target: Tensor, fields: dict[str, Any]) -> Ca
     leave = _conv_in_place(source, target, fields, 2 * pairs) if fields["groups"] == 1 else ()
     rest = 8 * quads if fields["wide"] else 16 * quads + 40
     return _call("conv", "conv", fields, op, 16 * quads * pairs + rest, leave)
+
+
+def _winograd(graph: Graph, op: Op, weights: NDArray[np.int8], fields: dict[str, Any], low_ram: bool) -> Call | None:
+    """The kernel of `kernels/winograd.h`, None where it does not serve."""
+    source, target = tensor_of(graph, op, 0), result_of(graph, op)
+    plain = fields["kernel_w"] == 3 and fields["stride_w"] == fields["dilation_w"] == fields["groups"] == 1
+    if not plain or source.shape[3] % 4 or target.shape[2] % 4 or target.shape[3] % 2 or fields["form"] == LONG:
+        return None
+    first, middle, last = (weights[:, :, column].reshape(len(weights), 1, -1).astype(np.int64) for column in range(3))
+    parts = np.concatenate([first + middle + last, first - middle + last, 2 * first, -2 * last], axis=1)
+    exponents, words, form = _winograd_form(graph, op, weights, np.abs(parts).max(axis=(1, 2)))
+    parts = (parts << exponents[:, None, None]).astype(np.int16)
+    quads = parts.shape[2] // 4
+    pairs = 1 if low_ram else _pairs(graph, op, 4 * quads, True)
+    front, behind = (_by_blocks(part) for part in words)
+    m1, m2, m0, m3 = (_tile_words(parts[:, [number]]) for number in range(4))
+    stream = np.concatenate([np.tile(front, 2), m1, m2, m0, behind, m3, behind], axis=1).astype(np.int32)
+    values = {"weights": Constant(values=stream), **form, "quads": quads, "row_quads": source.shape[3] // 4}
+    leave = _conv_in_place(source, target, fields, 4 * pairs)
+    call = _call(
+        "conv_winograd", "winograd", {**fields, **values, "pairs": pairs}, op, quads * (64 * pairs + 24), leave
+    )
+    return replace(call, struct="conv")
+
+
+def _winograd_form(
+    graph: Graph, op: Op, weights: NDArray[np.int8], peaks: NDArray[np.int64]
+) -> tuple[NDArray[np.int64], tuple[NDArray[Any], NDArray[Any]], dict[str, int]]:
+    """log2 of what doubled weights are taken times, bias and rescaling, and the form."""
+    largest = np.floor(np.log2(32767 / np.maximum(peaks, 1))).astype(np.int64) + 1
+    runs = weights.reshape(len(weights), 1, -1)
+    fixed, (scaled, limits) = _fixed_shift(graph, op, runs, largest, free=True), _rescaling(graph, op, runs)
+    form = {"form": scaled.form, "offset": 0, "low": limits[0], "high": limits[1]}
+    if fixed is None or (fixed.exponents[fixed.channels[:, 0] > 0] < 1).any():
+        return np.zeros(len(weights), np.int64), (scaled.bias, scaled.channels), form
+    bias = np.where(fixed.channels[:, 0] == 0, 0, _biases(graph, op, len(weights)) << fixed.exponents)
+    words = bias, fixed.channels
+    return np.maximum(fixed.exponents - 1, 0), words, {**form, "form": FIXED, "offset": fixed.offset}
 
 
 def _few(
@@ -112,7 +156,10 @@ def _rescaled(
 ) -> tuple[NDArray[Any], tuple[NDArray[Any], NDArray[Any]], dict[str, int]]:
     """Scaled weights, bias and rescaling for each channel, and the form; `runs` are ``(channels, runs, run)``."""
     scaled, limits = _rescaling(graph, op, runs)
-    fixed = _fixed_shift(graph, op, runs, wide)
+    peaks = np.abs(runs.reshape(len(runs), -1).astype(np.int64)).max(axis=1)
+    largest = np.floor(np.log2(32767 / np.maximum(peaks, 1))).astype(np.int64)
+    scales = largest if wide else np.full(len(runs), _EXPANDED)
+    fixed = _fixed_shift(graph, op, runs, scales, free=wide)
     exponents = np.full(len(runs), int(scaled.form != LONG))
     bias, rescale, form = scaled.bias, scaled.channels, {"form": scaled.form, "offset": 0}
     if fixed is not None:
@@ -128,29 +175,38 @@ def _split(groups: int, *parts: NDArray[Any]) -> Iterator[tuple[NDArray[Any], ..
 
 def _tiles(runs: NDArray[Any], bias: NDArray[Any], rescale: NDArray[Any]) -> NDArray[np.int32]:
     """Blocks ``(blocks, words)`` of one group for `kernels/tiles.h`, filled up to an even number of channels."""
-    odd, quads = len(runs) % 2, runs.shape[1] * _quads(runs.shape[2])
-    filled = np.pad(runs, [(0, odd), (0, 0), (0, -runs.shape[2] % 4)]).reshape(-1, 2, quads, 4)
+    parts = [np.tile(_by_blocks(bias), 2), _tile_words(runs), _by_blocks(rescale)]
+    return np.concatenate(parts, axis=1).astype(np.int32)
+
+
+def _by_blocks(channels: NDArray[Any]) -> NDArray[Any]:
+    """Values of two channels beside each other, ``(blocks, values)``."""
+    filled = np.pad(channels, [(0, len(channels) % 2)] + [(0, 0)] * (channels.ndim - 1))
+    return filled.reshape(len(filled) // 2, -1)
+
+
+def _tile_words(runs: NDArray[Any]) -> NDArray[np.int32]:
+    """Weights of int8 or int16 ``(channels, runs, run)`` as words ``(blocks, words)``."""
+    quads = runs.shape[1] * _quads(runs.shape[2])
+    filled = np.pad(runs, [(0, len(runs) % 2), (0, 0), (0, -runs.shape[2] % 4)]).reshape(-1, 2, quads, 4)
     if runs.dtype == np.int8:
         ordered = filled.transpose(0, 2, 1, 3)  # blocks, quads, 2 channels, 4 values
     else:
         ordered = filled[..., _PAIRS].reshape(-1, 2, quads, 2, 2).transpose(0, 2, 3, 1, 4)
-    words = np.ascontiguousarray(ordered).reshape(len(filled), -1).view("<i4")
-    front = np.tile(np.pad(bias, (0, odd)).reshape(-1, 2), 2)
-    behind = np.pad(rescale, [(0, odd), (0, 0)]).reshape(len(filled), -1)
-    return np.concatenate([front, words, behind], axis=1).astype(np.int32)
+    return np.ascontiguousarray(ordered).reshape(len(filled), -1).view("<i4")
 
 
-def _fixed_shift(graph: Graph, op: Op, runs: NDArray[np.int8], wide: bool) -> FixedShift | None:
+def _fixed_shift(
+    graph: Graph, op: Op, runs: NDArray[np.int8], exponents: NDArray[np.int64], *, free: bool
+) -> FixedShift | None:
     source, target = tensor_of(graph, op, 0), result_of(graph, op)
     flat, zero = runs.reshape(len(runs), -1).astype(np.int64), source.zero_points[0]
     low, high = flat * (-128 - zero), flat * (127 - zero)
     biases = _biases(graph, op, len(runs))
     bounds = biases + np.minimum(low, high).sum(axis=1), biases + np.maximum(low, high).sum(axis=1)
-    largest = np.floor(np.log2(32767 / np.maximum(np.abs(flat).max(axis=1), 1))).astype(np.int64)
-    exponents = largest if wide else np.full(len(runs), _EXPANDED)
     limits = activation_range(op.options["fused_activation_function"], target.scales[0], target.zero_points[0])
     factors = _multipliers(graph, op, len(runs))
-    return fixed_shift(factors, bounds, target.zero_points[0], limits, exponents, free=wide)
+    return fixed_shift(factors, bounds, target.zero_points[0], limits, exponents, free=free)
 
 
 def depthwise(graph: Graph, op: Op) -> list[Call]:
