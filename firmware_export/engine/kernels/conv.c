@@ -1,31 +1,64 @@
+/* Often only a few bytes. */
+static inline void engine_conv_copy(int8_t *to, const int8_t *from, int32_t count)
+{
+    if (count > 32) {
+        (void)memcpy(to, from, (size_t)count);
+        return;
+    }
+    const int8_t *end = from + count;
+    for (const int8_t *words = from + (count & ~3); from != words; from += 4) {
+        (void)memcpy(to, from, 4);
+        to += 4;
+    }
+    while (from != end) {
+        *to++ = *from++;
+    }
+}
+
+static inline void engine_conv_blank(int8_t *patch, int32_t zero, int32_t quads)
+{
+    const uint32_t zeros = (uint8_t)zero * 0x1010101u;
+    if (quads > 16) {
+        (void)memset(patch, zero, (size_t)quads * 4u);
+        return;
+    }
+    for (const int8_t *end = patch + quads * 4; patch != end; patch += 4) {
+        (void)memcpy(patch, &zeros, 4);
+    }
+}
+
+/* One row of the kernel, whose first pixel is at column x. */
+static void engine_conv_gather_row(
+    const engine_conv_t *layer, int8_t *patch, const int8_t *row, int32_t x, int32_t depth)
+{
+    for (int32_t kernel_x = 0; kernel_x < layer->kernel_w; kernel_x++) {
+        if (x >= 0 && x < layer->in_w) {
+            engine_conv_copy(patch, row + x * layer->in_c, depth);
+        }
+        patch += (depth + 3) & ~3;
+        x += layer->dilation_w;
+    }
+}
+
 /* The values of a patch that begins at row y, column x, as bytes in their order, runs filled up to quads. What lies
    outside of the input equals its zero point; `input` points at the group's first channel. */
 static void engine_conv_gather(
     const engine_conv_t *layer, int8_t *patch, const int8_t *input, int32_t y, int32_t x)
 {
-    const int32_t depth = layer->in_c / layer->groups, run = (depth + 3) & ~3;
-    (void)memset(patch, layer->in_zero, (size_t)layer->quads * 4u);
+    const int32_t depth = layer->groups == 1 ? layer->in_c : layer->in_c / layer->groups;
+    const int32_t past = x + layer->kernel_w, first = x < 0 ? 0 : x, end = past < layer->in_w ? past : layer->in_w;
+    engine_conv_blank(patch, layer->in_zero, layer->quads);
     for (int32_t kernel_y = 0; kernel_y < layer->kernel_h; kernel_y++) {
-        const int32_t row = y + kernel_y * layer->dilation_h;
-        if (row < 0 || row >= layer->in_h) {
-            continue;
-        }
-        const int8_t *from = input + row * layer->in_w * layer->in_c;
-        if (layer->joined) {
-            const int32_t first = x < 0 ? 0 : x, past = x + layer->kernel_w, end = past < layer->in_w ? past : layer->in_w;
-            if (first < end) {
-                int8_t *to = patch + kernel_y * layer->row_quads * 4 + (first - x) * depth;
-                (void)memcpy(to, from + first * depth, (size_t)(end - first) * (size_t)depth);
-            }
-            continue;
-        }
-        for (int32_t kernel_x = 0; kernel_x < layer->kernel_w; kernel_x++) {
-            const int32_t column = x + kernel_x * layer->dilation_w;
-            if (column >= 0 && column < layer->in_w) {
-                int8_t *to = patch + kernel_y * layer->row_quads * 4 + kernel_x * run;
-                (void)memcpy(to, from + column * layer->in_c, (size_t)depth);
+        if (y >= 0 && y < layer->in_h) {
+            const int8_t *row = input + y * layer->in_w * layer->in_c;
+            if (!layer->joined) {
+                engine_conv_gather_row(layer, patch, row, x, depth);
+            } else if (first < end) {
+                engine_conv_copy(patch + (first - x) * depth, row + first * depth, (end - first) * depth);
             }
         }
+        patch += layer->row_quads * 4;
+        y += layer->dilation_h;
     }
 }
 
