@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from functools import partial
 
-from firmware_export.engine import lower_arith, lower_conv, lower_move, lower_point
+from firmware_export.engine import lower_arith, lower_conv, lower_depthwise, lower_move, lower_point
 from firmware_export.engine.checks import describe, refuse
 from firmware_export.engine.graph import ABSENT, Graph, Op
 from firmware_export.engine.layer import Call, Layer, WeightWidth
@@ -14,7 +14,7 @@ ALIASES = ("RESHAPE", "SQUEEZE", "EXPAND_DIMS")
 _Lowering = Callable[[Graph, Op], list[Call]]
 _WEIGHTED = ("CONV_2D", "FULLY_CONNECTED")
 _PLAIN: dict[str, _Lowering] = {
-    "DEPTHWISE_CONV_2D": lower_conv.depthwise,
+    "DEPTHWISE_CONV_2D": lower_depthwise.depthwise,
     "ADD": lower_arith.addition,
     "SUB": lower_arith.subtraction,
     "MUL": lower_arith.product,

@@ -249,13 +249,12 @@ static void engine_tile_sums_int8(const engine_i16 *patches, const int8_t *weigh
 {
     uint32_t sum0 = 0, sum1 = 0, sum2 = 0, sum3 = 0;
     for (const int8_t *end = weights + quads * 8; weights != end; weights += 8) {
-        for (int32_t at = 0; at < 4; at++) {
-            const int32_t place = (at & 1) * 4 + at / 2;
-            sum0 += (uint32_t)(patches[place] * weights[at]);
-            sum1 += (uint32_t)(patches[place] * weights[at + 4]);
-            sum2 += (uint32_t)(patches[place + 2] * weights[at]);
-            sum3 += (uint32_t)(patches[place + 2] * weights[at + 4]);
-        }
+        const int32_t k0 = patches[0], k2 = patches[1], k1 = patches[4], k3 = patches[5];
+        const int32_t l0 = patches[2], l2 = patches[3], l1 = patches[6], l3 = patches[7];
+        sum0 += (uint32_t)(k0 * weights[0] + k1 * weights[1] + k2 * weights[2] + k3 * weights[3]);
+        sum1 += (uint32_t)(k0 * weights[4] + k1 * weights[5] + k2 * weights[6] + k3 * weights[7]);
+        sum2 += (uint32_t)(l0 * weights[0] + l1 * weights[1] + l2 * weights[2] + l3 * weights[3]);
+        sum3 += (uint32_t)(l0 * weights[4] + l1 * weights[5] + l2 * weights[6] + l3 * weights[7]);
         patches += 8;
     }
     sums[0] = sum0;
