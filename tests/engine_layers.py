@@ -38,6 +38,22 @@ def convolution(seed, kernel, size, activation, inputs, outputs, *, winograd=Fal
     return flatbuffer(draft.graph([y]))
 
 
+def dense(seed, depth, outputs, activation):
+    """A fully connected layer; every fifth has a weight of -128, which words of int8 cannot hold."""
+    rng, draft = np.random.default_rng([seed, depth]), Draft()
+    x = draft.input((1, depth), **quantised(rng))
+    y_affine = quantised(rng, (-128, 5) if activation == "NONE" else (-128, -15))
+    scale = float(np.float32(y_affine["scale"] * rng.choice([0.01, 0.1]) / draft.tensors[x].scales[0] / np.sqrt(depth)))
+    data = rng.integers(-127, 128, (outputs, depth)).astype(np.int8)
+    data[0, -1] = -128 if seed % 5 == 4 else -127
+    weights = draft.tensor(data.shape, data=data, scale=scale)
+    bias = rng.integers(-9000, 9000, outputs).astype(np.int32)
+    b = draft.tensor((outputs,), "int32", data=bias, scale=float(np.float32(draft.tensors[x].scales[0] * scale)))
+    y = draft.tensor((1, outputs), **y_affine)
+    draft.op("FULLY_CONNECTED", [x, weights, b], y, fused_activation_function=activation)
+    return flatbuffer(draft.graph([y]))
+
+
 def depthwise(seed, stride, size, activation="NONE"):
     """A depthwise 3x3 layer of a multiple of four channels, which the planes compute."""
     rng = np.random.default_rng([seed, *stride, *size])
@@ -104,3 +120,8 @@ WINOGRAD = [
     )
 ]
 """Three columns wide by steps of one pixel; rows of 4, 8 or 20 outputs, and others, which tiles compute."""
+DENSE = [
+    dense(seed, depth, outputs, ACTIVATIONS[seed % 3])
+    for seed, (depth, outputs) in enumerate(product((1, 6, 31, 40, 100), (1, 4, 6)))
+]
+"""Rows of one to thirteen eights of values."""

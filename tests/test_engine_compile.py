@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from engine_build import Draft, flatbuffer
-from engine_layers import FEW, PLANES, TILES, WINOGRAD
+from engine_layers import DENSE, FEW, PLANES, TILES, WINOGRAD
 from engine_models import DRAWS, RefusedError, random_chain, random_examples, random_single_op, tflm_many
 
 from firmware_export.engine.compile import compile_model
@@ -70,9 +70,13 @@ def test_convolutions_are_exact_with_small_weights():
     assert wrong([model for kind in kinds for model in drawn(kind, 20, 1000)], weights="int8") == []
 
 
-@pytest.mark.parametrize("models", [PLANES, TILES + FEW + WINOGRAD])
+@pytest.mark.parametrize("models", [PLANES, TILES + FEW + WINOGRAD + DENSE])
 def test_special_kernels_are_exact_in_plain_c_and_clean_under_sanitizers(models):
     assert wrong(models, sanitize=True) == []
+
+
+def test_fully_connected_layers_are_exact_with_small_weights_in_plain_c():
+    assert wrong(DENSE, weights="int8", sanitize=True) == []
 
 
 def test_chains_are_exact_and_clean_under_sanitizers():

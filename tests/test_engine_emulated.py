@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from engine_layers import FEW, PLANES, TILES, WINOGRAD
+from engine_layers import DENSE, FEW, PLANES, TILES, WINOGRAD
 from engine_models import random_chain, random_examples, random_single_op, tflm_many
 
 from firmware_export.emulate.boards import board_named
@@ -81,13 +81,13 @@ def test_depthwise_planes_are_exact_on_a_cortex_m7():
 
 
 @pytest.mark.parametrize("weights", ["int8", "int16"])
-def test_kernels_of_convolutions_are_exact_on_a_cortex_m7_in_every_form(weights):
-    models = TILES + FEW + WINOGRAD
+def test_kernels_of_layers_with_weights_are_exact_on_a_cortex_m7_in_every_form(weights):
+    models = TILES + FEW + WINOGRAD + DENSE
     calls = [call for model in models for layer in lower(read(model), weights=weights) for call in layer.calls]
     met = {(call.kernel, call.fields["form"], call.fields["offset"] != 0) for call in calls}
     forms = {(POSITIVE, False), (SIGNED, False), (FIXED, False), (FIXED, True)}
     winograd = {("conv_winograd", *form) for form in forms} if weights == "int16" else set()
-    assert met >= {("conv", *form) for form in forms} | winograd
+    assert met >= {(kernel, *form) for form in forms for kernel in ("conv", "fully_connected")} | winograd
     assert met >= {("conv_few", FIXED, False), ("conv_few", FIXED, True)}
     check(models, board="mps2-an500", weights=weights)
 

@@ -9,8 +9,6 @@ from numpy.typing import NDArray
 
 from firmware_export.engine.checks import describe, refuse, result_of, tensor_of
 from firmware_export.engine.filters import (
-    channel_constants,
-    form_fields,
     geometry_of,
     image_filter,
     image_sizes,
@@ -177,21 +175,38 @@ def _biases(graph: Graph, op: Op, weights: NDArray[np.int8]) -> NDArray[np.int64
 
 
 def fully_connected(graph: Graph, op: Op, *, wide: bool) -> list[Call]:
-    """FULLY_CONNECTED over one row or several."""
+    """FULLY_CONNECTED over one row or several; weights that the kernel does not take as int8 stand as int16."""
     source, weights = tensor_of(graph, op, 0), matrix(graph, op)
     outputs, depth = weights.shape
-    scaled, limits = rescaling_of(graph, op, weights)
+    wide = wide or not _fits_bytes(graph, op, weights)
+    weighted, (bias, rescale), form = _rescaled(graph, op, weights.reshape(outputs, 1, depth), wide)
+    if not wide:
+        weighted, bias = weights, _byte_bias(graph, op, weights)
     fields = {
-        "weights": Constant(values=row_blocks(weights.reshape(outputs, 1, depth), wide, scaled.form)),
-        **channel_constants(scaled, 1),
-        **form_fields(scaled, limits, wide),
+        "weights": Constant(values=row_blocks(weighted.reshape(outputs, depth), bias, rescale)),
+        "wide": int(wide),
+        **form,
         "rows": source.size // depth,
         "depth": depth,
         "out_c": outputs,
         "in_zero": source.zero_points[0],
     }
     leave = (InPlace(read=0),) if source.size == depth else ()  # one row is unpacked before it is answered
-    return [layer_call("fully_connected", "fully_connected", fields, op, 8 * quads_of(depth), leave)]
+    return [layer_call("fully_connected", "fully_connected", fields, op, -(-depth // 8) * 16, leave)]
+
+
+def _fits_bytes(graph: Graph, op: Op, weights: NDArray[np.int8]) -> bool:
+    """Whether sums times 256 stay within 32 bits, weights are above -128, and rescaling has a short form."""
+    largest = max(abs(sums.bias) + sums.swing for sums in sums_of(graph, op, weights))
+    short = rescaling_of(graph, op, weights)[0].form != LONG
+    return short and largest < 1 << 31 - _EXPANDED and int(weights.min()) > -128
+
+
+def _byte_bias(graph: Graph, op: Op, weights: NDArray[np.int8]) -> NDArray[np.int64]:
+    """Bias times 256, with what the kernel's products lack: zero point and 127 for each odd weight; it wraps."""
+    values, zero = weights.astype(np.int64), tensor_of(graph, op, 0).zero_points[0]
+    whole = _biases(graph, op, weights) + 127 * values[:, 1::2].sum(axis=1) - zero * values.sum(axis=1)
+    return (whole << _EXPANDED).astype(np.int32).astype(np.int64)
 
 
 def _conv_in_place(source: Tensor, target: Tensor, geometry: dict[str, int], step: int) -> tuple[InPlace, ...]:

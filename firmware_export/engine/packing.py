@@ -5,8 +5,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from firmware_export.engine.requantise import LONG
-
 _PAIRS = (0, 2, 1, 3)
 """Order of a quad's values in int16 weights."""
 
@@ -48,14 +46,20 @@ def few_words(runs: NDArray[Any], bias: NDArray[Any], rescale: NDArray[Any]) -> 
     return np.concatenate(parts, axis=1).astype(np.int32)
 
 
-def row_blocks(runs: NDArray[np.int8], wide: bool, form: int) -> NDArray[np.int8] | NDArray[np.int16]:
-    """Weights ``(channels, runs, run)`` as blocks ``(blocks, quads, ...)`` for `kernels/dot.h`."""
-    channels, count, run = runs.shape
-    filled = np.pad(runs, [(0, -channels % 4), (0, 0), (0, -run % 4)])
-    blocks = filled.reshape(-1, 4, count * quads_of(run), 4).transpose(
-        0, 2, 1, 3
-    )  # blocks, quads, 4 channels, 4 values
-    if not wide:
-        return np.ascontiguousarray(blocks)
-    pairs = blocks[..., _PAIRS].reshape(*blocks.shape[:3], 2, 2).transpose(0, 1, 3, 2, 4)
-    return np.ascontiguousarray(pairs, np.int16) * np.int16(1 if form == LONG else 2)
+def row_blocks(weights: NDArray[Any], bias: NDArray[Any], rescale: NDArray[Any]) -> NDArray[np.int32]:
+    """Blocks ``(blocks, words)`` for `kernels/fully_connected.h`; `weights` are ``(channels, depth)``.
+
+    Of int8, 1 is taken from the odd weights behind negative even ones, so that two bytes are 256 * odd + even.
+    """
+    missing = -len(weights) % 4
+    filled = np.pad(weights, [(0, missing), (0, -weights.shape[1] % 8)])
+    quads = filled.reshape(len(filled) // 4, 4, -1, 4).transpose(0, 2, 1, 3)  # blocks, quads, 4 channels, 4 values
+    if weights.dtype == np.int8:
+        ordered = quads.copy()
+        ordered[..., 1::2] -= (ordered[..., ::2] < 0).astype(np.int8)
+    else:
+        ordered = quads[..., _PAIRS].reshape(*quads.shape[:3], 2, 2).transpose(0, 1, 3, 2, 4)
+    words = np.ascontiguousarray(ordered).reshape(len(quads), -1).view("<i4")
+    front = np.pad(bias, (0, missing)).reshape(len(quads), 4)
+    behind = np.pad(rescale, [(0, missing), (0, 0)]).reshape(len(quads), -1)
+    return np.concatenate([front, words, behind], axis=1).astype(np.int32)
