@@ -125,7 +125,7 @@ def _few(
     return replace(call, struct="conv")
 
 
-_PATCHES_BYTES = 3072
+_PATCHES_BYTES = 4096
 """What patches may take where another layer's tensors leave no room for more."""
 
 
