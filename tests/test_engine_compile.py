@@ -75,8 +75,8 @@ def test_special_kernels_are_exact_in_plain_c_and_clean_under_sanitizers(models)
     assert wrong(models, sanitize=True) == []
 
 
-def test_fully_connected_layers_are_exact_with_small_weights_in_plain_c():
-    assert wrong(DENSE, weights="int8", sanitize=True) == []
+def test_special_kernels_are_exact_with_small_weights_in_plain_c():
+    assert wrong(DENSE + WINOGRAD + FEW, weights="int8", sanitize=True) == []
 
 
 def test_chains_are_exact_and_clean_under_sanitizers():

@@ -86,8 +86,8 @@ def test_kernels_of_layers_with_weights_are_exact_on_a_cortex_m7_in_every_form(w
     calls = [call for model in models for layer in lower(read(model), weights=weights) for call in layer.calls]
     met = {(call.kernel, call.fields["form"], call.fields["offset"] != 0) for call in calls}
     forms = {(POSITIVE, False), (SIGNED, False), (FIXED, False), (FIXED, True)}
-    winograd = {("conv_winograd", *form) for form in forms} if weights == "int16" else set()
-    assert met >= {(kernel, *form) for form in forms for kernel in ("conv", "fully_connected")} | winograd
+    kernels = ("conv", "conv_winograd", "fully_connected")
+    assert met >= {(kernel, *form) for form in forms for kernel in kernels}
     assert met >= {("conv_few", FIXED, False), ("conv_few", FIXED, True)}
     check(models, board="mps2-an500", weights=weights)
 

@@ -55,7 +55,7 @@ def _flash(layers: Sequence[Layer]) -> int:
 
 def _gain(wide: Layer, small: Layer) -> float:
     """Multiplications per byte that unpacking costs; fewer products gain about four times what unpacking does."""
-    times = 4 if any(call.kernel == "conv_winograd" for call in wide.calls) else 1
+    times = 4 if [call.kernel for call in wide.calls] != [call.kernel for call in small.calls] else 1
     return times * wide.macs / max(wide.flash_bytes - small.flash_bytes, 1)
 
 

@@ -60,7 +60,7 @@ def conv(graph: Graph, op: Op, *, wide: bool, low_ram: bool) -> list[Call]:
         "in_zero": source.zero_points[0],
     }
     call = _few(op, source, target, fields, weighted, words)
-    if call is None and wide:
+    if call is None:
         call = _winograd(graph, op, weights, fields, low_ram)
     return [call or _tiled(op, source, target, fields)]
 
@@ -81,18 +81,38 @@ def _winograd(graph: Graph, op: Op, weights: NDArray[np.int8], fields: dict[str,
     first, middle, last = (weights[:, :, column].reshape(len(weights), 1, -1).astype(np.int64) for column in range(3))
     parts = np.concatenate([first + middle + last, first - middle + last, 2 * first, -2 * last], axis=1)
     exponents, words, form = _winograd_form(graph, op, weights, np.abs(parts).max(axis=(1, 2)))
-    parts = (parts << exponents[:, None, None]).astype(np.int16)
-    quads = parts.shape[2] // 4
-    pairs = 1 if low_ram else _pairs(graph, op, 4 * quads, True)
-    front, behind = (by_blocks(part) for part in words)
-    m1, m2, m0, m3 = (tile_words(parts[:, [number]]) for number in range(4))
-    stream = np.concatenate([np.tile(front, 2), m1, m2, m0, behind, m3, behind], axis=1).astype(np.int32)
+    quads, stream = parts.shape[2] // 4, _winograd_blocks(parts, exponents, *words)
+    pairs = 1 if low_ram else min(_pairs(graph, op, 4 * quads, True), 8 if fields["wide"] else 2)
+    scratch = quads * (64 * pairs + 24)
+    if not fields["wide"]:
+        scratch, stream = scratch + stream.nbytes, _winograd_bytes(weights, exponents, *words)
+        if low_ram or scratch > max(room_beside(graph, op), _EXPANDED_BYTES):
+            return None
     values = {"weights": Constant(values=stream), **form, "quads": quads, "row_quads": source.shape[3] // 4}
     leave = _conv_in_place(source, target, fields, 4 * pairs)
-    call = layer_call(
-        "conv_winograd", "winograd", {**fields, **values, "pairs": pairs}, op, quads * (64 * pairs + 24), leave
-    )
+    call = layer_call("conv_winograd", "winograd", {**fields, **values, "pairs": pairs}, op, scratch, leave)
     return replace(call, struct="conv")
+
+
+def _winograd_blocks(
+    parts: NDArray[np.int64], exponents: NDArray[np.int64], bias: NDArray[Any], rescale: NDArray[Any]
+) -> NDArray[np.int32]:
+    """Blocks of int16; `parts` are the weights of m1, m2, m0, m3 ``(channels, 4, values)``."""
+    scaled = (parts << exponents[:, None, None]).astype(np.int16)
+    m1, m2, m0, m3 = (tile_words(scaled[:, [number]]) for number in range(4))
+    front, behind = np.tile(by_blocks(bias), 2), by_blocks(rescale)
+    return np.concatenate([front, m1, m2, m0, behind, m3, behind], axis=1).astype(np.int32)
+
+
+def _winograd_bytes(
+    weights: NDArray[np.int8], exponents: NDArray[np.int64], bias: NDArray[Any], rescale: NDArray[Any]
+) -> NDArray[np.int32]:
+    """Blocks of int8; `weights` are ``(channels, rows, 3, depth)``."""
+    pairs = weights.reshape(len(weights) // 2, 2, -1, 3, weights.shape[3] // 4, 4)
+    ordered = np.ascontiguousarray(pairs.transpose(0, 2, 4, 1, 3, 5))  # blocks, rows, quads, 2 channels, 3 columns, 4
+    shifts = by_blocks(exponents) @ np.array([[1], [256]])
+    parts = [np.tile(by_blocks(bias), 2), shifts, ordered.reshape(len(ordered), -1).view("<i4"), by_blocks(rescale)]
+    return np.concatenate(parts, axis=1).astype(np.int32)
 
 
 def _winograd_form(
@@ -127,6 +147,8 @@ def _few(
 
 _PATCHES_BYTES = 4096
 """What patches may take where another layer's tensors leave no room for more."""
+_EXPANDED_BYTES = 9 * 1024
+"""The same for patches and all weights of a layer, where these are expanded once."""
 
 
 def _pairs(graph: Graph, op: Op, quads: int, wide: bool) -> int:

@@ -243,13 +243,49 @@ static void engine_winograd(const engine_winograd_t *winograd, int32_t form)
 #endif
 }
 
+/* One quad of one channel for m1, m2, m0 and m3, whose weights are `part` values apart, but m3's `last` from m1's. */
+static void engine_winograd_quad(engine_i16 *to, int32_t part, int32_t last, const int8_t *weights, int32_t times)
+{
+    for (int32_t lane = 0; lane < 4; lane++) {
+        engine_i16 *place = to + (lane & 1) * 4 + lane / 2;
+        const int32_t outer = weights[lane] + weights[lane + 8];
+        place[0] = (int16_t)((outer + weights[lane + 4]) * times);
+        place[part] = (int16_t)((outer - weights[lane + 4]) * times);
+        place[2 * part] = (int16_t)(2 * weights[lane] * times);
+        place[last] = (int16_t)(-2 * weights[lane + 8] * times);
+    }
+}
+
+/* Blocks of int16 from those of int8; returns where they end. */
+static int32_t *engine_winograd_expand(const engine_conv_t *layer, int32_t *to)
+{
+    const int32_t part = layer->quads * 4, rescale = layer->form == ENGINE_FIXED ? 4 : 6;
+    const int32_t *from = layer->weights;
+    for (int32_t block = 0; block < layer->out_c / 2; block++) {
+        const int32_t *behind = from + 5 + layer->quads * 6;
+        const int8_t *weights = (const int8_t *)(from + 5);
+        for (int32_t at = 0; at < layer->quads * 2; at++) {
+            engine_i16 *quad = (engine_i16 *)(to + 4) + at / 2 * 8 + (at & 1) * 2;
+            const int32_t times = 1 << (from[4] >> (at & 1) * 8 & 255);
+            engine_winograd_quad(quad, 2 * part, 6 * part + 2 * rescale, weights + at * 12, times);
+        }
+        (void)memcpy(to, from, 16);
+        (void)memcpy(to + 4 + 3 * part, behind, (size_t)rescale * 4u);
+        (void)memcpy(to + 4 + 4 * part + rescale, behind, (size_t)rescale * 4u);
+        to += 4 + 4 * part + 2 * rescale;
+        from = behind + rescale;
+    }
+    return to;
+}
+
 void engine_conv_winograd(const engine_conv_t *layer, const int8_t *input, int8_t *output, void *scratch)
 {
     const int32_t fixed = layer->form == ENGINE_FIXED, pitch = layer->in_w * layer->in_c, bytes = layer->quads * 16;
     const uint32_t zeros = (uint32_t)(uint16_t)-layer->in_zero * 0x10001u;
     const engine_rows_t rows = {layer->kernel_h, layer->in_c / 4, layer->dilation_h * pitch, zeros};
     const engine_rows_t gathered = {layer->kernel_h, layer->in_c / 4, 6 * layer->in_c, zeros};
-    engine_i16 *tiles = (engine_i16 *)scratch, *tile = tiles, *full = tiles + layer->pairs * layer->quads * 32;
+    int32_t *place = (int32_t *)scratch, *behind = layer->wide ? place : engine_winograd_expand(layer, place);
+    engine_i16 *tiles = (engine_i16 *)behind, *tile = tiles, *full = tiles + layer->pairs * layer->quads * 32;
     engine_conv_t window = *layer;
     engine_winograd_t winograd = {
         output,
@@ -257,7 +293,7 @@ void engine_conv_winograd(const engine_conv_t *layer, const int8_t *input, int8_
         0,
         bytes,
         tiles,
-        layer->weights,
+        layer->wide ? layer->weights : place,
         layer->out_c / 2,
         fixed ? (uint8_t)layer->offset * 0x1010101u : layer->low > INT8_MIN || layer->high < INT8_MAX,
         (uint8_t)layer->low * 0x1010101u,
