@@ -160,7 +160,7 @@ def _by_output(graph: Graph, op: Op) -> _Ints:
 def _bias(graph: Graph, op: Op) -> _Ints:
     if len(op.inputs) < 3 or op.inputs[2] == ABSENT:
         return np.zeros(_last(graph, op.outputs[0]), np.int64)
-    return np.asarray(graph.tensors[op.inputs[2]].data, np.int64)
+    return np.asarray(graph.tensors[op.inputs[2]].data, np.int64).ravel()
 
 
 def _rescaled(graph: Graph, op: Op, least: _Ints, most: _Ints) -> Interval:
@@ -228,7 +228,8 @@ class _Edit:
 
     def _part(self, number: int, kept: _Ints, axis: int) -> int:
         tensor = self._tensors[number]
-        data = np.take(np.asarray(tensor.data), kept, axis=axis)
+        values = np.asarray(tensor.data)
+        data = np.take(values.ravel() if values.dtype == np.int32 else values, kept, axis=axis)
         scales, zeros = tensor.scales, tensor.zero_points
         if len(scales) > 1 and tensor.axis == axis:
             scales = tuple(scales[channel] for channel in kept)
