@@ -179,7 +179,7 @@ def _rescaled(graph: Graph, op: Op, least: _Ints, most: _Ints) -> Interval:
 
 def _kept(graph: Graph, end: Op, interval: Interval) -> _Ints:
     """The channels that `end` has to read."""
-    weights = np.asarray(graph.tensors[end.inputs[1]].data).reshape(-1, len(interval.low))
+    weights = _end_weights(graph, end).reshape(-1, len(interval.low))
     zero = graph.tensors[end.inputs[0]].zero_points[0]
     constant = interval.low == interval.high
     if end.kind == "CONV_2D" and _is_padded(graph, end):
@@ -190,6 +190,13 @@ def _kept(graph: Graph, end: Op, interval: Interval) -> _Ints:
     if not len(constant) % _FOURS:
         least = -(-least // _FOURS) * _FOURS
     return np.sort(np.concatenate([needed, spare[: least - len(needed)]]))
+
+
+def _end_weights(graph: Graph, op: Op) -> _Ints:
+    """Weights ``(..., inputs)`` as they are multiplied: only one scale for all brings a zero point with it."""
+    filters = graph.tensors[op.inputs[1]]
+    regarded = op.kind == "FULLY_CONNECTED" and len(filters.scales) == 1
+    return np.asarray(filters.data, np.int64) - (filters.zero_points[0] if regarded else 0)
 
 
 class _Edit:
@@ -217,7 +224,7 @@ class _Edit:
 
     def narrow_inputs(self, op: Op, kept: _Ints, interval: Interval) -> None:
         """Let an operator read the channels `kept` only, all others have one value and go into its bias."""
-        weights = np.asarray(self._graph.tensors[op.inputs[1]].data, np.int64)
+        weights = _end_weights(self._graph, op)
         left_out = np.setdiff1d(np.arange(weights.shape[-1]), kept)
         values = interval.low[left_out] - self._graph.tensors[op.inputs[0]].zero_points[0]
         sums = (weights[..., left_out] * values).reshape(len(weights), -1).sum(axis=1)
