@@ -10,25 +10,47 @@ def quantised(rng, zero_points=(-128, 127, 0, 5)):
     return {"scale": float(np.float32(rng.uniform(0.01, 0.1))), "zero_point": int(rng.choice(zero_points))}
 
 
-def convolution(seed, kernel, size, activation):
-    """A convolution in steps of one pixel over a multiple of four channels, whose columns are unpacked once."""
+def convolution(seed, kernel, size, activation, inputs, outputs, *, winograd=False):
+    """A convolution with factors as of trained nets, sums about as wide as outputs."""
     rng = np.random.default_rng([seed, *kernel, *size])
-    inputs, outputs = 4 * int(rng.integers(1, 4)), int(rng.integers(1, 10))
-    padding = str(rng.choice(["SAME", "VALID"]))
-    stride_h, dilation_h = int(rng.integers(1, 3)), int(rng.integers(1, 3))
-    extent = (kernel[0] - 1) * dilation_h + 1
-    if extent > size[0]:
-        padding = "SAME"
+    padding, stride, dilation = str(rng.choice(["SAME", "VALID"])), rng.integers(1, 3, 2), rng.integers(1, 3, 2)
+    dilation = np.where((rng.random(2) < 0.7) | (np.array(kernel) == 1), 1, dilation)
+    if winograd:
+        stride[1] = dilation[1] = 1
+    extent = (np.array(kernel) - 1) * dilation + 1
+    padding = "SAME" if (extent > size).any() else padding
     draft = Draft()
     x = draft.input((1, *size, inputs), **quantised(rng))
-    scales = tuple(float(np.float32(scale)) for scale in rng.uniform(0.001, 0.01, outputs))
+    spread = draft.tensors[x].scales[0] * 10_000 * np.sqrt(inputs * kernel[0] * kernel[1])
+    y_affine = quantised(rng, (-128, -15, 5) if activation == "NONE" else (-128, -128, -15, 100))
+    scales = tuple(float(np.float32(y_affine["scale"] * 255 / spread * f)) for f in rng.uniform(0.2, 2, outputs))
     data = rng.integers(-127, 128, (outputs, *kernel, inputs)).astype(np.int8)
     weights = draft.tensor(data.shape, data=data, scales=scales, zero_points=(0,) * outputs, axis=0)
-    same = (-(-size[0] // stride_h), size[1])
-    sizes = same if padding == "SAME" else ((size[0] - extent) // stride_h + 1, size[1] - kernel[1] + 1)
-    y = draft.tensor((1, *sizes, outputs), **quantised(rng))
-    options = {"stride_h": stride_h, "stride_w": 1, "dilation_h_factor": dilation_h, "dilation_w_factor": 1}
-    draft.op("CONV_2D", [x, weights], y, padding=padding, fused_activation_function=activation, **options)
+    bias = rng.integers(-20_000, 20_000, outputs).astype(np.int32)
+    real = tuple(float(np.float32(draft.tensors[x].scales[0] * scale)) for scale in scales)
+    b = draft.tensor((outputs,), "int32", data=bias, scales=real, zero_points=(0,) * outputs)
+    same = -(-np.array(size) // stride)
+    sizes = same if padding == "SAME" else (np.array(size) - extent) // stride + 1
+    y = draft.tensor((1, *map(int, sizes), outputs), **y_affine)
+    options = {f"stride_{side}": int(stride[i]) for i, side in enumerate("hw")}
+    options |= {f"dilation_{side}_factor": int(dilation[i]) for i, side in enumerate("hw")}
+    draft.op("CONV_2D", [x, weights, b], y, padding=padding, fused_activation_function=activation, **options)
+    return flatbuffer(draft.graph([y]))
+
+
+def dense(seed, depth, outputs, activation):
+    """A fully connected layer; every fifth has a weight of -128, which words of int8 cannot hold."""
+    rng, draft = np.random.default_rng([seed, depth]), Draft()
+    x = draft.input((1, depth), **quantised(rng))
+    y_affine = quantised(rng, (-128, 5) if activation == "NONE" else (-128, -15))
+    scale = float(np.float32(y_affine["scale"] * rng.choice([0.01, 0.1]) / draft.tensors[x].scales[0] / np.sqrt(depth)))
+    data = rng.integers(-127, 128, (outputs, depth)).astype(np.int8)
+    data[0, -1] = -128 if seed % 5 == 4 else -127
+    weights = draft.tensor(data.shape, data=data, scale=scale)
+    bias = rng.integers(-9000, 9000, outputs).astype(np.int32)
+    b = draft.tensor((outputs,), "int32", data=bias, scale=float(np.float32(draft.tensors[x].scales[0] * scale)))
+    y = draft.tensor((1, outputs), **y_affine)
+    draft.op("FULLY_CONNECTED", [x, weights, b], y, fused_activation_function=activation)
     return flatbuffer(draft.graph([y]))
 
 
@@ -84,9 +106,41 @@ PLANES_ANY = [
         ]
     )
 ]
-COLUMNS = [
-    convolution(seed, kernel, size, activation)
-    for seed, (kernel, size, activation) in enumerate(
-        product(((1, 2), (3, 3), (2, 5), (5, 3)), ((5, 5), (7, 6), (1, 9)), ("NONE", "RELU", "RELU6"))
+ACTIVATIONS = ("NONE", "RELU", "RELU6")
+TILES = [
+    convolution(seed, kernel, size, ACTIVATIONS[seed % 3], inputs, outputs)
+    for seed, (size, (kernel, inputs, outputs)) in enumerate(
+        product(
+            ((5, 5), (7, 6), (1, 21)),
+            (
+                ((1, 1), 16, 6),
+                ((3, 3), 4, 5),
+                ((2, 5), 8, 3),
+                ((3, 3), 3, 1),
+                ((4, 3), 6, 8),
+                ((1, 1), 70, 4),
+                ((1, 2), 4, 4),
+            ),
+        )
     )
 ]
+"""Patches in more than one run of tiles, more than 16 quads, odd numbers of patches and channels."""
+FEW = [
+    convolution(seed, kernel, size, "RELU", inputs, outputs)
+    for seed, ((kernel, inputs, outputs), size) in enumerate(
+        product((((1, 1), 8, 4), ((1, 1), 12, 8), ((3, 3), 1, 8), ((2, 2), 2, 12), ((1, 3), 3, 4)), ((5, 5), (6, 7)))
+    )
+]
+"""Patches of two or three quads."""
+WINOGRAD = [
+    convolution(seed, kernel, size, ACTIVATIONS[seed % 3], inputs, outputs, winograd=True)
+    for seed, (size, (kernel, inputs, outputs)) in enumerate(
+        product(((5, 4), (3, 8), (4, 6), (5, 22)), (((3, 3), 4, 2), ((1, 3), 8, 4), ((3, 3), 28, 6), ((2, 3), 4, 2)))
+    )
+]
+"""Three columns wide by steps of one pixel; rows of 4, 8 or 20 outputs, and others, which tiles compute."""
+DENSE = [
+    dense(seed, depth, outputs, ACTIVATIONS[seed % 3])
+    for seed, (depth, outputs) in enumerate(product((1, 6, 31, 40, 100), (1, 4, 6)))
+]
+"""Rows of one to thirteen eights of values."""

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from engine_build import Draft, flatbuffer
 from engine_exact import EXAMPLES, wrong
-from engine_layers import COLUMNS, PLANES, PLANES_ANY, depthwise
+from engine_layers import DENSE, FEW, PLANES, PLANES_ANY, TILES, WINOGRAD, depthwise
 from engine_models import DRAWS, random_chain, random_examples, random_single_op, tflm_many
 
 from firmware_export.engine.compile import compile_model
@@ -49,7 +49,7 @@ def test_convolutions_are_exact_with_small_weights():
 @pytest.mark.parametrize("defines", [(), ("KERNELS_NARROW",)], ids=["values", "words"])
 def test_kernels_for_cores_without_dsp_are_exact_and_clean_under_sanitizers(defines):
     """Both layouts of what a convolution multiplies: value by value, and two values as one word."""
-    models = [*PLANES[::2], *COLUMNS[::2], *(model for kind in LEAN for model in drawn(kind, 6, 2000))]
+    models = [*PLANES[::2], *TILES[::4], *WINOGRAD[::4], *(model for kind in LEAN for model in drawn(kind, 6, 2000))]
     kernels = {layer.kernel for model in models for layer in compile_model(model, cpu="cortex-m0plus").layers}
     assert kernels >= {"lean_conv", "lean_fully_connected", "lean_depthwise", "lean_sum"}
     assert wrong(models, cpu="cortex-m0plus", sanitize=True, defines=defines) == []
@@ -64,7 +64,11 @@ def test_hundreds_of_layers_for_cores_without_dsp_are_exact(kind):
 
 @pytest.mark.parametrize("every", [4, pytest.param(1, marks=pytest.mark.slow)], ids=["some", "all"])
 def test_special_kernels_are_exact_in_plain_c_and_clean_under_sanitizers(every):
-    assert wrong([*PLANES[::every], *PLANES_ANY[::every], *COLUMNS[::every]], sanitize=True) == []
+    assert wrong((PLANES + PLANES_ANY + TILES + FEW + WINOGRAD + DENSE)[::every], sanitize=True) == []
+
+
+def test_special_kernels_are_exact_with_small_weights_in_plain_c():
+    assert wrong((DENSE + WINOGRAD + FEW)[::2], weights="int8", sanitize=True) == []
 
 
 @pytest.mark.parametrize("count", [15, pytest.param(100, marks=pytest.mark.slow)])
@@ -157,12 +161,13 @@ def test_a_budget_that_cannot_be_met_names_what_is_needed():
 
 
 def test_less_ram_takes_the_convolution_that_needs_less():
-    """One 3x3 convolution of 4 channels over 8x8 pixels: a row of unpacked columns, or two patches."""
+    """One 3x3 convolution of 4 channels over 8x8 pixels: eight pairs of unpacked patches, or one."""
     model = plain_conv()
     default = compile_model(model)
-    assert default.layers[0].kernel == "conv_columns"
     small = compile_model(model, ram_bytes=default.ram_bytes - 1)
-    assert (small.layers[0].kernel, small.ram_bytes < default.ram_bytes) == ("conv", True)
+    patches, rest = 3 * 3 * 4 * 2 * 2, 3 * 3 * 4 * 2
+    assert default.layers[0].scratch_bytes == 8 * patches + rest
+    assert small.layers[0].scratch_bytes == patches + rest
     assert verify(model, small, 5) is None
     assert verify(model, default, 5) is None
 

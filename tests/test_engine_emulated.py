@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from engine_layers import COLUMNS, PLANES, PLANES_ANY
+from engine_layers import DENSE, FEW, PLANES, PLANES_ANY, TILES, WINOGRAD
 from engine_models import random_chain, random_examples, random_single_op, tflm_many
 
 from firmware_export.emulate.boards import board_named
@@ -11,6 +11,10 @@ from firmware_export.emulate.programs import missing
 from firmware_export.engine.compile import compile_model
 from firmware_export.engine.cores import core_named
 from firmware_export.engine.emit import kernel_files
+from firmware_export.engine.lower import lower
+from firmware_export.engine.lower_conv import FIXED
+from firmware_export.engine.reader import read
+from firmware_export.engine.requantise import POSITIVE, SIGNED
 from hybrid.runtimes import device_engine
 
 pytestmark = pytest.mark.skipif(
@@ -85,9 +89,14 @@ def test_depthwise_planes_are_exact_on_a_cortex_m7(every):
 
 @EVERY
 @pytest.mark.parametrize("weights", ["int8", "int16"])
-def test_convolutions_by_columns_are_exact_on_a_cortex_m7(weights, every):
-    models = COLUMNS[::every]
-    assert {layer.kernel for model in models for layer in compile_model(model).layers} == {"conv_columns"}
+def test_kernels_of_layers_with_weights_are_exact_on_a_cortex_m7_in_every_form(weights):
+    models = TILES + FEW + WINOGRAD + DENSE
+    calls = [call for model in models for layer in lower(read(model), weights=weights) for call in layer.calls]
+    met = {(call.kernel, call.fields["form"], call.fields["offset"] != 0) for call in calls}
+    forms = {(POSITIVE, False), (SIGNED, False), (FIXED, False), (FIXED, True)}
+    kernels = ("conv", "conv_winograd", "fully_connected")
+    assert met >= {(kernel, *form) for form in forms for kernel in kernels}
+    assert met >= {("conv_few", FIXED, False), ("conv_few", FIXED, True)}
     check(models, board="mps2-an500", weights=weights)
 
 
@@ -100,7 +109,7 @@ def test_chains_are_exact_on_other_cores(board):
 def test_layers_for_cores_without_dsp_are_exact_on_them(cpu):
     kinds = {"CONV_2D": 8, "FULLY_CONNECTED": 6, "DEPTHWISE_CONV_2D": 4, "ADD": 4}
     models = [model for kind, count in kinds.items() for model in single(kind, count, 3000)]
-    models += [*PLANES[::6], *COLUMNS[::4]]
+    models += [*PLANES[::6], *TILES[::4], *WINOGRAD[::4]]
     kernels = {layer.kernel for model in models for layer in compile_model(model, cpu=cpu).layers}
     assert kernels >= {"lean_conv", "lean_fully_connected", "lean_depthwise", "lean_sum"}
     check(models, board=core_named(cpu).board, weights="auto", cpu=cpu)

@@ -17,6 +17,7 @@ from firmware_export.engine.arithmetic import (
     tanh,
     wrap,
 )
+from firmware_export.engine.fixed_shift import SHIFT, fixed_shift, output_steps
 from firmware_export.engine.requantise import LONG, POSITIVE, SIGNED, Sums, rescaling
 
 
@@ -118,3 +119,52 @@ def test_one_channel_beyond_the_bounds_takes_the_layer_to_the_long_form():
     made = rescaling([Multiplier(1 << 30, -29), Multiplier(1 << 30, -8)], [near, Sums(bias=1, swing=9)], 0, (-128, 127))
     assert made.form == LONG
     assert made.bias.tolist() == [(1 << 30) - 1, 1]
+
+
+def outputs_of(sums, factor, zero, limits):
+    return [clamp(multiply(int(acc), factor) + zero, *limits) for acc in sums]
+
+
+def by_fixed_shift(sums, exponent, mantissa, addend, offset):
+    high = ((sums << exponent) * mantissa >> 32) + addend
+    return np.clip(np.clip(high >> SHIFT, -128, 127) + offset, -128, 127)
+
+
+def test_the_sums_at_which_an_output_rises():
+    """A factor of 1/4: 1.5 rounds up and -1.5 down, so 6 gives 2 and -6 gives -2; what is first rounded is whole."""
+    factor = Multiplier(1 << 30, -1)
+    bounds = np.array([-8]), np.array([8])
+    steps = output_steps([factor], bounds, 0, (-128, 127))
+    first = dict(zip(steps.values.tolist(), steps.first[0].tolist(), strict=True))
+    for value in (-1, 0, 1, 2):
+        assert outputs_of([first[value] - 1, first[value]], factor, 0, (-128, 127)) == [value - 1, value]
+
+
+@pytest.mark.parametrize("free", [True, False])
+@pytest.mark.parametrize(("zero", "limits"), [(-128, (-128, 127)), (-15, (-15, 127)), (-128, (-128, 90))])
+def test_one_shift_for_all_channels_is_exact_for_every_sum(free, zero, limits):
+    rng = np.random.default_rng(3)
+    factors = [quantize_multiplier(real) for real in rng.uniform(0.0006, 0.02, 5)]
+    bounds = rng.integers(-30_000, 0, 5), rng.integers(0, 30_000, 5)
+    found = fixed_shift(factors, bounds, zero, limits, np.full(5, 8), free=free)
+    for number, factor in enumerate(factors):
+        sums = np.arange(bounds[0][number], bounds[1][number] + 1)
+        channel = found.channels[number].astype(np.int64)
+        got = by_fixed_shift(sums, found.exponents[number], *channel, found.offset)
+        assert np.array_equal(got, outputs_of(sums, factor, zero, limits))
+
+
+def test_halves_of_negative_sums_need_another_form():
+    """Both signs of a sum are outputs: no line is near enough to both kinds of halves."""
+    factors = [quantize_multiplier(0.003)]
+    assert (
+        fixed_shift(factors, (np.array([-40_000]), np.array([40_000])), 0, (-128, 127), np.array([8]), free=True)
+        is None
+    )
+
+
+def test_a_dead_channel_is_its_constant_whatever_its_bias():
+    """Sums from -2^31 to -2^30 stay below zero: the bias does not fit the scale, and is not needed."""
+    factors, bounds = [quantize_multiplier(0.003)], (np.array([-(1 << 31) + 1]), np.array([-(1 << 30)]))
+    found = fixed_shift(factors, bounds, -128, (-128, 127), np.array([8]), free=False)
+    assert found.channels.tolist() == [[0, -128 << SHIFT]]

@@ -10,6 +10,7 @@ from firmware_export.engine.emit import arena_files, families_of, kernel_files, 
 from firmware_export.engine.graph import Graph
 from firmware_export.engine.layer import Layer, WeightWidth
 from firmware_export.engine.lower import folded
+from firmware_export.engine.prune import prune
 from firmware_export.engine.reader import read
 from hybrid.errors import SpecError, UnsupportedOpError
 
@@ -94,7 +95,7 @@ def compile_model(
     """
     for name in (prefix, kernels or prefix, arena or prefix):
         _check_prefix(name)
-    graph = folded(read(flatbuffer))
+    graph = prune(folded(read(flatbuffer)))
     _check_rim(graph)
     has_dsp = core_named(cpu).has_dsp
     if weights == "auto" and not has_dsp:

@@ -14,8 +14,10 @@ from firmware_export.engine.layer import Call, Constant, Layer
 from firmware_export.engine.memory import Memory
 
 _NEEDS = {
-    "conv": ("dot",),
-    "fully_connected": ("dot",),
+    "conv": ("tiles",),
+    "few": ("conv", "tiles"),
+    "winograd": ("conv", "tiles"),
+    "fully_connected": ("tiles",),
     "planes": ("clamp", "plane_fill"),
     "planes_own": ("clamp", "plane_fill", "planes"),
     "planes_any": ("clamp", "plane_fill"),
@@ -33,8 +35,10 @@ _NEEDS = {
 _ORDER = (
     "core",
     "clamp",
-    "dot",
+    "tiles",
     "conv",
+    "few",
+    "winograd",
     "fully_connected",
     "depthwise",
     "plane_fill",
