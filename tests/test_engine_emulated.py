@@ -87,7 +87,6 @@ def test_depthwise_planes_are_exact_on_a_cortex_m7(every):
     check(models, board="mps2-an500", weights="int16")
 
 
-@EVERY
 @pytest.mark.parametrize("weights", ["int8", "int16"])
 def test_kernels_of_layers_with_weights_are_exact_on_a_cortex_m7_in_every_form(weights):
     models = TILES + FEW + WINOGRAD + DENSE

@@ -104,7 +104,7 @@ def image_sizes(source: Tensor, target: Tensor) -> dict[str, int]:
     return {"in_h": in_h, "in_w": in_w, "in_c": in_c, "out_h": target.shape[1], "out_w": target.shape[2]}
 
 
-def rescaling_of(graph: Graph, op: Op, weights: NDArray[np.int8]) -> tuple[Rescaling, tuple[int, int]]:
+def rescaling_of(graph: Graph, op: Op, weights: NDArray[np.integer[Any]]) -> tuple[Rescaling, tuple[int, int]]:
     """Rescaling of all channels and the activation's range; `weights` are ``(channels, ...)``."""
     sums, limits = sums_of(graph, op, weights), limits_of(graph, op)
     zero = result_of(graph, op).zero_points[0]
@@ -117,7 +117,7 @@ def limits_of(graph: Graph, op: Op) -> tuple[int, int]:
     return activation_range(op.options["fused_activation_function"], target.scales[0], target.zero_points[0])
 
 
-def sums_of(graph: Graph, op: Op, weights: NDArray[np.int8]) -> list[Sums]:
+def sums_of(graph: Graph, op: Op, weights: NDArray[np.integer[Any]]) -> list[Sums]:
     """What each channel may add up to; `weights` are ``(channels, ...)``."""
     source, bias, outputs = tensor_of(graph, op, 0), optional(graph, op, 2), len(weights)
     biases = [0] * outputs

@@ -72,7 +72,7 @@ def _tiled(op: Op, source: Tensor, target: Tensor, fields: dict[str, Any]) -> Ca
     return layer_call("conv", "conv", fields, op, 16 * quads * pairs + rest, leave)
 
 
-def _winograd(graph: Graph, op: Op, weights: NDArray[np.int8], fields: dict[str, Any], low_ram: bool) -> Call | None:
+def _winograd(graph: Graph, op: Op, weights: NDArray[Any], fields: dict[str, Any], low_ram: bool) -> Call | None:
     """The kernel of `kernels/winograd.h`, None where it does not serve."""
     source, target = tensor_of(graph, op, 0), result_of(graph, op)
     plain = fields["kernel_w"] == 3 and fields["stride_w"] == fields["dilation_w"] == fields["groups"] == 1
@@ -105,7 +105,7 @@ def _winograd_blocks(
 
 
 def _winograd_bytes(
-    weights: NDArray[np.int8], exponents: NDArray[np.int64], bias: NDArray[Any], rescale: NDArray[Any]
+    weights: NDArray[Any], exponents: NDArray[np.int64], bias: NDArray[Any], rescale: NDArray[Any]
 ) -> NDArray[np.int32]:
     """Blocks of int8; `weights` are ``(channels, rows, 3, depth)``."""
     pairs = weights.reshape(len(weights) // 2, 2, -1, 3, weights.shape[3] // 4, 4)
@@ -116,7 +116,7 @@ def _winograd_bytes(
 
 
 def _winograd_form(
-    graph: Graph, op: Op, weights: NDArray[np.int8], peaks: NDArray[np.int64]
+    graph: Graph, op: Op, weights: NDArray[Any], peaks: NDArray[np.int64]
 ) -> tuple[NDArray[np.int64], tuple[NDArray[Any], NDArray[Any]], dict[str, int]]:
     """log2 of what doubled weights are taken times, bias and rescaling, and the form."""
     largest = np.floor(np.log2(32767 / np.maximum(peaks, 1))).astype(np.int64) + 1
@@ -159,7 +159,7 @@ def _pairs(graph: Graph, op: Op, quads: int, wide: bool) -> int:
 
 
 def _rescaled(
-    graph: Graph, op: Op, runs: NDArray[np.int8], wide: bool
+    graph: Graph, op: Op, runs: NDArray[Any], wide: bool
 ) -> tuple[NDArray[Any], tuple[NDArray[Any], NDArray[Any]], dict[str, int]]:
     """Scaled weights, bias and rescaling for each channel, and the form; `runs` are ``(channels, runs, run)``."""
     scaled, limits = rescaling_of(graph, op, runs)
@@ -181,7 +181,7 @@ def _split(groups: int, *parts: NDArray[Any]) -> Iterator[tuple[NDArray[Any], ..
 
 
 def _fixed_shift(
-    graph: Graph, op: Op, runs: NDArray[np.int8], exponents: NDArray[np.int64], *, free: bool
+    graph: Graph, op: Op, runs: NDArray[Any], exponents: NDArray[np.int64], *, free: bool
 ) -> FixedShift | None:
     source, target = tensor_of(graph, op, 0), result_of(graph, op)
     flat, zero = runs.reshape(len(runs), -1).astype(np.int64), source.zero_points[0]
@@ -192,7 +192,7 @@ def _fixed_shift(
     return fixed_shift(factors, bounds, target.zero_points[0], limits_of(graph, op), exponents, free=free)
 
 
-def _biases(graph: Graph, op: Op, weights: NDArray[np.int8]) -> NDArray[np.int64]:
+def _biases(graph: Graph, op: Op, weights: NDArray[Any]) -> NDArray[np.int64]:
     return np.array([sums.bias for sums in sums_of(graph, op, weights)], np.int64)
 
 
@@ -200,7 +200,7 @@ def fully_connected(graph: Graph, op: Op, *, wide: bool) -> list[Call]:
     """FULLY_CONNECTED over one row or several; weights that the kernel does not take as int8 stand as int16."""
     source, weights = tensor_of(graph, op, 0), matrix(graph, op)
     outputs, depth = weights.shape
-    wide = wide or not _fits_bytes(graph, op, weights)
+    wide = wide or weights.dtype == np.int16 or not _fits_bytes(graph, op, weights)
     weighted, (bias, rescale), form = _rescaled(graph, op, weights.reshape(outputs, 1, depth), wide)
     if not wide:
         weighted, bias = weights, _byte_bias(graph, op, weights)
@@ -217,14 +217,14 @@ def fully_connected(graph: Graph, op: Op, *, wide: bool) -> list[Call]:
     return [layer_call("fully_connected", "fully_connected", fields, op, -(-depth // 8) * 16, leave)]
 
 
-def _fits_bytes(graph: Graph, op: Op, weights: NDArray[np.int8]) -> bool:
-    """Whether sums times 256 stay within 32 bits, weights are int8 above -128, and rescaling has a short form."""
+def _fits_bytes(graph: Graph, op: Op, weights: NDArray[Any]) -> bool:
+    """Whether sums times 256 stay within 32 bits, weights are above -128, and rescaling has a short form."""
     largest = max(abs(sums.bias) + sums.swing for sums in sums_of(graph, op, weights))
     short = rescaling_of(graph, op, weights)[0].form != LONG
-    return short and largest < 1 << 31 - _EXPANDED and -128 < int(weights.min()) <= int(weights.max()) < 128
+    return short and largest < 1 << 31 - _EXPANDED and int(weights.min()) > -128
 
 
-def _byte_bias(graph: Graph, op: Op, weights: NDArray[np.int8]) -> NDArray[np.int64]:
+def _byte_bias(graph: Graph, op: Op, weights: NDArray[Any]) -> NDArray[np.int64]:
     """Bias times 256, with what the kernel's products lack: zero point and 127 for each odd weight; it wraps."""
     values, zero = weights.astype(np.int64), tensor_of(graph, op, 0).zero_points[0]
     whole = _biases(graph, op, weights) + 127 * values[:, 1::2].sum(axis=1) - zero * values.sum(axis=1)
