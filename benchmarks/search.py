@@ -225,7 +225,7 @@ def full(work: Path, data: Path, wanted: list[str]) -> dict[str, Any]:
     found = {}
     for name, make in parts(work, data).items():
         path = work / f"{name}.json"
-        if path.is_file() or not wanted or name.split()[0] in wanted:
+        if path.is_file() or not wanted or name in wanted or name.split()[0] in wanted:
             print(name, file=sys.stderr, flush=True)
             found[name] = kept(path, make)
     result = {
@@ -263,7 +263,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="re-check the cheap figures, print the stored ones")
     parser.add_argument("--work", type=Path, default=Path("runs/search-benchmark"), help="what is made is kept here")
-    parser.add_argument("--parts", nargs="*", default=[], help="costs, fm, rank, cifar, beside, joint; default: all")
+    names = "costs, fm, rank, cifar, beside, joint, or one such as 'joint 0'; default: all"
+    parser.add_argument("--parts", nargs="*", default=[], help=names)
     parser.add_argument("--data", type=Path, default=os.environ.get("HYBRID_DATA_DIR"), help="folder of MLPerf Tiny's")
     options = parser.parse_args()
     if options.quick:
