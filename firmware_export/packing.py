@@ -1,0 +1,268 @@
+"""Lossless coding of small uint8 images and sensor windows: the Python twin of ``hybrid_pack.c``.
+
+A sample is predicted from its left, upper and upper left neighbours by the median edge detector of LOCO-I (Weinberger,
+Seroussi, Sapiro: The LOCO-I lossless image compression algorithm, IEEE Trans. Image Processing 9, 2000), the residual
+coded by an adaptive Golomb-Rice code with one of six contexts, chosen by how much the neighbours differ; where they do
+not, runs of correct predictions are counted. An image says in its first bit whether the residual of the channel before
+is added to the prediction, as suits colours and not a sensor's axes.
+
+Why not a PNG, which anything reads: mean bytes of the first 500 test images of Fashion-MNIST, of CIFAR-10 and of 440
+HAPT windows (128, 1, 6) are 382, 1,640 and 357 of 784, 3,072 and 768. PNG's filters with the fixed Huffman codes and
+runs that fit into a microcontroller give 592, 3,162 and 882; a PNG by Pillow at its best 509 and 2,252. An adaptive
+binary range coder instead of Golomb-Rice would save 1 % more, at several times the work.
+
+The bits, most significant first, of samples row by row, channels last: where there are several channels one bit, 1 if
+they are coupled; then for each sample what `_Codes` says; zero bits up to the next byte.
+"""
+
+from math import prod
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hybrid.errors import HybridError
+
+LEVELS = (0, 4, 10, 20, 40)
+"""A sample's context is the number of these that its activity exceeds, apart for the first channel and the others."""
+START, RECENT = (8, 1), 16
+"""Sum and number of residuals that a context starts with; at this number both are halved."""
+UNARY = 12
+"""Zeros of the longest unary part; that many stand for a residual in 8 bits."""
+MAX_STEP = 16
+_CHUNK_SAMPLES = 1 << 21
+_CONTEXTS = len(LEVELS) + 1
+
+Shape = tuple[int, ...]
+Values = NDArray[np.int32]
+
+
+class PackingError(HybridError, ValueError):
+    """Bytes that no encoder has written."""
+
+
+def pack(images: NDArray[np.uint8]) -> list[bytes]:
+    """Code each of `images` ``(n, height, width, channels)``, whether that makes it smaller or not."""
+    coded = (_coded(chunk) for chunk in _chunks(images))
+    return [_joined(*codes) for values, lengths in coded for codes in zip(values.T, lengths.T, strict=True)]
+
+
+def packed_bytes(images: NDArray[np.uint8]) -> NDArray[np.int64]:
+    """Count the bytes that `pack` makes of each image, ``(n,)``."""
+    bits = [_coded(chunk)[1].sum(axis=0, dtype=np.int64) for chunk in _chunks(images)]
+    return (np.concatenate([np.zeros(0, np.int64), *bits]) + 7) // 8
+
+
+def _chunks(images: NDArray[np.uint8]) -> list[NDArray[np.uint8]]:
+    """As many images at a time as memory should hold the codes of."""
+    step = max(1, _CHUNK_SAMPLES // max(1, prod(images.shape[1:])))
+    return [images[first : first + step] for first in range(0, len(images), step)]
+
+
+def _joined(values: Values, lengths: NDArray[np.uint8]) -> bytes:
+    """Write each value in as many bits as its length says."""
+    ends = np.cumsum(lengths, dtype=np.int64)
+    behind = np.repeat(ends, lengths) - 1 - np.arange(ends[-1])
+    return np.packbits((np.repeat(values, lengths) >> behind & 1).astype(np.uint8)).tobytes()
+
+
+def _coded(images: NDArray[np.uint8]) -> tuple[Values, NDArray[np.uint8]]:
+    """Values and lengths of all codes, ``(codes, n)``: the coupling, two of each sample, the last run."""
+    n, *_, channels = images.shape
+    plain, coupled, activity = _predictions(images.astype(np.int32))
+    residuals = [_folded(images, predicted).reshape(n, -1) for predicted in (plain, coupled)]
+    cost = [((folded + 1) // 2).sum(axis=1, dtype=np.int64) for folded in residuals]
+    chosen = cost[1] < cost[0]
+    folded = np.where(chosen[:, None], residuals[1], residuals[0])
+    context = np.searchsorted(LEVELS, activity) + _CONTEXTS * (np.arange(channels) > 0)
+    codes = _Codes(n, folded.shape[1])
+    if channels > 1:
+        codes.write(0, chosen.astype(np.int32), np.ones(n, np.uint8))
+    for place, (u, c) in enumerate(zip(folded.T.copy(), context.reshape(n, -1).T.copy(), strict=True)):
+        codes.sample(place, u, c)
+    codes.finish()
+    return codes.values, codes.lengths
+
+
+def _predictions(x: Values) -> tuple[Values, Values, Values]:
+    """Prediction of each sample from its own channel, that with the residual of the channel before, and activity."""
+    left, above, corner = _neighbours(x)
+    low, high = np.minimum(left, above), np.maximum(left, above)
+    plain = np.where(corner >= high, low, np.where(corner <= low, high, left + above - corner))
+    carried = np.zeros_like(x)
+    carried[..., 1:] = (x - plain)[..., :-1]
+    activity = abs(left - corner) + abs(above - corner) + abs(carried)
+    return plain, np.clip(plain + carried, 0, 255), activity
+
+
+def _neighbours(x: Values) -> tuple[Values, Values, Values]:
+    """Left, upper, upper left. In the first row and column the one there is stands for two, the one before it for the
+    third; before the first pixel there are zeros."""
+    left, above, corner = np.zeros((3, *x.shape), np.int32)
+    left[:, :, 1:], left[:, 1:, 0] = x[:, :, :-1], x[:, :-1, 0]
+    above[:, 1:], above[:, 0, 1:] = x[:, :-1], x[:, 0, :-1]
+    corner[:, 1:, 1:] = x[:, :-1, :-1]
+    corner[:, 1:, 0] = x[:, [0, *range(x.shape[1] - 2)][: x.shape[1] - 1], 0]
+    corner[:, 0, 1:] = x[:, 0, [0, *range(x.shape[2] - 2)][: x.shape[2] - 1]]
+    return left, above, corner
+
+
+def _folded(sample: NDArray[np.uint8], predicted: Values) -> Values:
+    """Residual modulo 256 in -128 .. 127 as 0, 1, 2 .. for 0, -1, 1 .."""
+    error = (sample - predicted + 128 & 255) - 128
+    return np.where(error >= 0, 2 * error, -2 * error - 1)
+
+
+class _Codes:
+    """The codes of `n` images side by side, sample by sample."""
+
+    def __init__(self, n: int, samples: int) -> None:
+        self.values = np.zeros((2 * samples + 2, n), np.int32)
+        self.lengths = np.zeros((2 * samples + 2, n), np.uint8)
+        self._contexts = np.tile(np.array(START, np.int32)[:, None, None], (1, 2 * _CONTEXTS, n))
+        self._run, self._step, self._rows = np.zeros(n, np.int32), np.zeros(n, np.int32), np.arange(n)
+
+    def write(self, place: int, value: Values, length: NDArray[np.uint8]) -> None:
+        """Set the code at `place` of each image."""
+        self.values[place], self.lengths[place] = value, length
+
+    def sample(self, place: int, folded: Values, context: NDArray[np.int64]) -> None:
+        """Code a sample: first what it says of a run, then, where it is not part of one, its residual."""
+        flat = context % _CONTEXTS == 0
+        within = flat & (folded == 0)
+        self._count_run(2 * place + 1, flat, within)
+        self._residual(2 * place + 2, folded, flat, context, ~within)
+
+    def _count_run(self, place: int, flat: NDArray[np.bool_], within: NDArray[np.bool_]) -> None:
+        """1: the run has reached ``2**(step // 2)``, or left what is flat; 0 and its length: a residual ends it."""
+        order = self._step >> 1
+        self._run += within
+        full = within & (self._run == 1 << order)
+        broken = flat & ~within
+        ended = full | (~flat & (self._run > 0))
+        self.write(place, np.where(broken, self._run, 1), (ended + broken * (1 + order)).astype(np.uint8))
+        self._step += full & (self._step < MAX_STEP)
+        self._step -= broken & (self._step > 0)
+        self._run *= within & ~full
+
+    def _residual(
+        self,
+        place: int,
+        folded: Values,
+        flat: NDArray[np.bool_],
+        context: NDArray[np.int64],
+        coded: NDArray[np.bool_],
+    ) -> None:
+        """Zeros, a one and as many bits as the context's mean residual has; where flat, it is at least 1."""
+        sums, number = self._contexts[:, context, self._rows]
+        width = (number << np.arange(8)[:, None] < sums).sum(axis=0)
+        value = folded - flat
+        zeros = value >> width
+        long = zeros >= UNARY
+        short = (1 << width) | (value & (1 << width) - 1)
+        length = np.where(long, UNARY + 8, zeros + 1 + width) * coded
+        self.write(place, np.where(long, value, short), length.astype(np.uint8))
+        halved = number + coded >= RECENT
+        updated = np.stack([sums + (folded + 1 >> 1) * coded, number + coded]) >> halved
+        self._contexts[:, context, self._rows] = updated
+
+    def finish(self) -> None:
+        """Tell a run that reaches the end, in the place after the last sample's."""
+        self.write(-1, np.ones_like(self._run), (self._run > 0).astype(np.uint8))
+
+
+def unpack(packed: bytes, shape: Shape) -> NDArray[np.uint8]:
+    """Read one image of `shape` ``(height, width, channels)``; takes memory for it and 8 times `packed`.
+
+    Raises: PackingError where `packed` is nothing that `pack` writes for such a shape.
+    """
+    if not 0 < len(packed) <= 4 * prod(shape):  # 9 bits of a run and 20 of a residual for each sample
+        raise PackingError(f"{len(packed):,} bytes for an image of shape {list(shape)}")
+    return _Reader(packed).image(*shape)
+
+
+class _Reader:
+    """Bits on their way back to samples."""
+
+    def __init__(self, packed: bytes) -> None:
+        self._bits, self._at = f"{int.from_bytes(packed, 'big'):0{8 * len(packed)}b}", 0
+        self._contexts = [START] * (2 * _CONTEXTS)
+        self._run, self._step = 0, 0
+        self._broken = False
+        """Whether a residual ends the run."""
+
+    def image(self, height: int, width: int, channels: int) -> NDArray[np.uint8]:
+        """Read everything."""
+        coupled = channels > 1 and self._number(1) == 1
+        samples = [0] * (height * width * channels)
+        for pixel in range(height * width):
+            back = _back(*divmod(pixel, width), width * channels, channels)
+            carried = 0
+            for place in range(pixel * channels, (pixel + 1) * channels):
+                left, above, corner = [samples[place - b] if b else 0 for b in back]
+                low, high = (left, above) if left < above else (above, left)
+                plain = low if corner >= high else high if corner <= low else left + above - corner
+                activity = abs(left - corner) + abs(above - corner) + abs(carried)
+                folded = self._folded(activity, place % channels > 0)
+                predicted = min(max(plain + carried, 0), 255) if coupled else plain
+                samples[place] = predicted + (-(folded + 1 >> 1) if folded & 1 else folded >> 1) & 255
+                carried = samples[place] - plain
+        self._check_end()
+        return np.array(samples, np.uint8).reshape(height, width, channels)
+
+    def _folded(self, activity: int, later: bool) -> int:
+        if activity:
+            self._leave_run()
+            return self._residual(sum(activity > level for level in LEVELS) + _CONTEXTS * later, 0)
+        if not self._run and not self._broken:
+            self._broken = self._number(1) == 0
+            self._run = self._number(self._step >> 1) if self._broken else 1 << (self._step >> 1)
+        if self._run:
+            self._run -= 1
+            if not self._run and not self._broken:
+                self._step = min(self._step + 1, MAX_STEP)
+            return 0
+        self._broken, self._step = False, max(self._step - 1, 0)
+        return self._residual(_CONTEXTS * later, 1)
+
+    def _leave_run(self) -> None:
+        if self._broken:
+            raise PackingError("a run that ends where none can")
+        self._run = 0
+
+    def _residual(self, context: int, least: int) -> int:
+        sums, number = self._contexts[context]
+        width = 0
+        while number << width < sums:
+            width += 1
+        one = self._bits.find("1", self._at, self._at + UNARY)
+        zeros = UNARY if one < 0 else one - self._at
+        self._at += UNARY if one < 0 else zeros + 1
+        folded = least + (self._number(8) if one < 0 else zeros << width | self._number(width))
+        if folded > 255:
+            raise PackingError(f"a residual of {folded}")
+        sums, number = sums + (folded + 1 >> 1), number + 1
+        self._contexts[context] = (sums >> 1, number >> 1) if number >= RECENT else (sums, number)
+        return folded
+
+    def _number(self, count: int) -> int:
+        self._at += count
+        if self._at > len(self._bits):
+            raise PackingError("ends before the image does")
+        return int(self._bits[self._at - count : self._at], 2) if count else 0
+
+    def _check_end(self) -> None:
+        if self._broken:
+            raise PackingError("a run that ends after the image")
+        if "1" in self._bits[self._at :] or len(self._bits) - self._at >= 8:
+            raise PackingError("goes on after the image")
+
+
+def _back(row: int, column: int, line: int, channels: int) -> tuple[int, int, int]:
+    """How far back the three neighbours lie; 0: there is none."""
+    if row and column:
+        return channels, line, line + channels
+    if row:
+        return line, line, 2 * line if row > 1 else line
+    if column:
+        return channels, channels, 2 * channels if column > 1 else channels
+    return 0, 0, 0
