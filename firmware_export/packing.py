@@ -12,10 +12,12 @@ runs that fit into a microcontroller give 592, 3,162 and 882; a PNG by Pillow at
 binary range coder instead of Golomb-Rice would save 1 % more, at several times the work.
 
 The bits, most significant first, of samples row by row, channels last: where there are several channels one bit, 1 if
-they are coupled; then for each sample what `_Codes` says; zero bits up to the next byte.
+they are coupled; then for each sample what `_State` says; zero bits up to the next byte.
 """
 
+from collections.abc import Callable
 from math import prod
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,11 +31,15 @@ START, RECENT = (8, 1), 16
 UNARY = 12
 """Zeros of the longest unary part; that many stand for a residual in 8 bits."""
 MAX_STEP = 16
-_CHUNK_SAMPLES = 1 << 21
+_CHUNK_SAMPLES = 1 << 22
 _CONTEXTS = len(LEVELS) + 1
+_WIDTHS = np.arange(8)[:, None]
 
 Shape = tuple[int, ...]
-Values = NDArray[np.int32]
+Values = NDArray[Any]
+"""Whole numbers, of any width."""
+Write = Callable[[Values, Values], object]
+"""Takes the values ``(n,)`` of one code of each image, and their lengths in bits; 0 where an image has none."""
 
 
 class PackingError(HybridError, ValueError):
@@ -42,45 +48,64 @@ class PackingError(HybridError, ValueError):
 
 def pack(images: NDArray[np.uint8]) -> list[bytes]:
     """Code each of `images` ``(n, height, width, channels)``, whether that makes it smaller or not."""
-    coded = (_coded(chunk) for chunk in _chunks(images))
-    return [_joined(*codes) for values, lengths in coded for codes in zip(values.T, lengths.T, strict=True)]
+    return [packed for chunk in _chunks(images) for packed in _packed(chunk)]
 
 
 def packed_bytes(images: NDArray[np.uint8]) -> NDArray[np.int64]:
     """Count the bytes that `pack` makes of each image, ``(n,)``."""
-    bits = [_coded(chunk)[1].sum(axis=0, dtype=np.int64) for chunk in _chunks(images)]
-    return (np.concatenate([np.zeros(0, np.int64), *bits]) + 7) // 8
+    bits = [np.zeros(0, np.int64), *map(_packed_bits, _chunks(images))]
+    return (np.concatenate(bits) + 7) // 8
+
+
+def _packed(images: NDArray[np.uint8]) -> list[bytes]:
+    codes: list[tuple[Values, Values]] = []
+
+    def keep(value: Values, length: Values) -> None:
+        codes.append((value, length))
+
+    _code(images, keep)
+    values, lengths = np.array(codes, np.int32).transpose(1, 2, 0)
+    return [_joined(*each) for each in zip(values, lengths, strict=True)]
+
+
+def _packed_bits(images: NDArray[np.uint8]) -> NDArray[np.int64]:
+    bits = np.zeros(len(images), np.int64)
+
+    def count(_: Values, length: Values) -> None:
+        np.add(bits, length, out=bits)
+
+    _code(images, count)
+    return bits
 
 
 def _chunks(images: NDArray[np.uint8]) -> list[NDArray[np.uint8]]:
-    """As many images at a time as memory should hold the codes of."""
+    """As many images at a time as memory should hold."""
     step = max(1, _CHUNK_SAMPLES // max(1, prod(images.shape[1:])))
     return [images[first : first + step] for first in range(0, len(images), step)]
 
 
-def _joined(values: Values, lengths: NDArray[np.uint8]) -> bytes:
+def _joined(values: Values, lengths: Values) -> bytes:
     """Write each value in as many bits as its length says."""
-    ends = np.cumsum(lengths, dtype=np.int64)
+    ends = np.cumsum(lengths)
     behind = np.repeat(ends, lengths) - 1 - np.arange(ends[-1])
     return np.packbits((np.repeat(values, lengths) >> behind & 1).astype(np.uint8)).tobytes()
 
 
-def _coded(images: NDArray[np.uint8]) -> tuple[Values, NDArray[np.uint8]]:
-    """Values and lengths of all codes, ``(codes, n)``: the coupling, two of each sample, the last run."""
+def _code(images: NDArray[np.uint8], write: Write) -> None:
+    """Write the codes of all images: the coupling, two of each sample, the last run."""
     n, *_, channels = images.shape
-    plain, coupled, activity = _predictions(images.astype(np.int32))
+    plain, coupled, activity = _predictions(images.astype(np.int16))
     residuals = [_folded(images, predicted).reshape(n, -1) for predicted in (plain, coupled)]
     cost = [((folded + 1) // 2).sum(axis=1, dtype=np.int64) for folded in residuals]
     chosen = cost[1] < cost[0]
     folded = np.where(chosen[:, None], residuals[1], residuals[0])
-    context = np.searchsorted(LEVELS, activity) + _CONTEXTS * (np.arange(channels) > 0)
-    codes = _Codes(n, folded.shape[1])
+    context = np.searchsorted(LEVELS, activity).astype(np.int8) + (np.arange(channels) > 0) * np.int8(_CONTEXTS)
     if channels > 1:
-        codes.write(0, chosen.astype(np.int32), np.ones(n, np.uint8))
-    for place, (u, c) in enumerate(zip(folded.T.copy(), context.reshape(n, -1).T.copy(), strict=True)):
-        codes.sample(place, u, c)
-    codes.finish()
-    return codes.values, codes.lengths
+        write(chosen, np.ones(n, np.int32))
+    state = _State(n, write)
+    for u, c in zip(folded.T.copy(), context.reshape(n, -1).T.copy(), strict=True):
+        state.sample(u, c)
+    state.finish()
 
 
 def _predictions(x: Values) -> tuple[Values, Values, Values]:
@@ -95,9 +120,12 @@ def _predictions(x: Values) -> tuple[Values, Values, Values]:
 
 
 def _neighbours(x: Values) -> tuple[Values, Values, Values]:
-    """Left, upper, upper left. In the first row and column the one there is stands for two, the one before it for the
-    third; before the first pixel there are zeros."""
-    left, above, corner = np.zeros((3, *x.shape), np.int32)
+    """Left, upper, upper left.
+
+    In the first row and column the one there is stands for two, the one before it for the third; before the first pixel
+    there are zeros.
+    """
+    left, above, corner = np.zeros((3, *x.shape), x.dtype)
     left[:, :, 1:], left[:, 1:, 0] = x[:, :, :-1], x[:, :-1, 0]
     above[:, 1:], above[:, 0, 1:] = x[:, :-1], x[:, 0, :-1]
     corner[:, 1:, 1:] = x[:, :-1, :-1]
@@ -112,62 +140,49 @@ def _folded(sample: NDArray[np.uint8], predicted: Values) -> Values:
     return np.where(error >= 0, 2 * error, -2 * error - 1)
 
 
-class _Codes:
-    """The codes of `n` images side by side, sample by sample."""
+class _State:
+    """What is known of `n` images while they are coded side by side, sample by sample."""
 
-    def __init__(self, n: int, samples: int) -> None:
-        self.values = np.zeros((2 * samples + 2, n), np.int32)
-        self.lengths = np.zeros((2 * samples + 2, n), np.uint8)
+    def __init__(self, n: int, write: Write) -> None:
+        self._write = write
         self._contexts = np.tile(np.array(START, np.int32)[:, None, None], (1, 2 * _CONTEXTS, n))
         self._run, self._step, self._rows = np.zeros(n, np.int32), np.zeros(n, np.int32), np.arange(n)
 
-    def write(self, place: int, value: Values, length: NDArray[np.uint8]) -> None:
-        """Set the code at `place` of each image."""
-        self.values[place], self.lengths[place] = value, length
-
-    def sample(self, place: int, folded: Values, context: NDArray[np.int64]) -> None:
+    def sample(self, folded: Values, context: Values) -> None:
         """Code a sample: first what it says of a run, then, where it is not part of one, its residual."""
         flat = context % _CONTEXTS == 0
         within = flat & (folded == 0)
-        self._count_run(2 * place + 1, flat, within)
-        self._residual(2 * place + 2, folded, flat, context, ~within)
+        self._count_run(flat, within)
+        self._residual(folded, flat, context, ~within)
 
-    def _count_run(self, place: int, flat: NDArray[np.bool_], within: NDArray[np.bool_]) -> None:
+    def _count_run(self, flat: NDArray[np.bool_], within: NDArray[np.bool_]) -> None:
         """1: the run has reached ``2**(step // 2)``, or left what is flat; 0 and its length: a residual ends it."""
         order = self._step >> 1
         self._run += within
         full = within & (self._run == 1 << order)
         broken = flat & ~within
         ended = full | (~flat & (self._run > 0))
-        self.write(place, np.where(broken, self._run, 1), (ended + broken * (1 + order)).astype(np.uint8))
+        self._write(np.where(broken, self._run, 1), ended + broken * (1 + order))
         self._step += full & (self._step < MAX_STEP)
         self._step -= broken & (self._step > 0)
         self._run *= within & ~full
 
-    def _residual(
-        self,
-        place: int,
-        folded: Values,
-        flat: NDArray[np.bool_],
-        context: NDArray[np.int64],
-        coded: NDArray[np.bool_],
-    ) -> None:
+    def _residual(self, folded: Values, flat: NDArray[np.bool_], context: Values, coded: NDArray[np.bool_]) -> None:
         """Zeros, a one and as many bits as the context's mean residual has; where flat, it is at least 1."""
         sums, number = self._contexts[:, context, self._rows]
-        width = (number << np.arange(8)[:, None] < sums).sum(axis=0)
-        value = folded - flat
+        width = (number << _WIDTHS < sums).sum(axis=0)
+        value: Values = folded - flat
         zeros = value >> width
         long = zeros >= UNARY
         short = (1 << width) | (value & (1 << width) - 1)
-        length = np.where(long, UNARY + 8, zeros + 1 + width) * coded
-        self.write(place, np.where(long, value, short), length.astype(np.uint8))
-        halved = number + coded >= RECENT
-        updated = np.stack([sums + (folded + 1 >> 1) * coded, number + coded]) >> halved
+        self._write(np.where(long, value, short), np.where(long, UNARY + 8, zeros + 1 + width) * coded)
+        number = number + coded
+        updated = np.stack([sums + (folded + 1 >> 1) * coded, number]) >> (number >= RECENT)
         self._contexts[:, context, self._rows] = updated
 
     def finish(self) -> None:
-        """Tell a run that reaches the end, in the place after the last sample's."""
-        self.write(-1, np.ones_like(self._run), (self._run > 0).astype(np.uint8))
+        """Tell a run that reaches the end."""
+        self._write(np.ones_like(self._run), self._run > 0)
 
 
 def unpack(packed: bytes, shape: Shape) -> NDArray[np.uint8]:

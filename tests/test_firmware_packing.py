@@ -1,4 +1,4 @@
-"""Packed pixels: what is written by hand, by Python and by C is the same, and comes back; nothing hostile gets through."""
+"""Packed pixels: by hand, by Python and by C they are the same, and come back; nothing hostile gets through."""
 
 import subprocess
 from math import prod
@@ -58,9 +58,12 @@ def test_a_run_that_a_residual_ends():
 
 
 def test_an_active_pixel_has_another_context():
-    """8, folded 16, less 1: 15 >> 3 is 1 zero. The next has neighbours 8, 8 and 8: flat, step 0, a run of 1. The third
-    pixel is 9, folded 2, less 1; of the flat context the sum is now 8 + 8 over 2: again 3 bits. The fourth lies beside 9
-    and, before that, 8: activity 2, a context of its own, where 9 is residual 0."""
+    """By pixel.
+
+    8, folded 16, less 1: 15 >> 3 is 1 zero. The next has neighbours 8, 8 and 8: flat, a run of 1. The third is 9,
+    folded 2, less 1; the flat context's sum is now 8 + 8 over 2: again 3 bits. The fourth lies beside 9 and, before that, 8:
+    activity 2, a context of its own, where 9 is residual 0.
+    """
     assert packed(image([[8, 8, 9, 9]])) == bits("0 01 111 1 0 1 001 1 000")
 
 
@@ -149,7 +152,7 @@ int main(void) {
 
 @pytest.fixture(scope="module")
 def in_c(tmp_path_factory):
-    """The C under AddressSanitizer and UndefinedBehaviorSanitizer: images and room for each -> size and bytes of each."""
+    """The C under address and undefined behaviour sanitizers: images and room for each -> size and bytes."""
     folder = tmp_path_factory.mktemp("pack")
     for name in ("hybrid_pack.c", "hybrid_pack.h"):
         (folder / name).write_text(render(name, {"banner": "a test"}))
