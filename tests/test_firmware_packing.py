@@ -61,8 +61,8 @@ def test_an_active_pixel_has_another_context():
     """By pixel.
 
     8, folded 16, less 1: 15 >> 3 is 1 zero. The next has neighbours 8, 8 and 8: flat, a run of 1. The third is 9,
-    folded 2, less 1; the flat context's sum is now 8 + 8 over 2: again 3 bits. The fourth lies beside 9 and, before that, 8:
-    activity 2, a context of its own, where 9 is residual 0.
+    folded 2, less 1; the flat context's sum is now 8 + 8 over 2: again 3 bits. The fourth lies beside 9 and, before
+    that, 8: activity 2, a context of its own, where 9 is residual 0.
     """
     assert packed(image([[8, 8, 9, 9]])) == bits("0 01 111 1 0 1 001 1 000")
 
