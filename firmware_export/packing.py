@@ -101,7 +101,7 @@ def _code(images: NDArray[np.uint8], write: Write) -> None:
     rows = slice(None, None, LOOKED_AT if width > 1 else 1)
     apart, together = (((each[:, rows] + 1) // 2).sum(axis=(1, 2, 3), dtype=np.int64) for each in residuals)
     chosen = 4 * together < 3 * apart
-    folded = np.where(chosen[:, None], *(each.reshape(n, -1) for each in reversed(residuals)))
+    folded = np.where(chosen[:, None], residuals[1].reshape(n, -1), residuals[0].reshape(n, -1))
     context = np.searchsorted(LEVELS, activity).astype(np.int8) + (np.arange(channels) > 0) * np.int8(_CONTEXTS)
     if channels > 1:
         write(chosen, np.ones(n, np.int32))

@@ -75,7 +75,7 @@ def decode_payload(payload: bytes, encoding: Encoding, input_shape: tuple[int, .
     """
     _check_encoding(encoding)
     if encoding == "raw":
-        pixels = _check_size("body", payload, input_shape)
+        pixels = _check_size(_PIXELS, payload, input_shape)
         return Query(pixels=pixels, edge_class=None, score=None, model=None)
     fields = _read_map(payload)
     if fields.get("v") != PAYLOAD_VERSION or isinstance(fields["v"], bool):

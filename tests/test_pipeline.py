@@ -289,7 +289,7 @@ def test_a_limit_that_no_threshold_holds(copied):
         ("cloud.latency_ms=3", EVERY - BEFORE),
         ("sweep.min_coverage=0.9", {"sweep", "bundle"}),
         ("sweep.max_latency_ms=50", {"sweep", "bundle"}),
-        ('sweep.payload="raw"', {"sweep", "bundle"}),
+        ('sweep.payload="raw"', EVERY - BEFORE),
         ("sweep.no_excess_loss=true", {"sweep", "bundle"}),
         ("export.golden_examples=3", {"bundle"}),
         ('export.engines="tflm"', {"bundle"}),
