@@ -61,6 +61,8 @@ class Swept:
     """What is guaranteed of the chosen threshold; None where no confidence was asked for."""
     confirmed: OperatingPoint
     """The chosen threshold, on test."""
+    payload_bytes: float
+    """Of a query, the mean over test."""
 
     @property
     def chosen(self) -> OperatingPoint:

@@ -214,6 +214,7 @@ def sweep_thresholds(run: "Run", calibration: Predictions, test: Predictions) ->
         sizes = payloads(run, "test")
         confirmed = sweep.confirm(replace(chosen, name=CHOSEN), test, here, payload_bytes=sizes, seed=seed)
         storage.write_points(folder / "confirmed.json", (confirmed,))
+        storage.write_json(folder / "payload.json", {"mean_bytes": float(sizes.mean())})
 
     folder = run.folder.stage("sweep", run.keys["sweep"], make)
     return Swept(
@@ -223,6 +224,7 @@ def sweep_thresholds(run: "Run", calibration: Predictions, test: Predictions) ->
         named=storage.read_points(folder / "named.json"),
         certificate=storage.read_certificate(folder / "certificate.json"),
         confirmed=storage.read_points(folder / "confirmed.json")[0],
+        payload_bytes=storage.read_json(folder / "payload.json")["mean_bytes"],
     )
 
 
