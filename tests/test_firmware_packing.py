@@ -1,5 +1,6 @@
 """Packed pixels: by hand, by Python and by C they are the same, and come back; nothing hostile gets through."""
 
+import io
 import subprocess
 from math import prod
 
@@ -7,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from firmware_export.answers import SANITIZERS
 from firmware_export.host import C_FLAGS, c_compiler
@@ -118,6 +120,21 @@ def test_smooth_images_become_much_smaller():
     rows, columns = np.indices((32, 32))
     surface = 100 + 60 * np.sin(rows / 9) * np.cos(columns / 7) + np.random.default_rng(0).normal(0, 1, (32, 32))
     assert len(packed(surface.astype(np.uint8)[..., None])) < 0.45 * 1024
+
+
+def test_real_images_take_less_than_pngs(fashion):
+    """Of the first 100 test images of Fashion-MNIST."""
+    images = fashion.test.x[:100]
+    coded = pack(images)
+    assert all(np.array_equal(unpack(one, (28, 28, 1)), image) for one, image in zip(coded, images, strict=True))
+    assert np.mean([len(one) for one in coded]) < 0.8 * np.mean([len(png(image)) for image in images])
+    assert np.mean([len(one) for one in coded]) < 0.5 * 784
+
+
+def png(one) -> bytes:
+    written = io.BytesIO()
+    Image.fromarray(one[..., 0]).save(written, "PNG", optimize=True)
+    return written.getvalue()
 
 
 # C
