@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from firmware_export.emulate import programs
 from firmware_export.host import C_FLAGS, c_compiler, run_device
-from firmware_export.payload import MODEL_DIGEST_BYTES, Encoding, Query, encode_payload, payload_bytes
+from firmware_export.payload import MODEL_DIGEST_BYTES, Encoding, Query, encode_payloads, payload_bytes
 from firmware_export.tflm import AOT_FOLDER, PLAIN_UNITS
 from hybrid.cascade import DeviceProgram
 from hybrid.errors import HybridError
@@ -60,17 +60,17 @@ def expected_answers(contract: Contract, pixels: NDArray[np.uint8]) -> Answers:
     said = run_device(contract.program, to_int8(pixels))
     edge_class, score = said.logits.argmax(axis=1).astype(np.int32), said.score.astype(np.int32)
     model = bytes.fromhex(contract.program.digest)[:MODEL_DIGEST_BYTES]
-    queries = (
-        Query(pixels=example.ravel(), edge_class=int(answer), score=int(value), model=model)
+    queries = [
+        Query(pixels=example, edge_class=int(answer), score=int(value), model=model)
         for example, answer, value in zip(pixels, edge_class, score, strict=True)
-    )
+    ]
     return Answers(
         edge_class=edge_class,
         score=score,
         stage=said.stage,
         kept=(score >= contract.threshold).astype(np.int32),
         logits=said.logits,
-        payloads=tuple(encode_payload(query, contract.encoding) for query in queries),
+        payloads=tuple(encode_payloads(queries, contract.encoding)),
     )
 
 

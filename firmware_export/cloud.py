@@ -48,7 +48,7 @@ class CloudInputs:
     class_names: tuple[str, ...]
     url: str
     deadline_ms: float
-    payload: Encoding = "cbor"
+    payload: Encoding = "packed"
     value_range: tuple[float, float]
     edge_digest: str
     """`DeviceProgram.digest`, 64 hex digits."""

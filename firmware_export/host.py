@@ -13,7 +13,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -160,7 +160,7 @@ class CompiledDecision:
         pixels = np.ascontiguousarray(query.pixels, np.uint8)
         result = _Result(class_index=query.edge_class, score=query.score)
         size = ctypes.c_size_t()
-        call = (int(encoding == "cbor"), _pointer(pixels), ctypes.byref(result))
+        call = (get_args(Encoding).index(encoding), _pointer(pixels), ctypes.byref(result))
         encode = self._library.hybrid_payload_encode
         self._check(encode(*call, None, ctypes.c_size_t(0), ctypes.byref(size)))
         room = size.value if capacity is None else capacity

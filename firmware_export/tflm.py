@@ -56,6 +56,8 @@ SOURCES = (
     "hybrid_model_data.h",
     "hybrid_monitor.c",
     "hybrid_monitor.h",
+    "hybrid_pack.c",
+    "hybrid_pack.h",
     "hybrid_payload.c",
     "hybrid_payload.h",
     "hybrid_router.c",

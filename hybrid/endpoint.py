@@ -30,8 +30,9 @@ class EndpointInfo:
     model_name: str
     edge_digest: str
     """SHA-256 of the edge flatbuffer that this cloud is paired with, 64 hex digits."""
-    payload: Literal["cbor", "raw"]
-    """What the firmware sends unless told otherwise: a CBOR frame, or the pixels alone as application/octet-stream."""
+    payload: Literal["packed", "cbor", "raw"]
+    """What the firmware sends unless told otherwise: a CBOR frame with packed or plain pixels, or the pixels alone as
+    application/octet-stream."""
     deadline_ms: float
     """The device waits this long for an answer, retries included, and then keeps the edge's own."""
     max_batch: int

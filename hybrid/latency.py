@@ -15,6 +15,8 @@ from hybrid.work import Work
 Array = NDArray[np.float64]
 MAX_ATTEMPTS = 8
 """A query lost this often is taken to arrive with its last attempt."""
+PACKING_CYCLES_PER_SAMPLE = 200
+"""Of `firmware_export.packing` on the device: 140 to 160 instructions, counted on an emulated Cortex-M4, -O2."""
 
 
 def edge_latency_ms(work: Work, device: Device) -> float:
@@ -47,6 +49,11 @@ def mean_query_ms(payload_bytes: float, link: Link, cloud_ms: float) -> float:
     """Mean of what `query_latency_ms` draws."""
     each = float(uplink_ms(payload_bytes, link)) + _mean_rtt_ms(link)
     return link.wake_ms + _mean_attempts(link) * each + cloud_ms
+
+
+def packing_ms(samples: int, device: Device) -> float:
+    """Time of the device to pack an image or window of so many samples."""
+    return samples * PACKING_CYCLES_PER_SAMPLE / (device.clock_mhz * 1e3)
 
 
 def uplink_ms(payload_bytes: ArrayLike, link: Link) -> Array:

@@ -223,8 +223,9 @@ class SweepSpec:
     """Links that the report compares; the run's own link is always among them."""
     clouds: tuple[str, ...] = ("cpu", "cpu-busy", "cpu-large", "gpu-large")
     """Cloud servers that the sweep compares; the run's own is always among them."""
-    payload: Literal["cbor", "raw"] = "cbor"
-    """What a query carries: a CBOR frame with class, score and pixels, or the pixels alone."""
+    payload: Literal["packed", "cbor", "raw"] = "packed"
+    """What a query carries: a CBOR frame with class, score and pixels, the pixels packed without loss (about half the
+    bytes) or as they are; or the pixels alone."""
 
 
 @dataclass(frozen=True, kw_only=True)

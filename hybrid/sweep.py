@@ -84,6 +84,8 @@ class Scenario:
     cloud_ms: float
     stage_work: tuple[Work, ...]
     """The work of each of the device's nets, routers included."""
+    packing_ms: float = 0.0
+    """The device's time to write a query, before it wakes the radio."""
 
     @property
     def stage_ms(self) -> Array:
@@ -130,6 +132,8 @@ def _meter(predictions: Predictions, scenario: Scenario, payload_bytes: ArrayLik
     rng = np.random.default_rng(seed)
     ms = latency.query_latency_ms(n, payload_bytes, scenario.link, scenario.cloud_ms, rng)
     mj = latency.query_energy_mj(ms, payload_bytes, scenario.device, scenario.link)
+    packing_mj = scenario.packing_ms * scenario.device.power_mw / 1000
+    ms, mj = ms + scenario.packing_ms, mj + packing_mj
     edge_ms = scenario.stage_ms[predictions.stage]
     return _Meter(scenario, predictions.router_score, edge_ms, predictions.edge_right, predictions.cloud_right, ms, mj)
 

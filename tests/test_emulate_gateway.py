@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import cbor2
 import numpy as np
 import pytest
 from cloud_helpers import INPUTS, brightness, running
@@ -138,6 +139,7 @@ static hybrid_status_t classify(const uint8_t *pixels, hybrid_result_t *result) 
 int main(void) { return (int)gateway_run(classify); }
 """
 EXAMPLES = pixels(12, seed=3)
+EXAMPLES[::2, 1:] = 9  # of these the pixels can be packed
 INFO = endpoint_info(replace(INPUTS, input_shape=INPUT_SHAPE))
 THRESHOLD = 7  # of the bundle's chosen operating point
 
@@ -178,15 +180,17 @@ def test_device_and_cloud_answer_as_python_predicts(device):
 
 
 def test_what_the_cloud_is_asked(device):
-    asked = []
+    asked, keys = [], []
 
     def ask(payload):
-        asked.append(decode_payload(payload))
+        keys.append(list(cbor2.loads(payload))[-1])
+        asked.append(decode_payload(payload, "packed", INPUT_SHAPE))
         return 2
 
     _, outcomes = served(device, ask)
     hard = [(example, outcome) for example, outcome in zip(EXAMPLES, outcomes, strict=True) if outcome.way != Way.KEPT]
     assert len(asked) == len(hard) > 0
+    assert set(keys) == {"x", "z"}
     for query, (example, outcome) in zip(asked, hard, strict=True):
         assert query.pixels.tobytes() == example.tobytes()
         assert (query.edge_class, query.score) == (outcome.edge_class, outcome.score)
@@ -216,5 +220,5 @@ def test_payload_of_another_shape_is_refused():
         ask = endpoint_ask(
             f"{base}/v2/models/{INFO.model_name}", input_shape=INPUT_SHAPE, num_classes=3, encoding="raw"
         )
-        with pytest.raises(PayloadError, match="63 pixels, expected 64"):
+        with pytest.raises(PayloadError, match="x: got 63 bytes, expected 64"):
             ask(bytes(63))

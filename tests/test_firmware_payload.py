@@ -1,3 +1,5 @@
+from typing import get_args
+
 import cbor2
 import numpy as np
 import pytest
@@ -6,7 +8,17 @@ from hypothesis import strategies as st
 from tiny_edge import program, sources
 
 from firmware_export.host import compile_decision
-from firmware_export.payload import PayloadError, Query, decode_payload, encode_payload, payload_bytes
+from firmware_export.packing import pack
+from firmware_export.payload import (
+    Encoding,
+    PayloadError,
+    Query,
+    decode_payload,
+    encode_payload,
+    encode_payloads,
+    payload_bytes,
+    payload_sizes,
+)
 from hybrid.errors import HybridError, SpecError
 
 MODEL = bytes(range(8))
@@ -24,7 +36,7 @@ def test_pencil():
 
 def test_raw_is_the_pixels():
     assert encode_payload(query(), "raw") == b"\x00\x01"
-    asked = decode_payload(b"\x00\x01", "raw")
+    asked = decode_payload(b"\x00\x01", "raw", (2,))
     assert asked.pixels.tolist() == [0, 1]
     assert (asked.edge_class, asked.score, asked.model) == (None, None, None)
 
@@ -34,7 +46,7 @@ def test_what_is_encoded_is_decoded_and_never_longer_than_announced(edge_class, 
     sent = Query(pixels=np.frombuffer(pixels, np.uint8), edge_class=edge_class, score=score, model=MODEL)
     message = encode_payload(sent)
     assert len(message) <= payload_bytes((len(pixels),))
-    got = decode_payload(message)
+    got = decode_payload(message, "cbor", (len(pixels),))
     assert (got.edge_class, got.score, got.model, got.pixels.tobytes()) == (edge_class, score, MODEL, pixels)
 
 
@@ -52,12 +64,14 @@ GOOD = {"c": 1, "m": MODEL, "s": 2, "v": 1, "x": b"abc"}
         ({"s": "a"}, "s is 'a'"),
         ({"m": b"short"}, "expected 8 bytes"),
         ({"x": "text"}, "x is str, expected bytes"),
+        ({"x": b"ab"}, r"x: got 2 bytes, expected 3 for pixels of shape \[3\]"),
         ({"y": 1}, "keys"),
+        ({"z": b""}, "keys"),
     ],
 )
 def test_wrong_fields_are_named(change, complaint):
     with pytest.raises(PayloadError, match=complaint):
-        decode_payload(cbor2.dumps({**GOOD, **change}))
+        decode_payload(cbor2.dumps({**GOOD, **change}), "cbor", (3,))
 
 
 @pytest.mark.parametrize(
@@ -65,11 +79,66 @@ def test_wrong_fields_are_named(change, complaint):
 )
 def test_junk_is_refused(junk):
     with pytest.raises(PayloadError, match="payload: "):
-        decode_payload(junk)
+        decode_payload(junk, "packed", (3,))
+
+
+SMOOTH = np.arange(24, dtype=np.uint8).reshape(4, 3, 2) // 3
+NOISE = np.random.default_rng(0).integers(0, 256, (4, 3, 2), dtype=np.uint8)
+
+
+def framed(pixels) -> Query:
+    return Query(pixels=pixels, edge_class=2, score=-1, model=MODEL)
+
+
+def test_packed_pixels_take_the_place_of_the_plain_ones():
+    message = encode_payload(framed(SMOOTH), "packed")
+    assert cbor2.loads(message) == {"c": 2, "m": MODEL, "s": -1, "v": 1, "z": pack(SMOOTH[None])[0]}
+    assert len(message) < len(encode_payload(framed(SMOOTH)))
+
+
+def test_pixels_that_do_not_become_smaller_stay_as_they_are():
+    assert encode_payload(framed(NOISE), "packed") == encode_payload(framed(NOISE))
+
+
+@pytest.mark.parametrize("encoding", ["cbor", "packed"])
+@pytest.mark.parametrize("pixels", [SMOOTH, NOISE])
+def test_both_frames_are_read(encoding, pixels):
+    got = decode_payload(encode_payload(framed(pixels), "packed"), encoding, (4, 3, 2))
+    assert got.pixels.tobytes() == pixels.tobytes()
+    assert (got.edge_class, got.score, got.model) == (2, -1, MODEL)
+
+
+@pytest.mark.parametrize(("packed", "complaint"), [("text", "z is str, expected bytes"), (b"", "0 bytes for an image")])
+def test_what_is_not_packed_pixels(packed, complaint):
+    frame = cbor2.dumps({"c": 1, "m": MODEL, "s": 2, "v": 1, "z": packed})
+    with pytest.raises(PayloadError, match=f"payload: z.*{complaint}" if packed == b"" else complaint):
+        decode_payload(frame, "packed", (4, 3, 2))
+
+
+@pytest.mark.parametrize("shape", [(4, 3, 2), (8, 8, 1), (3, 90, 1)])
+@pytest.mark.parametrize("encoding", get_args(Encoding))
+def test_sizes_are_those_of_the_longest_frames(shape, encoding):
+    rng = np.random.default_rng(1)
+    images = np.stack([rng.integers(0, high, shape, dtype=np.uint8) for high in (1, 9, 256)])
+    longest = [Query(pixels=one, edge_class=65535, score=-128, model=MODEL) for one in images]
+    sizes = payload_sizes(images, encoding).tolist()
+    assert sizes == [len(message) for message in encode_payloads(longest, encoding)]
+    assert max(sizes) == payload_bytes(shape, encoding)
+    assert payload_sizes(images[:0], encoding).shape == (0,)
+
+
+def test_of_very_many_images_some_stand_for_their_neighbours(monkeypatch):
+    monkeypatch.setattr("firmware_export.payload._PACKED_SAMPLES", 2 * 24)
+    each = [SMOOTH, NOISE, NOISE, SMOOTH, SMOOTH]  # 120 samples, so every third is packed
+    sizes = payload_sizes(np.stack(each), "packed").tolist()
+    small, large = payload_sizes(SMOOTH[None], "packed").item(), payload_bytes((4, 3, 2))
+    assert sizes == [small] * 5
+    monkeypatch.undo()
+    assert payload_sizes(np.stack(each), "packed").tolist() == [small, large, large, small, small]
 
 
 def test_unknown_encoding():
-    with pytest.raises(SpecError, match="got 'png', allowed raw, cbor"):
+    with pytest.raises(SpecError, match="got 'png', allowed raw, cbor, packed"):
         payload_bytes((2, 2, 1), "png")
 
 
@@ -79,7 +148,7 @@ def c():
 
 
 def on_device(edge_class, score, seed=0) -> Query:
-    pixels = np.random.default_rng(seed).integers(0, 256, 64, dtype=np.uint8)
+    pixels = np.random.default_rng(seed).integers(0, 8 << seed % 6, (8, 8, 1), dtype=np.uint8)
     return Query(pixels=pixels, edge_class=edge_class, score=score, model=bytes.fromhex(program().digest)[:8])
 
 
@@ -88,6 +157,7 @@ def on_device(edge_class, score, seed=0) -> Query:
 def test_c_encoder_writes_the_same_bytes(c, edge_class, score, seed):
     sent = on_device(edge_class, score, seed)
     assert c.payload(sent, "cbor") == encode_payload(sent)
+    assert c.payload(sent, "packed") == encode_payload(sent, "packed")
 
 
 @pytest.mark.parametrize("edge_class", [0, 23, 24, 255, 256, 65535])
@@ -98,12 +168,20 @@ def test_c_encoder_at_the_edges_of_heads(c, edge_class, score):
     assert c.payload(sent, "raw") == sent.pixels.tobytes()
 
 
+@pytest.mark.parametrize("encoding", get_args(Encoding))
+@pytest.mark.parametrize("seed", [0, 5])
+def test_c_encoder_fills_its_buffer_to_the_last_byte(c, encoding, seed):
+    """Packed (seed 0) as well as not; also where the head, which tells the size, leaves no room to close up."""
+    sent = on_device(3, 4, seed)
+    size = len(encode_payload(sent, encoding))
+    for more in range(5):
+        assert c.payload(sent, encoding, capacity=size + more) == encode_payload(sent, encoding)
+    for capacity in (size - 1, size - 5, 1):
+        with pytest.raises(HybridError, match="buffer is too small"):
+            c.payload(sent, encoding, capacity=capacity)
+
+
 def test_c_encoder_refuses(c):
-    sent = on_device(3, 4)
-    size = len(encode_payload(sent))
-    assert c.payload(sent, "cbor", capacity=size) == encode_payload(sent)
-    with pytest.raises(HybridError, match="buffer is too small"):
-        c.payload(sent, "cbor", capacity=size - 1)
     with pytest.raises(HybridError, match="outside its range"):
         c.payload(on_device(65536, 0), "cbor")
 

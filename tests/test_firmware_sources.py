@@ -196,7 +196,7 @@ def refused(**changes):
             {"footprint": Footprint(macs=1, router_macs=1, flash_bytes=7, measured_arena_bytes=9, least_arena_bytes=9)},
             "flash_bytes 7, the",
         ),
-        ({"payload_encoding": "png"}, "allowed raw, cbor"),
+        ({"payload_encoding": "png"}, "allowed raw, cbor, packed"),
     ],
 )
 def test_bad_values_are_refused_in_words(changes, complaint):

@@ -22,6 +22,10 @@ def rng():
     return np.random.default_rng(0)
 
 
+def test_packing_by_hand():
+    assert latency.packing_ms(784, DEVICE) == pytest.approx(1.568)  # 200 cycles each, at 100 a microsecond
+
+
 def test_edge_latency_by_hand():
     work = Work(
         macs_by_kind={"conv": 1_000_000, "pointwise": 500_000, "depthwise": 100_000, "dense": 20_000},

@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from tritonclient import http as triton
 from tritonclient.utils import InferenceServerException
 
 from firmware_export.cloud import cloud_files
+from firmware_export.packing import pack
 from hybrid.errors import BundleError, CloudError, HybridError, SpecError
 from hybrid.serve import create_app, load_model, serve
 from hybrid.serve.app import body_limit
@@ -294,6 +296,14 @@ def test_query(server, kind):
     assert cbor2.loads(answer.data) == {"class": 2, "scores": SCORES[0]}
 
 
+def test_query_with_packed_pixels(server):
+    packed = pack(PIXELS)[0]
+    answer = post(server, "query", query(x=None, z=packed), CBOR)
+    assert cbor2.loads(answer.data) == {"class": 2, "scores": SCORES[0]}
+    cut = post(server, "query", query(x=None, z=packed[:-1]), CBOR)
+    assert (cut.status, cut.json()["error"]) == (400, "payload: z is not packed pixels (ends before the image does)")
+
+
 def test_of_equal_scores_the_lowest_class_wins(server):
     assert cbor2.loads(post(server, "query", query(x=bytes(4)), CBOR).data) == {"class": 0, "scores": [0, 0, 0]}
 
@@ -313,6 +323,7 @@ def test_an_answer_is_small(server):
         ({"m": None}, 400, "keys ['c', 's', 'v', 'x'], expected"),
         ({"x": bytes(3)}, 400, "x: got 3 bytes, expected 4 for pixels of shape [2, 2, 1]"),
         ({"x": [0, 0, 0, 0]}, 400, "x is list, expected bytes"),
+        ({"z": b""}, 400, "keys ['c', 'm', 's', 'v', 'x', 'z'], expected"),
         ({"x": None}, 400, "keys ['c', 'm', 's', 'v'], expected"),
     ],
 )
@@ -335,6 +346,13 @@ def test_whatever_bytes_come_are_refused(body):
         decode_query(body, "cbor", INFO)
 
 
+@settings(deadline=None)
+@given(st.binary(max_size=20))
+def test_whatever_packed_pixels_come_are_read_or_refused(packed):
+    with suppress(RequestError):
+        assert decode_query(query(x=None, z=packed), "cbor", INFO).shape == (1, *INFO.input_shape)
+
+
 @pytest.mark.parametrize("body", [b"\x9f" * 5000, b"\x81" * 5000, b"\x5b" + b"\xff" * 8, b"\x9b" + b"\x7f" * 8])
 def test_deep_and_boastful_cbor(body):
     with pytest.raises(RequestError, match="not CBOR"):
@@ -345,7 +363,10 @@ def test_pixels_alone(server):
     answer = post(server, "query", PIXELS[0].tobytes(), {"Content-Type": "application/octet-stream"})
     assert cbor2.loads(answer.data) == {"class": 2, "scores": SCORES[0]}
     short = post(server, "query", bytes(3), {"Content-Type": "application/octet-stream"})
-    assert (short.status, short.json()["error"]) == (400, "x: got 3 bytes, expected 4 for pixels of shape [2, 2, 1]")
+    assert (short.status, short.json()["error"]) == (
+        400,
+        "payload: x: got 3 bytes, expected 4 for pixels of shape [2, 2, 1]",
+    )
 
 
 # The SavedModel and the process

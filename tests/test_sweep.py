@@ -191,6 +191,13 @@ def test_payload_by_example_reaches_the_latency():
     assert [p.mean_latency_ms for p in got] == [10, 45, 70, 95, 120]
 
 
+def test_packing_takes_the_device_some_time_before_each_query():
+    got = sweep.operating_points(predictions(), replace(SCENARIO, packing_ms=4), payload_bytes=8, seed=0)
+    # A query takes 104 ms, and 100 mW for 4 of them, 0.4 mJ, beside its 8 mJ.
+    assert [p.mean_latency_ms for p in got] == [10, 36, 62, 88, 114]
+    assert [p.mean_energy_mj for p in got] == pytest.approx([1, 3.1, 5.2, 7.3, 9.4])
+
+
 def test_confirm_measures_the_same_threshold_elsewhere():
     chosen = replace(points()[1], name="chosen")
     other = predictions(scores=[1, 1, 5, 0], edge=EDGE, cloud=CLOUD)

@@ -194,7 +194,7 @@ def inputs(**changes) -> BundleInputs:
         "tools": {"tensorflow": "2.21.0"},
         "footprint": changes.get("footprint") or measured(given),
         "arena_margin": 0.1,
-        "payload_encoding": "cbor",
+        "payload_encoding": "packed",
         "aot": aot_engine(given, changes.get("device", DEVICE), "auto"),
         "watch": WATCH,
         "router_kinds": ("learned",) * len(given.stages),

@@ -7,14 +7,13 @@ import struct
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from enum import IntEnum
-from math import prod
 
 import cbor2
 
 from firmware_export.emulate import programs
 from firmware_export.emulate.errors import EmulationError
 from firmware_export.emulate.uart import Uart
-from firmware_export.payload import Encoding, PayloadError, decode_payload
+from firmware_export.payload import Encoding, decode_payload
 from hybrid.blackbox import RemoteModel
 from hybrid.errors import CloudError
 
@@ -70,9 +69,7 @@ def endpoint_ask(
     model.check_input(input_shape)
 
     def ask(payload: bytes) -> int:
-        pixels = decode_payload(payload, encoding).pixels
-        if pixels.size != prod(input_shape):
-            raise PayloadError(f"payload: {pixels.size:,} pixels, expected {prod(input_shape):,}")
+        pixels = decode_payload(payload, encoding, input_shape).pixels
         return int(model.ask(pixels.reshape(1, *input_shape), num_classes)[0].argmax())
 
     return ask

@@ -111,7 +111,7 @@ class Run:
         trained = (asked.supernet_epochs, asked.supernet_rows, *recipe, train.flip, train.crop_pixels)
         supernet = digest("supernet", base, self.space, taught_by, *trained, *device, look.width)
         times = [(server.latency_ms, cloud.latency_ms) for server, cloud in zip(self.servers, self.clouds, strict=True)]
-        scored = (asked.rows, asked.min_coverage, asked.macs_exponent, self.link, times)
+        scored = (asked.rows, asked.min_coverage, asked.macs_exponent, self.link, self.spec.sweep.payload, times)
         question = digest("question", supernet, *clouds, *device, look.width, *scored)
         return supernet, question, digest("search", question, asked.trials, asked.noise_tolerance)
 

@@ -7,14 +7,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from firmware_export import bundle as bundles
-from firmware_export.payload import payload_bytes
 from firmware_export.tflm import arena_bytes
 from hybrid import policy, sweep
 from hybrid.artifacts import Floats, OperatingPoint, Predictions
 from hybrid.configure import to_toml
 from hybrid.pipeline.export import tool_versions
 from hybrid.pipeline.floating import float_outputs
-from hybrid.pipeline.results import scenarios
+from hybrid.pipeline.results import payloads, scenarios
 from hybrid.pipeline.searching import MAX_ROWS, budget_words, cloud_title, shown
 from hybrid.report import (
     BundleFile,
@@ -154,10 +153,9 @@ def _stages(run: "Run") -> tuple[StageCost, ...]:
 
 def _by_link(run: "Run") -> dict[str, list[OperatingPoint]]:
     """Every threshold on test behind each link and the run's own cloud server."""
-    payload = payload_bytes(run.data.input_shape, run.spec.sweep.payload)
-    everywhere = scenarios(run)
+    sizes, everywhere = payloads(run, "test"), scenarios(run)
     return {
-        here.link.name: sweep.operating_points(run.swept.test, here, payload_bytes=payload, seed=run.spec.seed)
+        here.link.name: sweep.operating_points(run.swept.test, here, payload_bytes=sizes, seed=run.spec.seed)
         for here in everywhere
         if here.cloud_name == everywhere[0].cloud_name
     }

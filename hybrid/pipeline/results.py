@@ -3,11 +3,15 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+from numpy.typing import NDArray
+
+from firmware_export.payload import payload_sizes
 from hybrid import cost, sweep
 from hybrid.artifacts import Footprint, OperatingPoint, Predictions
 from hybrid.clouds import CloudAnswers
 from hybrid.guarantee import Certificate
-from hybrid.pipeline.searching import server_of
+from hybrid.pipeline.searching import packing_ms, server_of
 from hybrid.quantize import Int8Edge
 from hybrid.routing import Routed
 from hybrid.specs import ArchSpec
@@ -57,11 +61,18 @@ class Swept:
     """What is guaranteed of the chosen threshold; None where no confidence was asked for."""
     confirmed: OperatingPoint
     """The chosen threshold, on test."""
+    payload_bytes: float
+    """Of a query, the mean over test."""
 
     @property
     def chosen(self) -> OperatingPoint:
         """The operating point that holds from the start, on calibration."""
         return next(point for point in self.named if point.name == CHOSEN)
+
+
+def payloads(run: "Run", split: str) -> NDArray[np.int64]:
+    """Bytes of the query of each example of a split, ``(n,)``."""
+    return payload_sizes(run.data.splits[split].x, run.spec.sweep.payload)
 
 
 def scenarios(run: "Run") -> list[sweep.Scenario]:
@@ -71,7 +82,14 @@ def scenarios(run: "Run") -> list[sweep.Scenario]:
     servers |= {server.name: server.latency_ms for server in run.compared.values() if server.name != own}
     stage_work = tuple(cost.stage_work(stage) for stage in run.quantized.routed.program.stages)
     return [
-        sweep.Scenario(device=run.device, link=link, cloud_name=name, cloud_ms=latency_ms, stage_work=stage_work)
+        sweep.Scenario(
+            device=run.device,
+            link=link,
+            cloud_name=name,
+            cloud_ms=latency_ms,
+            stage_work=stage_work,
+            packing_ms=packing_ms(run),
+        )
         for name, latency_ms in servers.items()
         for link in run.links.values()
     ]

@@ -3,11 +3,12 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
+from math import prod
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from datasets import Split
-from firmware_export.payload import payload_bytes
+from firmware_export.payload import payload_sizes
 from hybrid import cost, latency, profiles
 from hybrid.artifacts import Floats
 from hybrid.clouds import CloudAnswers
@@ -27,8 +28,6 @@ if TYPE_CHECKING:
     from hybrid.pipeline import Run
 
 SUPERNET_WEIGHTS = "supernet.npz"
-PAYLOAD: Literal["cbor"] = "cbor"
-"""What a query is taken to carry; the other encoding is a few bytes shorter."""
 REFUSED_FIRST = ("table", "url", "application", "train")
 """Kinds of clouds: what may turn out to be unusable comes before what takes long."""
 MAX_ROWS = 15
@@ -129,8 +128,12 @@ def question(run: "Run", answers: list[CloudAnswers]) -> Question:
     """Validation examples, which neither clouds nor supernet have learned, and what each cloud says of them."""
     spec, held_out = run.spec.search, run.data.validation
     rows = stratified_rows(held_out.y, spec.rows, run.spec.seed)
+    payload = float(payload_sizes(held_out.x[rows], run.spec.sweep.payload).mean())
     offers = tuple(
-        Offer(probabilities=one.probabilities["validation"][rows], query_ms=query_ms(run, cloud, one.measured_ms))
+        Offer(
+            probabilities=one.probabilities["validation"][rows],
+            query_ms=query_ms(run, cloud, one.measured_ms, payload),
+        )
         for cloud, one in zip(run.clouds, answers, strict=True)
     )
     labels = held_out.y[rows]
@@ -144,10 +147,14 @@ def question(run: "Run", answers: list[CloudAnswers]) -> Question:
     return Question(judge=judge, rows=Split(x=held_out.x[rows], y=labels))
 
 
-def query_ms(run: "Run", cloud: CloudSpec, measured_ms: float | None) -> float:
+def query_ms(run: "Run", cloud: CloudSpec, measured_ms: float | None, payload_bytes: float) -> float:
     """Mean time of a query over the run's link to this cloud and back."""
-    payload = float(payload_bytes(run.data.input_shape, PAYLOAD))
-    return latency.mean_query_ms(payload, run.link, server_of(cloud, measured_ms)[1])
+    return packing_ms(run) + latency.mean_query_ms(payload_bytes, run.link, server_of(cloud, measured_ms)[1])
+
+
+def packing_ms(run: "Run") -> float:
+    """Time of the device to pack a query's pixels; none where they are sent as they are."""
+    return latency.packing_ms(prod(run.data.input_shape), run.device) if run.spec.sweep.payload == "packed" else 0.0
 
 
 def server_of(cloud: CloudSpec, measured_ms: float | None) -> tuple[str, float]:

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from firmware_export import bundle as bundles
-from firmware_export.payload import payload_bytes
 from hybrid import clouds, guarantee, sweep
 from hybrid.arena import footprint
 from hybrid.artifacts import Floats, Predictions
@@ -17,7 +16,7 @@ from hybrid.look import build_stages, staged
 from hybrid.pipeline import storage
 from hybrid.pipeline.content import report_content
 from hybrid.pipeline.export import bundle_of, engines_told
-from hybrid.pipeline.results import CHOSEN, Quantized, Swept, Trained, scenarios
+from hybrid.pipeline.results import CHOSEN, Quantized, Swept, Trained, payloads, scenarios
 from hybrid.predict import predictions
 from hybrid.quantize import Int8Edge, quantize_stages
 from hybrid.report import render
@@ -202,18 +201,20 @@ def sweep_thresholds(run: "Run", calibration: Predictions, test: Predictions) ->
     """Every threshold on calibration, behind every link and cloud; the chosen one, confirmed on test."""
     everywhere, seed, asked = scenarios(run), run.spec.seed, run.spec.sweep
     here = everywhere[0]
-    payload = payload_bytes(run.data.input_shape, asked.payload)
 
     def make(folder: Path) -> None:
-        points = [sweep.operating_points(calibration, s, payload_bytes=payload, seed=seed) for s in everywhere]
+        sizes = payloads(run, "calibration")
+        points = [sweep.operating_points(calibration, s, payload_bytes=sizes, seed=seed) for s in everywhere]
         cloud_accuracy = float(calibration.cloud_right.mean())
         certificate = certified(calibration, asked)
         chosen = sweep.choose(points[0], cloud_accuracy, asked, certificate)
         storage.write_points(folder / "points.json", tuple(itertools.chain(*points)))
         storage.write_points(folder / "named.json", sweep.named_points(points[0], chosen, cloud_accuracy))
         storage.write_certificate(folder / "certificate.json", certificate)
-        confirmed = sweep.confirm(replace(chosen, name=CHOSEN), test, here, payload_bytes=payload, seed=seed)
+        sizes = payloads(run, "test")
+        confirmed = sweep.confirm(replace(chosen, name=CHOSEN), test, here, payload_bytes=sizes, seed=seed)
         storage.write_points(folder / "confirmed.json", (confirmed,))
+        storage.write_json(folder / "payload.json", {"mean_bytes": float(sizes.mean())})
 
     folder = run.folder.stage("sweep", run.keys["sweep"], make)
     return Swept(
@@ -223,6 +224,7 @@ def sweep_thresholds(run: "Run", calibration: Predictions, test: Predictions) ->
         named=storage.read_points(folder / "named.json"),
         certificate=storage.read_certificate(folder / "certificate.json"),
         confirmed=storage.read_points(folder / "confirmed.json")[0],
+        payload_bytes=storage.read_json(folder / "payload.json")["mean_bytes"],
     )
 
 

@@ -19,16 +19,12 @@ def decode_query(body: bytes, encoding: Encoding, info: EndpointInfo) -> NDArray
     Raises: RequestError; with status 409 where the device runs another edge model than this cloud is paired with.
     """
     try:
-        query = decode_payload(body, encoding)
+        query = decode_payload(body, encoding, info.input_shape)
     except PayloadError as exc:
         raise RequestError(" ".join(str(exc).split())[:200]) from exc
     paired = bytes.fromhex(info.edge_digest)[:MODEL_DIGEST_BYTES]
     if query.model not in (None, paired):
         raise RequestError(f"m: not the edge model {paired.hex()} this cloud is paired with; flash its bundle", 409)
-    expected = int(np.prod(info.input_shape))
-    if query.pixels.size != expected:
-        shape = list(info.input_shape)
-        raise RequestError(f"x: got {query.pixels.size:,} bytes, expected {expected:,} for pixels of shape {shape}")
     return query.pixels.reshape(1, *info.input_shape)
 
 
