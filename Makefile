@@ -14,10 +14,10 @@ demo: .deps-demo install
 	$(BIN)/hybrid run $(DEMO)
 
 test: .deps-test install
-	$(BIN)/python -m pytest -q -n 2 --dist loadfile
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder
 
 test-all: .deps-test install
-	$(BIN)/python -m pytest -q -n 2 --dist loadfile -m "slow or not slow"
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder -m "slow or not slow"
 
 check: install
 	$(BIN)/ruff check .

@@ -14,6 +14,15 @@ from hybrid.cli import main
 from hybrid.progress import SILENT
 
 
+LONG = ("test_pipeline.py", "test_runs.py", "test_notebooks.py", "test_look_runs.py", "test_quantize.py")
+"""Files that take a minute or more: they come first, so that no worker is left alone with one of them at the end."""
+
+
+def pytest_collection_modifyitems(items):
+    places = {name: place for place, name in enumerate(LONG)}
+    items.sort(key=lambda item: places.get(item.path.name, len(LONG)))
+
+
 @pytest.fixture(scope="session")
 def fashion():
     """Fashion-MNIST with 1200 + 600 + 400 + 200 examples."""
