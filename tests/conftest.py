@@ -13,7 +13,6 @@ from datasets.sources import DEBIAN_FASHION_MNIST
 from hybrid.cli import main
 from hybrid.progress import SILENT
 
-
 LONG = ("test_pipeline.py", "test_runs.py", "test_notebooks.py", "test_look_runs.py", "test_quantize.py")
 """Files that take a minute or more: they come first, so that no worker is left alone with one of them at the end."""
 
