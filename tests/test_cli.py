@@ -405,7 +405,7 @@ def test_ctrl_c(tmp_path, npz):
         with silent.accept()[0]:
             job.send_signal(signal.SIGINT)
             out, err = job.communicate()
-    assert job.returncode == 130
+    assert job.returncode == 130, err
     assert err.strip() == "interrupted; run the same command again to go on"
     assert out.splitlines()[-1].startswith("Cloud: asking the black box")
     assert not (tmp_path / "run/cloud").exists()
