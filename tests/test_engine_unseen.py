@@ -190,6 +190,16 @@ def test_damage_where_only_tflite_micro_looks_is_a_refusal():
         verify(damaged, compiled, 3)
 
 
+def test_verification_outlives_a_model_on_which_tflite_micro_aborts():
+    """Softmax of 4,096 equal values: the sum of their exponentials has no room in its fixed point."""
+    draft = Draft()
+    x = draft.input((1, 4096), scale=1e-6)
+    y = draft.tensor((1, 4096), scale=1 / 256, zero_point=-128)
+    model = draft.flatbuffer(draft.op("SOFTMAX", [x], y, beta=1.0))
+    with pytest.raises(UnsupportedOpError, match=r"^model: TFLite Micro aborts on it \(SIG[A-Z]+"):
+        verify(model, compile_model(model), 1)
+
+
 def points_to(flatbuffer, at, text):
     """Whether the word at a place is the offset of a string."""
     begin = at + int.from_bytes(flatbuffer[at : at + 4], "little") + 4

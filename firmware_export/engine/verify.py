@@ -1,6 +1,5 @@
 """Compiled code against TFLite Micro, bit by bit, on this machine."""
 
-import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,13 +10,10 @@ from numpy.typing import NDArray
 from firmware_export.engine.compile import Compiled
 from firmware_export.engine.graph import Tensor
 from firmware_export.engine.host import Values, built
-from hybrid.errors import HybridError, UnsupportedOpError
+from firmware_export.engine.oracle import Oracle
 from hybrid.progress import SILENT, Narrator
-from hybrid.runtimes import ARENA_BYTES, device_engine
 
-_REFUSALS = (RuntimeError, ValueError, TypeError, struct.error)
-"""Of TFLite Micro, and of its package, which reads more of a flatbuffer than is run."""
-_CHUNK = 256
+_CHUNK = 64
 """Examples that are held in memory at a time."""
 
 
@@ -50,17 +46,20 @@ def verify(
 
     With `sanitize` the compiled code runs under AddressSanitizer and UndefinedBehaviorSanitizer.
 
-    Raises: UnsupportedOpError where TFLite Micro refuses the model; HybridError where it is not installed, or where
-    the compiled code does not build or fails.
+    Raises: UnsupportedOpError where TFLite Micro refuses the model or aborts on it; HybridError where it is not
+    installed, or where the compiled code does not build or fails.
     """
-    oracle, rng = _Oracle(flatbuffer, compiled), np.random.default_rng(seed)
-    with built([compiled], sanitize=sanitize) as program, narrator.track("against TFLite Micro", count) as advance:
+    rng = np.random.default_rng(seed)
+    with (
+        Oracle(flatbuffer, len(compiled.graph.outputs)) as oracle,
+        built([compiled], sanitize=sanitize) as program,
+        narrator.track("against TFLite Micro", count) as advance,
+    ):
         for start in range(0, count, _CHUNK):
             examples = random_examples(compiled, min(_CHUNK, count - start), rng)
-            for place, got in enumerate(program.run(examples)):
-                if found := _difference(start + place, oracle.outputs(examples[place]), got):
-                    return found
-                advance(1, "")
+            if found := _first_difference(oracle.answers(examples), program.run(examples), start):
+                return found
+            advance(len(examples), "")
     return None
 
 
@@ -69,12 +68,16 @@ def compare(
 ) -> Mismatch | None:
     """Compare what `compiled` said somewhere else, on a board for example; gives the first difference, if any.
 
-    Raises: UnsupportedOpError where TFLite Micro refuses the model; HybridError where it is not installed.
+    Raises: UnsupportedOpError where TFLite Micro refuses the model or aborts on it; HybridError where it is not
+    installed.
     """
-    oracle = _Oracle(flatbuffer, compiled)
-    pairs = enumerate(zip(examples, outputs, strict=True))
-    found = (_difference(place, oracle.outputs(example), got) for place, (example, got) in pairs)
-    return next(filter(None, found), None)
+    with Oracle(flatbuffer, len(compiled.graph.outputs)) as oracle:
+        return _first_difference(oracle.answers(examples), outputs, 0)
+
+
+def _first_difference(expected: Sequence[Values], got: Sequence[Values], start: int) -> Mismatch | None:
+    pairs = enumerate(zip(expected, got, strict=True), start)
+    return next(filter(None, (_difference(place, *pair) for place, pair in pairs)), None)
 
 
 def random_examples(compiled: Compiled, count: int, rng: np.random.Generator) -> list[Values]:
@@ -103,32 +106,3 @@ def _difference(example: int, expected: Values, got: Values) -> Mismatch | None:
 
 def _bits(values: NDArray[Any]) -> NDArray[Any]:
     return np.ascontiguousarray(values).view(f"u{values.itemsize}")
-
-
-def _line(exc: Exception) -> str:
-    return " ".join(str(exc).split())
-
-
-class _Oracle:
-    """TFLite Micro's interpreter."""
-
-    def __init__(self, flatbuffer: bytes, compiled: Compiled) -> None:
-        if device_engine() != "tflite-micro":
-            raise HybridError("TFLite Micro is missing, and nothing else tells what is exact; verify on Linux")
-        from tflite_micro import runtime
-
-        self._outputs = len(compiled.graph.outputs)
-        try:
-            self._interpreter = runtime.Interpreter.from_bytes(flatbuffer, arena_size=ARENA_BYTES)
-        except _REFUSALS as exc:
-            raise UnsupportedOpError(f"model: TFLite Micro refuses it: {_line(exc)}") from exc
-
-    def outputs(self, example: Values) -> Values:
-        """One example through the interpreter."""
-        for index, value in enumerate(example):
-            self._interpreter.set_input(value, index)
-        try:
-            self._interpreter.invoke()
-        except RuntimeError as exc:
-            raise UnsupportedOpError(f"model: TFLite Micro fails on it: {_line(exc)}") from exc
-        return [self._interpreter.get_output(index).copy() for index in range(self._outputs)]
