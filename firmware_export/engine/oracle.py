@@ -9,7 +9,7 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from types import TracebackType
-from typing import Any, BinaryIO, Self
+from typing import Any, BinaryIO, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -47,7 +47,7 @@ class Oracle:
             self._stop()
             raise
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "Oracle":
         return self
 
     def __exit__(
@@ -61,9 +61,7 @@ class Oracle:
         return found
 
     def _ask(self, request: object, trouble: str) -> Any:
-        stdin, stdout = self._process.stdin, self._process.stdout
-        assert stdin is not None
-        assert stdout is not None
+        stdin, stdout = cast(BinaryIO, self._process.stdin), cast(BinaryIO, self._process.stdout)
         try:
             _write(stdin, request)
             answer = pickle.load(stdout)
@@ -87,7 +85,7 @@ class Oracle:
         self._said.close()
 
 
-def _write(stream: BinaryIO | Any, value: object) -> None:
+def _write(stream: BinaryIO, value: object) -> None:
     pickle.dump(value, stream)
     stream.flush()
 
