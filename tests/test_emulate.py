@@ -246,6 +246,17 @@ def test_emulation_that_ends_before_the_program():
         run({"main.c": source + "\n"}, M4)
 
 
+def test_fault_that_cannot_be_handled():
+    """The vectors moved to where there are only zeros: the core locks up."""
+    moved = '*(volatile unsigned *)0xE000ED08u = 0x20300000u; __asm__ volatile("dsb\\n isb\\n udf #0");'
+    with pytest.raises(EmulationError, match="ended before the program did: qemu: fatal: Lockup"):
+        run({"main.c": f"int main(void) {{ {moved} return 0; }}\n"}, M4)
+
+
+def test_exit_of_the_c_library():
+    assert run({"main.c": "#include <stdlib.h>\nint main(void) { exit(-9); }\n"}, M4).exit_code == -9
+
+
 SIZED = """
 #include "emulate.h"
 
@@ -291,9 +302,13 @@ def test_image_larger_than_the_board(line, complaint):
         ({"main.c": "int main(void) { return x; }"}, r"main\.c: does not compile: .*'x' undeclared"),
         ({"main.c": "int main(void) { float y = 1.5; return (int)(y * 2.0); }"}, "double-promotion"),
         ({"other.c": "int f(void);\nint f(void) { return 1; }"}, "does not link: .*undefined reference to `main'"),
+        (
+            {"main.c": '#include <stdio.h>\nint main(void) { return puts("x"); }'},
+            "does not link: it calls malloc, printf",
+        ),
         ({"main.h": ""}, r"got \['main.h'\], expected one or more \.c files"),
         ({"../main.c": ""}, "expected a relative path"),
-        ({"runtime_io.c": ""}, "does not start with runtime_"),
+        ({"runtime_io.c": ""}, "that does not start with runtime_"),
     ],
 )
 def test_sources_that_make_no_program(sources, complaint):

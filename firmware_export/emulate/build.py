@@ -111,8 +111,8 @@ def _common_flags(board: Board, counter: Counter) -> list[str]:
 def _write(sources: Mapping[str, str | bytes], folder: Path) -> list[str]:
     for path, text in sources.items():
         pure = PurePosixPath(path)
-        if pure.is_absolute() or ".." in pure.parts or pure.name.startswith("runtime_"):
-            raise EmulationError(f"source {path!r}: expected a relative path whose name does not start with runtime_")
+        if pure.is_absolute() or ".." in pure.parts or path.startswith("runtime_"):
+            raise EmulationError(f"source {path!r}: expected a relative path that does not start with runtime_")
         target = folder / pure
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_bytes(text.encode() if isinstance(text, str) else text)
@@ -157,6 +157,10 @@ def _link(arguments: Sequence[str], board: Board, folder: Path) -> None:
         resource, memory = ("ram_bytes", board.ram) if region == "RAM" else ("flash_bytes", board.flash)
         remedy = "make the program smaller or choose another board"
         raise BudgetError(resource, memory.size_bytes + int(overflow), memory.size_bytes, board.name, remedy)
+    if "reference to `end'" in done.stderr:
+        raise EmulationError(
+            f"{board.name}: the program does not link: it calls malloc, printf or the like; no heap here"
+        )
     raise EmulationError(f"{board.name}: the program does not link: {_first_complaint(done.stderr)}")
 
 

@@ -4,7 +4,7 @@ import resource
 import subprocess
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -111,7 +111,8 @@ def _started(arguments: Sequence[str], folder: Path) -> "subprocess.Popen[bytes]
         process = subprocess.Popen(
             command, cwd=folder, stdin=subprocess.DEVNULL, stdout=console, stderr=subprocess.STDOUT
         )
-    resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (_OUTPUT_LIMIT_BYTES, _OUTPUT_LIMIT_BYTES))
+    with suppress(ProcessLookupError):
+        resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (_OUTPUT_LIMIT_BYTES, _OUTPUT_LIMIT_BYTES))
     return process
 
 
@@ -119,10 +120,16 @@ def _wait(process: "subprocess.Popen[bytes]", folder: Path, board: Board, limit_
     try:
         process.wait(limit_s)
     except subprocess.TimeoutExpired as exc:
-        console = _console(folder)[-_CONSOLE_SHOWN:].strip()
-        said = f"; it said: {console}" if console else ""
+        words = _last_words(_console(folder))
+        said = f"; it said: {words}" if words else ""
         limit = f"{board.name}: the program still ran after {limit_s:g} s"
         raise EmulationTimeoutError(f"{limit}; raise limit_s or look for an endless loop{said}") from exc
+
+
+def _last_words(console: str) -> str:
+    """Choose one line: QEMU's own complaint, which registers may follow, or the end of what the program said."""
+    complaints = [line for line in console.splitlines() if line.startswith("qemu")]
+    return " ".join((complaints[0] if complaints else console).split())[-_CONSOLE_SHOWN:]
 
 
 def _console(folder: Path) -> str:
@@ -133,7 +140,7 @@ def _result(image: Image, folder: Path) -> EmulationResult:
     report, console = read_report(folder), _console(folder)
     check_fault(report, image.board, folder)
     if not {"exit", "stack"} <= report.values.keys():
-        said = console[-_CONSOLE_SHOWN:].strip() or "no message"
+        said = _last_words(console) or "no message"
         raise EmulationError(f"{image.board.name}: the emulation ended before the program did: {said}")
     counted_by_plugin = image.counter == "plugin"
     regions = (

@@ -1,8 +1,8 @@
 /* A plugin of QEMU that counts instructions between marks (see emulate.h), exactly: "region entries instructions" for
  * each region, in the file named by the argument out=.
  *
- * qemu-plugin.h is not packaged with QEMU, so what is used of version 1 of its interface (QEMU 6.0 to 8.2) is declared
- * here; other versions refuse the plugin.
+ * Debian does not package qemu-plugin.h, so what is used of version 1 of its interface is declared here. A QEMU with
+ * another version refuses the plugin.
  */
 #include <inttypes.h>
 #include <stdint.h>

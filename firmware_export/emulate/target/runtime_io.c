@@ -11,6 +11,11 @@
 #define UART_RX_FULL 2u
 #define UART_ENABLE 3u
 #define UART_SMALLEST_DIVISOR 16u
+#define SYSTICK_CONTROL (*(volatile uint32_t *)0xE000E010u)
+#define SYSTICK_RELOAD (*(volatile uint32_t *)0xE000E014u)
+#define SYSTICK_VALUE (*(volatile uint32_t *)0xE000E018u)
+#define SYSTICK_RUN 5u
+#define POLL_PAUSE 500u
 #define FRAME_HEAD_BYTES 5u
 #define CLOSED 0 /* no handle of an open file */
 
@@ -42,15 +47,31 @@ void emulate_write(const void *bytes, size_t size) {
 
 void emulate_print(const char *text) { semihosting_print(text); }
 
+/* The emulator looks for bytes of the host when something wakes it, enabling the UART does not, and starting any timer
+ * does: without it the first bytes come up to a second late. */
 static void uart_enable(void) {
-  UART_BAUD_DIVISOR = UART_SMALLEST_DIVISOR;
-  UART_CONTROL = UART_ENABLE;
+  if (UART_CONTROL != UART_ENABLE) {
+    UART_BAUD_DIVISOR = UART_SMALLEST_DIVISOR;
+    UART_CONTROL = UART_ENABLE;
+    SYSTICK_RELOAD = 1000u;
+    SYSTICK_VALUE = 0u;
+    SYSTICK_CONTROL = SYSTICK_RUN;
+    SYSTICK_CONTROL = 0u;
+  }
+}
+
+/* Every look at the UART holds up the emulator's thread that feeds it. */
+static void pause(void) {
+  for (uint32_t i = 0; i < POLL_PAUSE; ++i) {
+    __asm__ volatile("");
+  }
 }
 
 void emulate_uart_read(uint8_t *buffer, size_t size) {
   uart_enable();
   for (size_t i = 0; i < size; ++i) {
     while ((UART_STATE & UART_RX_FULL) == 0u) {
+      pause();
     }
     buffer[i] = (uint8_t)UART_DATA;
   }
@@ -94,8 +115,8 @@ static void write_report(const char *text, size_t size) {
   (void)semihosting_write(opened(&file, "report.txt", SEMIHOSTING_WRITE_BINARY), text, size);
 }
 
-void report(const char *word, const uint32_t *values, uint32_t count) {
-  write_report(word, length_of(word));
+void emulate_report(const char *word, const uint32_t *values, uint32_t count) {
+  write_report(word, semihosting_length(word));
   for (uint32_t i = 0; i < count; ++i) {
     char text[] = " 00000000";
     for (uint32_t digit = 0; digit < 8u; ++digit) {
@@ -106,8 +127,8 @@ void report(const char *word, const uint32_t *values, uint32_t count) {
   write_report("\n", 1u);
 }
 
-void finish(void) {
-  const uint32_t used = stack_used();
-  report("stack", &used, 1u);
+void emulate_finish(void) {
+  const uint32_t used = emulate_stack_used();
+  emulate_report("stack", &used, 1u);
   semihosting_exit();
 }

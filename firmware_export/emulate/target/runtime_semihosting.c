@@ -14,7 +14,7 @@ static uint32_t call(uint32_t operation, const void *argument) {
   return r0;
 }
 
-uint32_t length_of(const char *text) {
+uint32_t semihosting_length(const char *text) {
   uint32_t length = 0;
   while (text[length] != '\0') {
     ++length;
@@ -23,7 +23,7 @@ uint32_t length_of(const char *text) {
 }
 
 int32_t semihosting_open(const char *name, uint32_t mode) {
-  const uint32_t block[] = {(uint32_t)(uintptr_t)name, mode, length_of(name)};
+  const uint32_t block[] = {(uint32_t)(uintptr_t)name, mode, semihosting_length(name)};
   return (int32_t)call(SYS_OPEN, block);
 }
 

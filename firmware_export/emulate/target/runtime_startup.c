@@ -28,30 +28,31 @@
 extern uint32_t link_stack_low[], link_stack_top[], link_handler_stack_top[];
 extern uint32_t link_data_load[], link_data_start[], link_data_end[], link_bss_start[], link_bss_end[];
 
-void reset_handler(void);
-void fault_handler(void);
-void main_ended(uint32_t code);
-void fault(const uint32_t *frame, uint32_t exc_return);
+void emulate_reset(void);
+void emulate_fault_handler(void);
+void emulate_main_ended(uint32_t code);
+void _exit(int code) __attribute__((noreturn));
+void emulate_fault(const uint32_t *frame, uint32_t exc_return);
 
 typedef void (*handler_t)(void);
 
 __attribute__((section(".vectors"), used)) static const handler_t vectors[] = {
     (handler_t)(uintptr_t)link_handler_stack_top,
-    reset_handler,
-    fault_handler, /* NMI */
-    fault_handler, /* HardFault, to which the others escalate */
-    fault_handler, /* MemManage */
-    fault_handler, /* BusFault */
-    fault_handler, /* UsageFault */
-    fault_handler, /* SecureFault */
-    fault_handler,
-    fault_handler,
-    fault_handler,
-    fault_handler, /* SVCall */
-    fault_handler, /* DebugMonitor */
-    fault_handler,
-    fault_handler, /* PendSV */
-    fault_handler, /* SysTick */
+    emulate_reset,
+    emulate_fault_handler, /* NMI */
+    emulate_fault_handler, /* HardFault, to which the others escalate */
+    emulate_fault_handler, /* MemManage */
+    emulate_fault_handler, /* BusFault */
+    emulate_fault_handler, /* UsageFault */
+    emulate_fault_handler, /* SecureFault */
+    emulate_fault_handler,
+    emulate_fault_handler,
+    emulate_fault_handler,
+    emulate_fault_handler, /* SVCall */
+    emulate_fault_handler, /* DebugMonitor */
+    emulate_fault_handler,
+    emulate_fault_handler, /* PendSV */
+    emulate_fault_handler, /* SysTick */
 };
 
 static void copy(uint32_t *to, const uint32_t *end, const uint32_t *from) {
@@ -67,7 +68,7 @@ static void fill(uint32_t *to, const uint32_t *end, uint32_t value) {
 }
 
 /* Everything but main() runs on the handlers' stack and leaves the process stack as it was painted. */
-void reset_handler(void) {
+void emulate_reset(void) {
 #if defined(__ARM_FP)
   CPACR |= CPACR_FPU;
 #endif
@@ -85,7 +86,7 @@ void reset_handler(void) {
   copy(link_data_start, link_data_end, link_data_load);
   fill(link_bss_start, link_bss_end, 0u);
   fill(link_stack_low, link_stack_top, PAINT);
-  timer_begin();
+  emulate_timer_begin();
   __asm__ volatile(
       "msr psp, %0\n\t"
       "movs r0, #2\n\t"
@@ -95,17 +96,24 @@ void reset_handler(void) {
       "movs r1, #0\n\t"
       "msr control, r1\n\t"
       "isb\n\t"
-      "bl main_ended" ::"r"(link_stack_top)
+      "bl emulate_main_ended" ::"r"(link_stack_top)
       : "r0", "r1", "memory");
 }
 
-void main_ended(uint32_t code) {
-  timer_report();
-  report("exit", &code, 1u);
-  finish();
+void emulate_main_ended(uint32_t code) {
+  emulate_timer_report();
+  emulate_report("exit", &code, 1u);
+  emulate_finish();
 }
 
-uint32_t stack_used(void) {
+/* What exit() of the C library ends in. */
+void _exit(int code) {
+  emulate_main_ended((uint32_t)code);
+  for (;;) {
+  }
+}
+
+uint32_t emulate_stack_used(void) {
   const uint32_t *lowest = link_stack_low;
   while (lowest < link_stack_top && *lowest == PAINT) {
     ++lowest;
@@ -113,7 +121,7 @@ uint32_t stack_used(void) {
   return (uint32_t)(link_stack_top - lowest) * (uint32_t)sizeof(uint32_t);
 }
 
-__attribute__((naked)) void fault_handler(void) {
+__attribute__((naked)) void emulate_fault_handler(void) {
   __asm__ volatile(
       "mov r1, lr\n\t"
       "movs r2, #4\n\t"
@@ -122,19 +130,19 @@ __attribute__((naked)) void fault_handler(void) {
       "beq 1f\n\t"
       "mrs r0, psp\n"
       "1:\n\t"
-      "ldr r2, =fault\n\t"
+      "ldr r2, =emulate_fault\n\t"
       "bx r2\n\t"
       ".ltorg");
 }
 
 /* `frame` holds r0 to r3, r12, lr, pc and xpsr, unless the stack that should hold it was the fault. */
-void fault(const uint32_t *frame, uint32_t exc_return) {
+void emulate_fault(const uint32_t *frame, uint32_t exc_return) {
   uint32_t number = 0;
   __asm__ volatile("mrs %0, ipsr" : "=r"(number));
   const uint32_t state[] = {number, exc_return, CFSR, HFSR, MMFAR, BFAR, (uint32_t)(uintptr_t)frame};
-  report("fault", state, (uint32_t)(sizeof(state) / sizeof(state[0])));
+  emulate_report("fault", state, (uint32_t)(sizeof(state) / sizeof(state[0])));
   if (frame >= link_stack_low && frame + FRAME_WORDS <= link_handler_stack_top) {
-    report("frame", frame, FRAME_WORDS);
+    emulate_report("frame", frame, FRAME_WORDS);
   }
-  finish();
+  emulate_finish();
 }

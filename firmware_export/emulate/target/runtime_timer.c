@@ -35,7 +35,7 @@ __attribute__((noinline)) void emulate_timer_stop(uint32_t region) {
   counted->ticks += stopped - counted->started;
 }
 
-void timer_begin(void) {
+void emulate_timer_begin(void) {
   if (EMULATE_TIMER_DOWN) {
     VALUE = 0xFFFFFFFFu;
   }
@@ -46,21 +46,21 @@ void timer_begin(void) {
   regions[CALIBRATION] = (region_t){0, 0, 0};
 }
 
-void timer_report(void) {
+void emulate_timer_report(void) {
   for (uint32_t i = 0; i < EMULATE_REGIONS; ++i) {
     const region_t *const counted = &regions[i];
     if (counted->entries > 0u) {
       const uint64_t ticks = counted->ticks - (uint64_t)counted->entries * empty_ticks;
       const uint32_t values[] = {i, counted->entries, (uint32_t)(ticks >> 32), (uint32_t)ticks};
-      report("region", values, 4u);
+      emulate_report("region", values, 4u);
     }
   }
 }
 
 #else
 
-void timer_begin(void) {}
+void emulate_timer_begin(void) {}
 
-void timer_report(void) {}
+void emulate_timer_report(void) {}
 
 #endif

@@ -16,7 +16,7 @@ uint32_t semihosting_read(int32_t file, void *buffer, size_t size);
 uint32_t semihosting_write(int32_t file, const void *bytes, size_t size);
 
 /* strlen(), which would count as code of the program under test. */
-uint32_t length_of(const char *text);
+uint32_t semihosting_length(const char *text);
 
 void semihosting_print(const char *text);
 
