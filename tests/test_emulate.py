@@ -97,6 +97,32 @@ def test_nops_are_counted_one_by_one(board):
     assert [result.regions for result in results] == [expected, expected]
 
 
+LAYERS = """
+#ifndef LAYER_START
+#define LAYER_START(number)
+#define LAYER_STOP(number)
+#endif
+
+int main(void) {
+  LAYER_START(1);
+  __asm__ volatile("nop");
+  LAYER_STOP(1);
+  LAYER_START(2);
+  __asm__ volatile("nop\\n nop");
+  LAYER_STOP(2);
+  return 0;
+}
+"""
+
+
+@pytest.mark.skipif(counter.plugin() is None, reason="QEMU takes no plugin here, or there is no gcc")
+def test_code_that_knows_nothing_of_the_emulator_can_be_marked():
+    marks = ("-DLAYER_START(n)=EMULATE_REGION_START(n)", "-DLAYER_STOP(n)=EMULATE_REGION_STOP(n)")
+    marked = run({"main.c": LAYERS}, M4, flags=("-O2", "-include", "emulate.h", *marks), counter="plugin")
+    assert marked.regions == {1: Region(1, 1), 2: Region(2, 1)}
+    assert run({"main.c": LAYERS}, M4).regions == {}
+
+
 WORK = """
 #include "emulate.h"
 

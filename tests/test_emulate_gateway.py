@@ -75,6 +75,12 @@ def test_device_that_ends_while_the_host_waits():
         run({"main.c": broken}, M4, talk=lambda uart: uart.receive(2) and None)
 
 
+def test_console_tells_why_the_line_ended():
+    source = '#include "emulate.h"\nint main(void) { emulate_print("no camera\\n"); return 0; }\n'
+    with pytest.raises(EmulationError, match="the line ended after 0 of 2 bytes; it said: no camera"):
+        run({"main.c": source}, M4, talk=lambda uart: uart.receive(2) and None)
+
+
 def test_frame_of_impossible_length_is_refused():
     source = '#include "emulate.h"\nint main(void) { uint8_t f[5] = {1, 255, 0, 0, 0}; emulate_uart_write(f, 5u); }\n'
     with pytest.raises(EmulationError, match="a frame of 4,278,190,080 bytes, allowed 1,048,576"):

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Literal
 
 from firmware_export.emulate import programs
-from firmware_export.emulate.errors import ToolchainError
+from firmware_export.host import C_FLAGS, c_compiler
+from hybrid.errors import HybridError
 
 Counter = Literal["plugin", "timer"]
 SHIFT = 8
@@ -15,7 +16,7 @@ SHIFT = 8
 PLUGIN = "count.so"
 COUNTS = "counts.txt"
 _PROBE_S = 30.0
-_FLAGS = ("-std=c99", "-O2", "-fPIC", "-shared", "-Wall", "-Wextra", "-Werror")
+_FLAGS = (*C_FLAGS, "-O2", "-fPIC", "-shared")
 
 
 def best_counter() -> Counter:
@@ -28,11 +29,11 @@ def plugin() -> bytes | None:
     """Build the plugin for this machine and let QEMU try it; None where either refuses."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        command = ["gcc", *_FLAGS, "-o", PLUGIN, str(programs.TARGET / "count.c")]
         try:
-            built = programs.run(command, folder).returncode == 0
-        except ToolchainError:
+            command = [c_compiler(), *_FLAGS, "-o", PLUGIN, str(programs.TARGET / "count.c")]
+        except HybridError:
             return None
+        built = programs.run(command, folder).returncode == 0
         return (folder / PLUGIN).read_bytes() if built and _is_taken(folder) else None
 
 

@@ -75,9 +75,10 @@ def run_image(
             (folder / PLUGIN).write_bytes(_plugin())
         try:
             _emulate(image, folder, talk, limit_s)
-        except EmulationError:
+        except EmulationError as exc:
             check_fault(read_report(folder), image.board, folder)  # the reason of a line that broke
-            raise
+            words = _last_words(folder)
+            raise type(exc)(f"{exc}; it said: {words}" if words else str(exc)) from exc
         return _result(image, folder)
 
 
@@ -88,7 +89,7 @@ def _emulate(image: Image, folder: Path, talk: Talk | None, limit_s: float) -> N
         stack.callback(process.kill)
         if talk is not None and uart is not None:
             talk(uart)
-        _wait(process, folder, image.board, limit_s)
+        _wait(process, image.board, limit_s)
 
 
 def _command(image: Image, serial: str) -> list[str]:
@@ -106,8 +107,7 @@ def _plugin() -> bytes:
 
 def _started(arguments: Sequence[str], folder: Path) -> "subprocess.Popen[bytes]":
     command = [programs.find("qemu-system-arm"), *arguments]
-    console = (folder / "console.txt").open("wb")
-    with console:
+    with (folder / "console.txt").open("wb") as console:
         process = subprocess.Popen(
             command, cwd=folder, stdin=subprocess.DEVNULL, stdout=console, stderr=subprocess.STDOUT
         )
@@ -116,41 +116,43 @@ def _started(arguments: Sequence[str], folder: Path) -> "subprocess.Popen[bytes]
     return process
 
 
-def _wait(process: "subprocess.Popen[bytes]", folder: Path, board: Board, limit_s: float) -> None:
+def _wait(process: "subprocess.Popen[bytes]", board: Board, limit_s: float) -> None:
     try:
         process.wait(limit_s)
     except subprocess.TimeoutExpired as exc:
-        words = _last_words(_console(folder))
-        said = f"; it said: {words}" if words else ""
         limit = f"{board.name}: the program still ran after {limit_s:g} s"
-        raise EmulationTimeoutError(f"{limit}; raise limit_s or look for an endless loop{said}") from exc
+        raise EmulationTimeoutError(f"{limit}; raise limit_s or look for an endless loop") from exc
 
 
-def _last_words(console: str) -> str:
+def _last_words(folder: Path) -> str:
     """Choose one line: QEMU's own complaint, which registers may follow, or the end of what the program said."""
+    console = _console(folder)
     complaints = [line for line in console.splitlines() if line.startswith("qemu")]
     return " ".join((complaints[0] if complaints else console).split())[-_CONSOLE_SHOWN:]
 
 
 def _console(folder: Path) -> str:
-    return (folder / "console.txt").read_bytes().decode("utf-8", "replace")
+    return _bytes(folder / "console.txt").decode("utf-8", "replace")
+
+
+def _bytes(path: Path) -> bytes:
+    return path.read_bytes() if path.is_file() else b""
 
 
 def _result(image: Image, folder: Path) -> EmulationResult:
-    report, console = read_report(folder), _console(folder)
+    report = read_report(folder)
     check_fault(report, image.board, folder)
     if not {"exit", "stack"} <= report.values.keys():
-        said = _last_words(console) or "no message"
+        said = _last_words(folder) or "no message"
         raise EmulationError(f"{image.board.name}: the emulation ended before the program did: {said}")
     counted_by_plugin = image.counter == "plugin"
     regions = (
         regions_of_plugin((folder / COUNTS).read_text()) if counted_by_plugin else regions_of_timer(report, image.board)
     )
-    output = folder / "output.bin"
     return EmulationResult(
         exit_code=signed(report.values["exit"][0]),
-        output=output.read_bytes() if output.is_file() else b"",
-        console=console,
+        output=_bytes(folder / "output.bin"),
+        console=_console(folder),
         regions=regions,
         counter=image.counter,
         stack_bytes=report.values["stack"][0],

@@ -15,7 +15,6 @@ _PACKAGES = {
     f"{CROSS}size": "binutils-arm-none-eabi",
     f"{CROSS}addr2line": "binutils-arm-none-eabi",
     "qemu-system-arm": "qemu-system-arm",
-    "gcc": "gcc",
 }
 
 
