@@ -264,6 +264,20 @@ def test_program_without_end():
         )
 
 
+def test_output_without_end_is_stopped():
+    source = """
+#include "emulate.h"
+static uint8_t zeros[65536];
+int main(void) {
+  for (;;) {
+    emulate_write(zeros, sizeof(zeros));
+  }
+}
+"""
+    with pytest.raises(EmulationError, match="ended before the program did: emulate: the output cannot be written"):
+        run({"main.c": source}, M4)
+
+
 def test_emulation_that_ends_before_the_program():
     source = (
         'int main(void) { register int r0 __asm__("r0") = 0x18; __asm__ volatile("bkpt 0xab" ::"r"(r0)); return 0; }'

@@ -26,15 +26,19 @@ def best_counter() -> Counter:
 
 @cache
 def plugin() -> bytes | None:
-    """Build the plugin for this machine and let QEMU try it; None where either refuses."""
+    """Build the plugin for this machine and let QEMU try it; None where either refuses or is missing."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         try:
-            command = [c_compiler(), *_FLAGS, "-o", PLUGIN, str(programs.TARGET / "count.c")]
+            works = _is_built(folder) and _is_taken(folder)
         except HybridError:
             return None
-        built = programs.run(command, folder).returncode == 0
-        return (folder / PLUGIN).read_bytes() if built and _is_taken(folder) else None
+        return (folder / PLUGIN).read_bytes() if works else None
+
+
+def _is_built(folder: Path) -> bool:
+    command = [c_compiler(), *_FLAGS, "-o", PLUGIN, str(programs.TARGET / "count.c")]
+    return programs.run(command, folder).returncode == 0
 
 
 def _is_taken(folder: Path) -> bool:

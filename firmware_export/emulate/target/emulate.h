@@ -27,7 +27,8 @@ void emulate_frame_write(uint8_t kind, const uint8_t *body, size_t size);
 size_t emulate_frame_read(uint8_t *kind, uint8_t *body, size_t capacity);
 
 /* Count instructions from START to STOP under a number from 0 to 255, a constant. A region may be entered many times
- * and regions may overlap; marks themselves are not counted. */
+ * and regions may overlap; marks themselves are not counted. Without the plugin, by the timer: within a few
+ * instructions an entry, of which each may take 500 million. */
 #define EMULATE_REGIONS 256
 
 #if defined(EMULATE_TIMER)
