@@ -1,8 +1,8 @@
-"""Scales that the reader refuses are those that TFLite Micro refuses."""
+"""Scales and sizes that the reader refuses are those that TFLite Micro refuses."""
 
 import numpy as np
 import pytest
-from engine_models import RefusedError, random_examples, single_op, tflm_many
+from engine_models import Draft, RefusedError, random_examples, single_op, tflm_many
 
 from firmware_export.engine.reader import read
 from hybrid.errors import UnsupportedOpError
@@ -72,3 +72,30 @@ def test_the_complaint_tells_the_limit():
         UnsupportedOpError, match=r"operator 0 ADD .* scales 1, 0.5 and .* 1e-07, .* above 1.90735e-06;"
     ):
         read(single_op("ADD", given, {"shape": (1, 4), "scale": 1e-7}))
+
+
+def moves(kind: str, rank: int) -> bytes:
+    """A model that leaves a tensor of this many axes as it is."""
+    shape, draft = (1, 2, 1, 3, 1, 2)[:rank], Draft()
+    x, y = draft.input(shape, scale=1.0), draft.tensor(shape, scale=1.0)
+    numbers = {"PAD": [[[0, 0]] * rank], "TRANSPOSE": [range(rank)], "STRIDED_SLICE": [[0] * rank, shape, [1] * rank]}
+    return draft.flatbuffer(draft.op(kind, [x, *(draft.constant(list(part)) for part in numbers[kind])], y))
+
+
+@pytest.mark.parametrize(("kind", "most"), [("PAD", 5), ("TRANSPOSE", 5), ("STRIDED_SLICE", 4)])
+def test_the_same_numbers_of_axes_are_refused(kind, most):
+    pytest.importorskip("tflite_micro")
+    rng = np.random.default_rng(0)
+    for rank in (2, 3, 4, 5, 6):
+        flatbuffer = moves(kind, rank)
+        assert refused_by_reader(flatbuffer) == refused_by_tflm(flatbuffer, rng) == (rank > most)
+
+
+def test_the_same_numbers_of_joined_tensors_are_refused():
+    pytest.importorskip("tflite_micro")
+    rng = np.random.default_rng(0)
+    for count in (2, 10, 11):
+        flatbuffer = single_op(
+            "CONCATENATION", [{"shape": (1, 1), "scale": 1.0}] * count, {"shape": (1, count), "scale": 1.0}, axis=1
+        )
+        assert refused_by_reader(flatbuffer) == refused_by_tflm(flatbuffer, rng) == (count > 10)

@@ -83,6 +83,32 @@ def test_options_that_are_left_out_have_the_defaults_of_the_schema():
     assert op.options == {"fused_activation_function": "NONE", "pot_scale_int16": True}
 
 
+def test_shape_arithmetic_falls_away():
+    """A RESHAPE whose shape is computed from the input's, as converters write it for a batch of any size."""
+    model = model_object(two_layers())
+    subgraph, s = model.subgraphs[0], SCHEMA
+    for code in ("SHAPE", "RESHAPE"):
+        model.operatorCodes.append(s.OperatorCodeT())
+        model.operatorCodes[-1].builtinCode = getattr(s.BuiltinOperator, code)
+    for shape, kind in (([4], s.TensorType.INT32), ([1, 12], s.TensorType.INT8)):
+        subgraph.tensors.append(s.TensorT())
+        subgraph.tensors[-1].shape, subgraph.tensors[-1].type = shape, kind
+    for index, inputs, output in ((2, [4], 5), (3, [4, 5], 6)):
+        subgraph.operators.append(s.OperatorT())
+        subgraph.operators[-1].opcodeIndex = index
+        subgraph.operators[-1].inputs, subgraph.operators[-1].outputs = inputs, [output]
+    subgraph.outputs = [6]
+    graph = read(packed(model))
+    assert [(op.number, op.kind, op.inputs) for op in graph.ops] == (
+        [(0, "CONV_2D", (0, 1, 2)), (1, "RELU", (3,)), (3, "RESHAPE", (4,))]
+    )
+    subgraph.outputs = [6, 5]
+    with pytest.raises(
+        UnsupportedOpError, match=r"operator 2 SHAPE .* convert with a fixed batch of one example; supported"
+    ):
+        read(packed(model))
+
+
 @needs_models
 @pytest.mark.parametrize(
     ("name", "ops", "counts"),
@@ -165,6 +191,10 @@ def short_weights(model, subgraph):
     model.buffers[1].data = model.buffers[1].data[:-1]
 
 
+def outside(model, subgraph):
+    model.buffers[1].data, model.buffers[1].offset, model.buffers[1].size = None, 4096, 54
+
+
 def custom(model, subgraph):
     model.operatorCodes[1].builtinCode = SCHEMA.BuiltinOperator.CUSTOM
     model.operatorCodes[1].customCode = "my\nop"
@@ -243,6 +273,7 @@ UNSUPPORTED = {
         set_quantisation(1, detailsType=1, details=SCHEMA.CustomQuantizationT()),
         "is quantised in a custom way",
     ),
+    "outside": (outside, "'weights' is stored outside of the flatbuffer"),
     "seven axes": (set_tensor(4, shape=[1] * 4 + [2, 2, 3]), "has 7 axes, supported at most 6"),
     "computed weights": (set_op(0, inputs=[0, 0]), "'image' is computed, supported are constants"),
     "constant output": (set_graph(outputs=[4, 1]), "output tensor 1 'weights' is constant"),

@@ -1,4 +1,4 @@
-"""Scales that TFLite Micro's kernels refuse, or abort on, so that there is nothing to be equal to.
+"""Scales and sizes that TFLite Micro's kernels refuse, or abort on, so that there is nothing to be equal to.
 
 Sources: the ``Prepare`` functions of tflite-micro at 90b983c (2026-08), and ``quantization_util.cc``.
 """
@@ -14,10 +14,18 @@ _SUM_SHIFT = 20
 _SOFTMAX_SHIFT = 26
 _HARD_SWISH_SHIFT = 7
 _BIAS_TOLERANCE = 0.02
+_MOST_INPUTS = 10
+_MOST_AXES = {"PAD": 5, "PADV2": 5, "STRIDED_SLICE": 4, "TRANSPOSE": 5}
 
 
-def check_scales(op: Op, given: Sequence[Tensor], output: Tensor, what: str) -> None:
-    """Raise: UnsupportedOpError where TFLite Micro would refuse the scales of an operator's inputs and output."""
+def check_limits(op: Op, given: Sequence[Tensor], output: Tensor, what: str) -> None:
+    """Raise: UnsupportedOpError where TFLite Micro would refuse an operator's number of inputs or axes, or scales."""
+    axes, most = len(given[0].shape), _MOST_AXES.get(op.kind, len(given[0].shape))
+    if axes > most or len(given) > _MOST_INPUTS:
+        raise UnsupportedOpError(
+            f"{what}: {len(given)} inputs, {axes} axes, supported are {_MOST_INPUTS} inputs of {most} axes; TFLite "
+            f"Micro refuses more as well"
+        )
     complaint = _LIMITS[op.kind](op, given, output) if op.kind in _LIMITS else None
     if complaint:
         scales = ", ".join(f"{tensor.scales[0]:.6g}" for tensor in given if tensor.scales)

@@ -6,7 +6,7 @@ model is a SpecError; what is sound and beyond the engine is an UnsupportedOpErr
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import prod
 from typing import Any, cast, get_args
 
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from firmware_export.engine.flat import Bytes, Table
 from firmware_export.engine.graph import ABSENT, DType, Graph, Op, Tensor
 from firmware_export.engine.opset import ENUMS, KINDS, fields, names
-from firmware_export.engine.sound import check, describe, label
+from firmware_export.engine.sound import check_flow, check_meaning, describe, label
 from hybrid.errors import SpecError, UnsupportedOpError
 
 IDENTIFIER, SCHEMA_VERSION = b"TFL3", 3
@@ -55,14 +55,17 @@ def read(flatbuffer: bytes) -> Graph:
     (subgraph,) = subgraphs
     tensors = _tensors(subgraph.tables(0), model.tables(4))
     codes = [_code(code) for code in model.tables(1)]
-    graph = Graph(
+    tables = subgraph.tables(3)
+    bare = Graph(
         tensors=tensors.all,
-        ops=tuple(_op(number, table, codes, tensors) for number, table in enumerate(subgraph.tables(3))),
+        ops=tuple(_bare_op(number, table, codes, tensors) for number, table in enumerate(tables)),
         inputs=_numbers(subgraph, 1, tensors, "model: its inputs"),
         outputs=_numbers(subgraph, 2, tensors, "model: its outputs"),
     )
+    check_flow(bare)
+    graph = replace(bare, ops=tuple(_with_options(op, tables[op.number], tensors) for op in _needed(bare)))
     _refuse(tensors, range(len(tensors.all)), "model")
-    check(graph)
+    check_meaning(graph)
     return graph
 
 
@@ -74,14 +77,16 @@ def _tensors(tables: Sequence[Table], buffers: Sequence[Table]) -> _Tensors:
 
 @dataclass(frozen=True)
 class _Content:
-    """A buffer's bytes, or that they are outside of the flatbuffer."""
+    """A buffer's bytes; None of what is not constant."""
 
-    data: NDArray[np.uint8]
+    raw: NDArray[np.uint8] | None
     is_outside: bool
+    """The bytes are not in the flatbuffer."""
 
     @classmethod
     def of(cls, buffer: Table) -> "_Content":
-        return cls(buffer.vector(0, "u1", free=True), buffer.number(1, "ulong") > 1)
+        raw, is_outside = buffer.vector(0, "u1", free=True), bool(buffer.number(1, "ulong") > 1)
+        return cls(raw if raw.size or is_outside else None, is_outside)
 
 
 def _tensor(number: int, table: Table, contents: Sequence[_Content], complaints: dict[int, str]) -> Tensor:
@@ -101,7 +106,7 @@ def _tensor(number: int, table: Table, contents: Sequence[_Content], complaints:
         scales=scales,
         zero_points=zero_points,
         axis=axis,
-        data=None if complaint else _data(content.data, shape, dtype, what),
+        data=_data(content, shape, dtype, what) if complaint is None else content.raw,
     )
 
 
@@ -168,15 +173,15 @@ def _quantisation(
     return tuple(scales.tolist()), tuple(zero_points.tolist()), axis
 
 
-def _data(content: NDArray[np.uint8], shape: tuple[int, ...], dtype: str, what: str) -> NDArray[Any] | None:
-    if not content.size:
+def _data(content: _Content, shape: tuple[int, ...], dtype: str, what: str) -> NDArray[Any] | None:
+    if content.raw is None:
         return None
     item = np.dtype(dtype).newbyteorder("<")
-    if content.size != prod(shape) * item.itemsize:
+    if content.raw.size != prod(shape) * item.itemsize:
         raise SpecError(
-            f"{what}: {content.size:,} bytes of data, expected {prod(shape) * item.itemsize:,} for {dtype} {shape}"
+            f"{what}: {content.raw.size:,} bytes of data, expected {prod(shape) * item.itemsize:,} for {dtype} {shape}"
         )
-    return content.view(item).reshape(shape)
+    return content.raw.view(item).reshape(shape)
 
 
 def _code(table: Table) -> str:
@@ -188,24 +193,43 @@ def _code(table: Table) -> str:
     return f"CUSTOM {table.text(1)[:60]!r}" if name == "CUSTOM" else name
 
 
-def _op(number: int, table: Table, codes: Sequence[str], tensors: _Tensors) -> Op:
+def _bare_op(number: int, table: Table, codes: Sequence[str], tensors: _Tensors) -> Op:
+    """Read an operator of any kind, without its options."""
     index = table.number(0, "uint")
     if index >= len(codes):
         raise SpecError(f"operator {number}: code {index}, expected one of the {len(codes)} of the model")
-    kind = codes[index]
-    what = f"operator {number} {kind}"
+    what = f"operator {number} {codes[index]}"
     inputs = _numbers(table, 1, tensors, f"{what}: its inputs", lowest=ABSENT)
     outputs = _numbers(table, 2, tensors, f"{what}: its outputs")
-    bare = Op(number=number, kind=kind, inputs=inputs, outputs=outputs)
-    if kind not in KINDS:
-        table_name = names("BuiltinOptions").get(table.number(3, "ubyte"), "unknown options")
-        hint = "; convert with a fixed batch of one example" if kind == "SHAPE" else ""
+    return Op(number=number, kind=codes[index], inputs=inputs, outputs=outputs)
+
+
+def _needed(graph: Graph) -> list[Op]:
+    """Give the operators that the outputs depend on.
+
+    A RESHAPE has no need of numbers that are computed: as in TFLite Micro its output's own shape counts. So the SHAPE,
+    PACK and the like that converters put before it for the sake of a batch of any size fall away.
+    """
+    wanted, needed = set(graph.outputs), []
+    for op in reversed(graph.ops):
+        if not wanted.isdisjoint(op.outputs):
+            computed = op.kind == "RESHAPE" and any(graph.tensors[n].data is None for n in op.inputs[1:] if n != ABSENT)
+            needed.append(replace(op, inputs=op.inputs[:1]) if computed else op)
+            wanted.update(needed[-1].inputs)
+    return needed[::-1]
+
+
+def _with_options(op: Op, table: Table, tensors: _Tensors) -> Op:
+    """Complete an operator. Raises: UnsupportedOpError where it, or a tensor of it, is beyond the engine."""
+    if op.kind not in KINDS:
+        options = names("BuiltinOptions").get(table.number(3, "ubyte"), "unknown options")
+        hint = "; convert with a fixed batch of one example" if op.kind == "SHAPE" else ""
         raise UnsupportedOpError(
-            f"{describe(bare, tensors.all)}, {table_name}: not supported{hint}; supported are {', '.join(KINDS)}"
+            f"{describe(op, tensors.all)}, {options}: not supported{hint}; supported are {', '.join(KINDS)}"
         )
-    op = Op(number=number, kind=kind, inputs=inputs, outputs=outputs, options=_options(table, kind, what))
-    _refuse(tensors, (*inputs, *outputs), describe(op, tensors.all))
-    return op
+    whole = replace(op, options=_options(table, op.kind, f"operator {op.number} {op.kind}"))
+    _refuse(tensors, (*op.inputs, *op.outputs), describe(whole, tensors.all))
+    return whole
 
 
 def _numbers(table: Table, slot: int, tensors: _Tensors, what: str, *, lowest: int = 0) -> tuple[int, ...]:

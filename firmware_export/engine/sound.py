@@ -6,7 +6,7 @@ No sound model: SpecError. Sound, but beyond the engine: UnsupportedOpError.
 from collections.abc import Iterator, Sequence
 
 from firmware_export.engine.graph import ABSENT, Graph, Op, Tensor
-from firmware_export.engine.limits import check_scales
+from firmware_export.engine.limits import check_limits
 from firmware_export.engine.opset import KINDS
 from firmware_export.engine.shapes import check_options, check_shapes
 from hybrid.errors import SpecError, UnsupportedOpError
@@ -33,9 +33,8 @@ def describe(op: Op, tensors: Sequence[Tensor]) -> str:
     return f"operator {op.number} {op.kind} (makes {made or 'nothing'}{options})"
 
 
-def check(graph: Graph) -> None:
-    """Check a graph whose numbers of tensors exist. Raises: SpecError; UnsupportedOpError."""
-    _check_flow(graph)
+def check_meaning(graph: Graph) -> None:
+    """Check types, quantisation and shapes of a graph whose order is sound. Raises: SpecError; UnsupportedOpError."""
     _check_rim(graph)
     outside = frozenset(graph.inputs)
     for op in graph.ops:
@@ -45,11 +44,14 @@ def check(graph: Graph) -> None:
         _check_quantisation(op, graph, what)
         check_shapes(op, graph.tensors, what)
         given = [graph.tensors[number] for number in op.inputs if number != ABSENT]
-        check_scales(op, given, graph.tensors[op.outputs[0]], what)
+        check_limits(op, given, graph.tensors[op.outputs[0]], what)
 
 
-def _check_flow(graph: Graph) -> None:
-    """Each tensor is constant, an input, or made once by an earlier operator, before it is read."""
+def check_flow(graph: Graph) -> None:
+    """Check that each tensor is constant, an input, or made once by an earlier operator, before it is read.
+
+    Raises: SpecError.
+    """
     constants = {tensor.number for tensor in graph.tensors if tensor.data is not None}
     if not graph.ops or not graph.inputs or not graph.outputs:
         counts = f"{len(graph.ops)} operators, {len(graph.inputs)} inputs, {len(graph.outputs)} outputs"
