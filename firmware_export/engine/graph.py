@@ -36,9 +36,13 @@ class Tensor:
 
 @dataclass(frozen=True, kw_only=True)
 class Op:
-    """An operator; `kind` is TFLite's name of it (``CONV_2D``), `options` its builtin options by the schema's names."""
+    """An operator; `kind` is TFLite's name of it (``CONV_2D``), `options` its builtin options by the schema's names.
+
+    Enumerations are given by name (``"padding": "SAME"``), lists as tuples; none is missing.
+    """
 
     number: int
+    """In the flatbuffer; numbers of operators that nothing needs are left out."""
     kind: str
     inputs: tuple[int, ...]
     """Numbers of tensors; `ABSENT` for an optional one that is not given."""

@@ -213,7 +213,8 @@ def _needed(graph: Graph) -> list[Op]:
     wanted, needed = set(graph.outputs), []
     for op in reversed(graph.ops):
         if not wanted.isdisjoint(op.outputs):
-            computed = op.kind == "RESHAPE" and any(graph.tensors[n].data is None for n in op.inputs[1:] if n != ABSENT)
+            has_numbers = op.kind == "RESHAPE" and len(op.inputs) == 2 and op.inputs[1] != ABSENT
+            computed = has_numbers and graph.tensors[op.inputs[1]].data is None
             needed.append(replace(op, inputs=op.inputs[:1]) if computed else op)
             wanted.update(needed[-1].inputs)
     return needed[::-1]
