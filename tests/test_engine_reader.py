@@ -219,6 +219,7 @@ UNSOUND = {
     "no input": (set_graph(inputs=[]), "0 inputs, 1 outputs, expected at least one of each"),
     "input twice": (set_graph(inputs=[0, 0]), "expected each once"),
     "constant input": (set_graph(inputs=[0, 2]), "none that is constant"),
+    "idle": (set_graph(outputs=[0]), "no operator leads to its outputs"),
     "output never made": (set_graph(inputs=[0], outputs=[4], operators=[]), "0 operators"),
     "read too early": (set_op(0, inputs=[4, 1, 2]), r"reads tensors \[4\] before they are made"),
     "cycle": (set_op(0, inputs=[3, 1, 2]), r"reads tensors \[3\] before they are made"),

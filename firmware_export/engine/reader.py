@@ -90,7 +90,8 @@ class _Content:
 
 
 def _tensor(number: int, table: Table, contents: Sequence[_Content], complaints: dict[int, str]) -> Tensor:
-    what = label(number, table.text(3))
+    name = table.text(3)
+    what = label(number, name)
     shape = _shape(table, what)
     dtype = names("TensorType").get(table.number(1, "byte"), "unknown").lower()
     content = _content(table.number(2, "uint"), contents, what)
@@ -100,7 +101,7 @@ def _tensor(number: int, table: Table, contents: Sequence[_Content], complaints:
     scales, zero_points, axis = _quantisation(table.table(4), shape, dtype, what)
     return Tensor(
         number=number,
-        name=table.text(3),
+        name=name,
         shape=shape,
         dtype=cast(DType, dtype),
         scales=scales,
@@ -209,6 +210,8 @@ def _needed(graph: Graph) -> list[Op]:
 
     A RESHAPE has no need of numbers that are computed: as in TFLite Micro its output's own shape counts. So the SHAPE,
     PACK and the like that converters put before it for the sake of a batch of any size fall away.
+
+    Raises: SpecError where none is left.
     """
     wanted, needed = set(graph.outputs), []
     for op in reversed(graph.ops):
@@ -217,6 +220,8 @@ def _needed(graph: Graph) -> list[Op]:
             computed = has_numbers and graph.tensors[op.inputs[1]].data is None
             needed.append(replace(op, inputs=op.inputs[:1]) if computed else op)
             wanted.update(needed[-1].inputs)
+    if not needed:
+        raise SpecError("model: no operator leads to its outputs")
     return needed[::-1]
 
 
