@@ -174,6 +174,27 @@ def test_scales_for_which_c_is_undefined_are_refused(kind, scale, made, complain
         compile_model(single_op(kind, [given(1, 4, scale=scale)], given(1, 4, scale=made)))
 
 
+@pytest.mark.parametrize(
+    ("scale", "made", "activation", "complaint"),
+    [
+        (1e6, 1e-6, "NONE", r"operator 0 \(CONV_2D\): scales give a factor of 1e\+10, allowed is less than 2\^31"),
+        (0.05, 1e-12, "RELU6", r"operator 0 \(CONV_2D\): scales give a limit of 6e\+12, allowed are those of int32"),
+    ],
+)
+def test_such_scales_before_another_layer_are_refused(scale, made, activation, complaint):
+    """Where channels may be left out, their values are looked at before any layer is made."""
+    steps = {f"{name}_{side}": 1 for name in ("stride", "dilation") for side in "hw"}
+    options = {"padding": "SAME"} | {n if n[0] == "s" else f"{n}_factor": v for n, v in steps.items()}
+    draft = Draft()
+    x, weights = draft.input((1, 4, 4, 4), scale=scale), draft.constant(np.ones((4, 1, 1, 4)), "int8", scale=0.01)
+    middle = draft.tensor((1, 4, 4, 4), scale=made)
+    draft.op("CONV_2D", [x, weights], middle, fused_activation_function=activation, **options)
+    y = draft.tensor((1, 4, 4, 4), scale=made)
+    draft.op("CONV_2D", [middle, weights], y, fused_activation_function="NONE", **options)
+    with pytest.raises(UnsupportedOpError, match=complaint):
+        compile_model(draft.flatbuffer(y))
+
+
 def test_damage_where_only_tflite_micro_looks_is_a_refusal():
     """Its package reads the names of metadata, which nothing else needs: here one that lies far outside of the file."""
     draft = Draft()

@@ -7,12 +7,14 @@ exactly those of the whole model.
 """
 
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from firmware_export.engine.arithmetic import INT8_MAX, INT8_MIN, activation_range, clamp, multiply, quantize_multiplier
+from firmware_export.engine.arithmetic import INT8_MAX, INT8_MIN, clamp, multiply
+from firmware_export.engine.filters import limits_of, multipliers_of
 from firmware_export.engine.graph import ABSENT, Graph, Op, Tensor
 
 _Ints = NDArray[np.int64]
@@ -33,11 +35,15 @@ class Interval:
 
 
 def prune(graph: Graph) -> Graph:
-    """Leave out channels whose values do not depend on the model's inputs; outputs stay the same bit by bit."""
+    """Leave out channels whose values do not depend on the model's inputs; outputs stay the same bit by bit.
+
+    Scales beyond the arithmetic are left for `firmware_export.engine.lower` to refuse by name.
+    """
     known: dict[int, Interval] = {}
     for number in range(len(graph.ops)):
         if _is_plain_conv(graph, graph.ops[number]):
-            graph = _prune_chain(graph, graph.ops[number], known)
+            with suppress(OverflowError):
+                graph = _prune_chain(graph, graph.ops[number], known)
     return graph
 
 
@@ -114,7 +120,7 @@ def _intervals(graph: Graph, ops: Iterable[Op], known: dict[int, Interval]) -> l
         target = graph.tensors[op.outputs[0]]
         source = known.get(op.inputs[0]) or _anything(_last(graph, op.inputs[0]))
         if op.kind in _POOLS:
-            limits = _limits(op, target)
+            limits = limits_of(graph, op)
             known[target.number] = Interval(np.clip(source.low, *limits), np.clip(source.high, *limits))
         elif op.kind == "RESHAPE":
             known[target.number] = source
@@ -126,10 +132,6 @@ def _intervals(graph: Graph, ops: Iterable[Op], known: dict[int, Interval]) -> l
 
 def _anything(channels: int) -> Interval:
     return Interval(np.full(channels, INT8_MIN), np.full(channels, INT8_MAX))
-
-
-def _limits(op: Op, target: Tensor) -> tuple[int, int]:
-    return activation_range(op.options["fused_activation_function"], target.scales[0], target.zero_points[0])
 
 
 def _weighted(graph: Graph, op: Op, source: Interval) -> Interval:
@@ -165,12 +167,9 @@ def _bias(graph: Graph, op: Op) -> _Ints:
 
 def _rescaled(graph: Graph, op: Op, least: _Ints, most: _Ints) -> Interval:
     """Outputs of the least and the largest sum of each channel; all of int8 where the arithmetic may wrap."""
-    source, filters, target = (graph.tensors[number] for number in (op.inputs[0], op.inputs[1], op.outputs[0]))
-    limits, zero = _limits(op, target), target.zero_points[0]
-    scales = filters.scales if len(filters.scales) == len(least) else filters.scales * len(least)
+    limits, zero = limits_of(graph, op), graph.tensors[op.outputs[0]].zero_points[0]
     ends = []
-    for scale, *pair in zip(scales, least.tolist(), most.tolist(), strict=True):
-        factor = quantize_multiplier(source.scales[0] * scale / target.scales[0])
+    for factor, *pair in zip(multipliers_of(graph, op, len(least)), least.tolist(), most.tolist(), strict=True):
         sane = factor.shift <= 0 and -(1 << 31) <= pair[0] <= pair[1] < 1 << 31
         ends.append([clamp(multiply(acc, factor) + zero, *limits) for acc in pair] if sane else list(limits))
     low, high = np.array(ends, np.int64).T
