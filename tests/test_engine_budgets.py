@@ -8,6 +8,8 @@ from engine_build import Draft
 from engine_nets import conv
 
 from firmware_export.engine.compile import compile_model
+from firmware_export.engine.reader import read
+from firmware_export.engine.room import room_beside
 from firmware_export.engine.verify import verify
 from firmware_export.host import has_c_compiler
 from hybrid.errors import BudgetError
@@ -21,6 +23,19 @@ def model():
     x = draft.input((1, 16, 16, 4), scale=1 / 255, zero_point=-128)
     large = conv(draft, rng, x, 8, kernel=3)
     return draft.flatbuffer(conv(draft, rng, conv(draft, rng, large, 4, stride=2), 8, kernel=3))
+
+
+def test_room_is_what_the_largest_operator_has_alive_more():
+    """Tensors of 1,024 (input), 2,048, 256 and 512 bytes, an output over what ends: 2,048; 2,048; 512 alive.
+
+    A sum of the input and itself keeps nothing else alive; with the input still wanted at the end it is 1,024 more.
+    """
+    draft, rng = Draft(), np.random.default_rng(2)
+    x = draft.input((1, 16, 16, 4), scale=1 / 255, zero_point=-128)
+    y = conv(draft, rng, conv(draft, rng, conv(draft, rng, x, 8), 4, stride=2), 8)
+    for outputs, alive in (([y], [2048, 2048, 512]), ([y, x], [3072, 3072, 1536])):
+        graph = read(draft.flatbuffer(outputs))
+        assert [room_beside(graph, op) for op in graph.ops] == [max(alive) - each for each in alive]
 
 
 def scratch(compiled):

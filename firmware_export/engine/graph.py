@@ -50,7 +50,7 @@ class Op:
     options: dict[str, Any] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Graph:
     """A model of one subgraph."""
 
