@@ -52,8 +52,11 @@ class Run:
         data = load_data(self.spec)
         counts = ", ".join(f"{name} {len(split):,}" for name, split in data.splits.items())
         self.narrator.say(f"Data: {data.name}, {data.num_classes} classes; {counts}.")
-        self.folder.write_text(SPEC_FILE, to_toml(self.spec))
         return data
+
+    def keep_spec(self) -> None:
+        """Write the spec down in the run folder, where later commands find it."""
+        self.folder.write_text(SPEC_FILE, to_toml(self.spec))
 
     @cached_property
     def keys(self) -> dict[str, str]:

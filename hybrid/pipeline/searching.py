@@ -44,14 +44,15 @@ class Question:
 
 def search(run: "Run") -> SearchResult:
     """Find the edge net and the cloud that are best together, or price the edge net that is given."""
-    spec, pricing = run.spec, pricing_of(run)
-    if not run.folder.is_done("search", run.keys["search"]) and run.space is not None:
-        check(run, run.space, pricing)
+    pricing = pricing_of(run)
+    if not run.folder.is_done("search", run.keys["search"]):
+        check(run, pricing)
+    run.keep_spec()
 
     def make(folder: Path) -> None:
         if run.space is None:
-            run.narrator.say(f"Search: none; the edge net of {spec.search.arch}.")
-            found = nas_search.given(Path(spec.search.arch), run.data, pricing, spec.cloud)
+            run.narrator.say(f"Search: none; the edge net of {run.spec.search.arch}.")
+            found = given(run, pricing)
         else:
             found = searched(run, run.space, pricing)
         nas_search.write(found, folder)
@@ -60,12 +61,20 @@ def search(run: "Run") -> SearchResult:
     return nas_search.read(done)
 
 
-def check(run: "Run", space: Space, pricing: Pricing[Estimate]) -> None:
-    """Refuse what cannot be searched before clouds are trained, which may take hours. Raises: HybridError."""
+def check(run: "Run", pricing: Pricing[Estimate]) -> None:
+    """Refuse what cannot be used before clouds are trained, which may take hours. Raises: HybridError."""
+    if run.space is None:
+        given(run, pricing)
+        return
     from nas import distributed  # loads TensorFlow
 
-    nas_search.check(space, run.data, pricing, seed=run.spec.seed)
+    nas_search.check(run.space, run.data, pricing, seed=run.spec.seed)
     distributed.check()
+
+
+def given(run: "Run", pricing: Pricing[Estimate]) -> SearchResult:
+    """Price the user's own net. Raises: SpecError, BudgetError."""
+    return nas_search.given(Path(run.spec.search.arch), run.data, pricing, run.spec.cloud)
 
 
 def journal_folder(run: "Run") -> Path:
