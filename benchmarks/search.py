@@ -106,8 +106,9 @@ def beside(work: Path, name: str) -> dict[str, Any]:
     run = opened(work, "cifar", *CIFAR)
     if name in BASELINES:
         return alone(run, baseline(name, run)).figures
-    space, seconds = searching.space_of(run), 60 * searched_figures(run)["minutes"]
+    space = searching.space_of(run)
     if name == "random":
+        seconds = 60 * kept(work / "cifar.json", lambda: cifar(work))["minutes"]
         found = search_nets.random_search(run, space, seconds=seconds, seed=0)
     else:
         found = search_nets.hyperband(run, space, work / "hyperband", seed=0)
