@@ -1,11 +1,17 @@
 """Runs through the command itself, on tiny data with tiny nets."""
 
+import io
 import json
 import subprocess
 import sys
+import warnings
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
+
+from hybrid.cli import main
 
 ROOT = Path(__file__).parents[1]
 STAGES = ("cloud", "supernet", "search", "edge", "alternate", "quantize", "router", "predict", "sweep")
@@ -38,7 +44,24 @@ def command(*words):
 
 
 def hybrid(*words, code=0):
-    """Run the command, which must end with `code`; gives standard output and standard error."""
+    """Run the command in this process; it must end with `code`. Gives what it wrote to standard output and error.
+
+    What native libraries write is not among it, and nothing has to be loaded anew: see `apart`.
+    """
+    out, err = (io.TextIOWrapper(io.BytesIO(), "utf-8", write_through=True) for _ in range(2))
+    argv = patch.object(sys, "argv", ["hybrid", *map(str, words)])
+    with argv, redirect_stdout(out), redirect_stderr(err), warnings.catch_warnings():
+        try:
+            main()
+        except SystemExit as stop:
+            ended = stop.code or 0
+    said = [stream.buffer.getvalue().decode() for stream in (out, err)]
+    assert ended == code, said[1]
+    return said
+
+
+def apart(*words, code=0):
+    """Run the command as a process of its own, which must end with `code`; gives standard output and error."""
     done = subprocess.run(command(*words), cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == code, done.stderr
     return done.stdout, done.stderr

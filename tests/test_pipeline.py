@@ -11,7 +11,7 @@ from pathlib import Path
 import cbor2
 import numpy as np
 import pytest
-from run_helpers import ROOT, STAGES, TINY, command, hybrid, read, stamps, stripes, tree
+from run_helpers import ROOT, STAGES, TINY, apart, command, hybrid, read, stamps, stripes, tree
 from tritonclient import http as triton
 
 from datasets import load
@@ -29,12 +29,14 @@ PREDICTIONS = ("labels", "edge_logits", "router_score", "cloud_scores", "stage")
 EVERY = {*STAGES, "question", "look", "folds", "bundle"}
 ASKED = {"question", "search"}
 BEFORE = {"cloud", "supernet"}
-STORY = (
-    *("--set", "data.limit=1500"),
-    *("--set", "data.calibration_fraction=0.02"),
-    *("--set", "data.validation_fraction=0.02"),
-    *("--set", 'quantize.methods=["ptq"]'),
-)
+STORY = {
+    "data.limit": "1300",
+    "data.calibration_fraction": "0.4",
+    "data.validation_fraction": "0.1",
+    "quantize.methods": '["ptq"]',
+}
+TRAIN, TEST = 3000, 1000
+"""Images of Fashion-MNIST."""
 
 
 @pytest.fixture(scope="module")
@@ -45,10 +47,20 @@ def spec(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def story(tmp_path_factory, spec):
-    """A finished run on Fashion-MNIST: its folder, and what the command said."""
+def images(tmp_path_factory):
+    """The first images of Fashion-MNIST in a file."""
+    splits, path = load("fashion_mnist").splits, tmp_path_factory.mktemp("images") / "clothes.npz"
+    train, test = splits["train"], splits["test"]
+    np.savez(path, x_train=train.x[:TRAIN], y_train=train.y[:TRAIN], x_test=test.x[:TEST], y_test=test.y[:TEST])
+    return path
+
+
+@pytest.fixture(scope="module")
+def story(tmp_path_factory, spec, images):
+    """A finished run: its folder, and what the command said."""
     folder = tmp_path_factory.mktemp("story") / "run"
-    return folder, *hybrid("run", "--out", folder, "--spec", spec, *STORY)
+    settings = [word for key, value in STORY.items() for word in ("--set", f"{key}={value}")]
+    return folder, *apart("run", "--out", folder, "--spec", spec, "--dataset", images, *settings)
 
 
 @pytest.fixture(scope="module")
@@ -77,8 +89,8 @@ def predicted(folder):
 
 
 @pytest.fixture(scope="module")
-def test_split():
-    return load("fashion_mnist", limit=1500, calibration_fraction=0.02, validation_fraction=0.02).test
+def test_split(images):
+    return load(str(images)).test
 
 
 def hand_made(found, threshold):
@@ -138,7 +150,7 @@ def test_every_artifact_is_there(folder):
 
 def test_the_run_folder_holds_the_spec_that_made_it(folder, spec):
     made = run_spec(paths=[folder / "spec.toml"])
-    assert made.data.limit == 1500
+    assert made.data.limit == 1300
     assert made.cloud.width == 8
 
 
@@ -176,7 +188,7 @@ def test_chosen_threshold_by_hand(summary, predicted):
 def test_queries_are_packed(summary, manifest, test_split):
     """Fashion-MNIST's images to half; at most the pixels and a frame of 29 bytes."""
     assert manifest["payload"] == {"encoding": "packed", "max_bytes": 784 + 29}
-    some = [len(packed) for packed in pack(test_split.x[::100])]
+    some = [len(packed) for packed in pack(test_split.x[::10])]
     assert summary["payload_bytes"] == pytest.approx(np.mean(some) + 29, rel=0.05)
     assert summary["payload_bytes"] < 0.55 * 784
 
@@ -206,7 +218,7 @@ def test_the_bundle_s_model_in_tflite_micro_says_what_the_predictions_say(folder
     runtime = pytest.importorskip("tflite_micro").runtime
     interpreter = runtime.Interpreter.from_file(str(folder / "bundle/edge.tflite"), arena_size=1 << 24)
     (stage,) = read_routed(folder / "router")[0].program.stages
-    found, rows = predicted["test"], range(0, 10_000, 25)
+    found, rows = predicted["test"], range(0, TEST, 3)
     assert np.array_equal(found["labels"], test_split.y)
     for row in rows:
         interpreter.set_input((test_split.x[row : row + 1].astype(np.int16) - 128).astype(np.int8), 0)
@@ -354,7 +366,7 @@ def npz(tmp_path_factory):
 
 
 def test_verify(folder):
-    out, err = hybrid("verify", folder / "bundle")
+    out, err = apart("verify", folder / "bundle")
     assert err == ""
     assert "8 golden examples, all exact" in out
 
@@ -391,7 +403,7 @@ def url(folder):
 
 def test_the_served_cloud_answers_as_predicted(url, manifest, predicted, test_split):
     """A client's tensors and a device's frames get the class that the run counted on."""
-    found, rows = predicted["test"], range(0, 10_000, 1000)
+    found, rows = predicted["test"], range(0, TEST, 100)
     model = bytes.fromhex(manifest["models"]["edge"]["sha256"])[:8]
     expected = found["cloud_scores"][rows].argmax(axis=1)
     scores = infer(url, test_split.x[rows])
@@ -450,12 +462,12 @@ def test_the_emulated_hybrid_reaches_exactly_what_the_sweep_predicts(folder, url
 @needs_emulator
 def test_a_bundle_is_not_measured_by_another_run(copied):
     spec = copied / "spec.toml"
-    spec.write_text(spec.read_text().replace("limit = 1500", "limit = 1400"))
+    spec.write_text(spec.read_text().replace("limit = 1300", "limit = 1200"))
     _, err = hybrid("emulate", copied / "bundle", code=2)
     assert "this run went on since the bundle was made, with other data or nets; hybrid export makes" in err
 
 
 @needs_emulator
 def test_more_images_than_the_test_split_has(folder):
-    _, err = hybrid("emulate", folder / "bundle", "--images", 10_001, code=2)
-    assert err == "error: images: got 10,001, the test split has 10,000\n"
+    _, err = hybrid("emulate", folder / "bundle", "--images", TEST + 1, code=2)
+    assert err == "error: images: got 1,001, the test split has 1,000\n"

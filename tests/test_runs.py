@@ -11,7 +11,7 @@ from contextlib import closing
 import numpy as np
 import pytest
 from PIL import Image
-from run_helpers import ROOT, STAGES, TINY, TRIALS, command, hybrid, read, stamps, stripes, tree
+from run_helpers import ROOT, STAGES, TINY, TRIALS, apart, command, hybrid, read, stamps, stripes, tree
 
 from datasets import load
 from hybrid.configure import run_spec
@@ -71,7 +71,7 @@ def test_a_killed_run_goes_on_and_one_seed_gives_the_same_bytes(tmp_path, spec, 
     found = read(killed / "search/candidates.json")
     assert [c for c in found if c["status"] == "scored"][: len(scored)] == scored  # not again: the seconds are the same
 
-    hybrid("run", "--out", killed, *asked)
+    apart("run", "--out", killed, *asked)
     hybrid("run", "--out", whole, *asked)
     assert not list(killed.rglob("*.partial"))
     assert {name: stamps(killed)[name] for name in early} == made
