@@ -46,6 +46,21 @@ def layer_call(
     )
 
 
+def conv_in_place(source: Tensor, target: Tensor, geometry: dict[str, int], step: int) -> tuple[InPlace, ...]:
+    """A convolution's output may follow behind its input: `step` pixels are written after their patches were read.
+
+    What is read after output pixel `p`, row by row, begins at the first row of the kernel at `p`.
+    """
+    _, rows, columns, outputs = target.shape
+    pitch = source.shape[2] * source.shape[3]
+    pixels = np.arange(step, rows * columns, step)
+    if geometry["kernel_h"] * geometry["kernel_w"] * geometry["stride_h"] * geometry["stride_w"] == 1:
+        unread = pixels * source.shape[3]
+    else:
+        unread = np.maximum(pixels // columns * geometry["stride_h"] - geometry["pad_h"], 0) * pitch
+    return (InPlace(read=0, highest=int((unread - pixels * outputs).min(initial=source.size))),)
+
+
 def channel_constants(scaled: Rescaling, groups: int) -> dict[str, Constant]:
     """Bias and channels, each group filled up to a multiple of four."""
     return {

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from firmware_export.engine.checks import describe, refuse, result_of, tensor_of
 from firmware_export.engine.filters import (
+    conv_in_place,
     geometry_of,
     image_filter,
     image_sizes,
@@ -67,7 +68,7 @@ def conv(graph: Graph, op: Op, *, wide: bool, low_ram: bool) -> list[Call]:
 
 def _tiled(op: Op, source: Tensor, target: Tensor, fields: dict[str, Any]) -> Call:
     quads, pairs = fields["quads"], fields["pairs"]
-    leave = _conv_in_place(source, target, fields, 2 * pairs) if fields["groups"] == 1 else ()
+    leave = conv_in_place(source, target, fields, 2 * pairs) if fields["groups"] == 1 else ()
     rest = 8 * quads if fields["wide"] else 16 * quads + 40
     return layer_call("conv", "conv", fields, op, 16 * quads * pairs + rest, leave)
 
@@ -89,7 +90,7 @@ def _winograd(graph: Graph, op: Op, weights: NDArray[Any], fields: dict[str, Any
         if low_ram or scratch > max(room_beside(graph, op), _EXPANDED_BYTES):
             return None
     values = {"weights": Constant(values=stream), **form, "quads": quads, "row_quads": source.shape[3] // 4}
-    leave = _conv_in_place(source, target, fields, 4 * pairs)
+    leave = conv_in_place(source, target, fields, 4 * pairs)
     call = layer_call("conv_winograd", "winograd", {**fields, **values, "pairs": pairs}, op, scratch, leave)
     return replace(call, struct="conv")
 
@@ -139,7 +140,7 @@ def _few(
     if fields["form"] != FIXED or quads not in (2, 3) or not in_one_run or not fields["joined"] or outputs % 4:
         return None
     stream = few_words(runs, *words)
-    leave = _conv_in_place(source, target, fields, 1)
+    leave = conv_in_place(source, target, fields, 1)
     scratch = 16 + (0 if fields["wide"] else 4 * outputs * (3 + 2 * quads))
     call = layer_call("conv_few", "few", {**fields, "weights": Constant(values=stream)}, op, scratch, leave)
     return replace(call, struct="conv")
@@ -229,18 +230,3 @@ def _byte_bias(graph: Graph, op: Op, weights: NDArray[Any]) -> NDArray[np.int64]
     values, zero = weights.astype(np.int64), tensor_of(graph, op, 0).zero_points[0]
     whole = _biases(graph, op, weights) + 127 * values[:, 1::2].sum(axis=1) - zero * values.sum(axis=1)
     return (whole << _EXPANDED).astype(np.int32).astype(np.int64)
-
-
-def _conv_in_place(source: Tensor, target: Tensor, geometry: dict[str, int], step: int) -> tuple[InPlace, ...]:
-    """The output may follow behind the input: `step` pixels are written after the patches of all were read.
-
-    What is read after output pixel `p`, row by row, begins at the first row of the kernel at `p`.
-    """
-    _, rows, columns, outputs = target.shape
-    pitch = source.shape[2] * source.shape[3]
-    pixels = np.arange(step, rows * columns, step)
-    if geometry["kernel_h"] * geometry["kernel_w"] * geometry["stride_h"] * geometry["stride_w"] == 1:
-        unread = pixels * source.shape[3]
-    else:
-        unread = np.maximum(pixels // columns * geometry["stride_h"] - geometry["pad_h"], 0) * pitch
-    return (InPlace(read=0, highest=int((unread - pixels * outputs).min(initial=source.size))),)

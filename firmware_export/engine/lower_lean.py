@@ -13,6 +13,7 @@ from firmware_export.engine.arithmetic import Multiplier, quantize_multiplier
 from firmware_export.engine.checks import result_of, tensor_of
 from firmware_export.engine.clamped import clamped, multiplied
 from firmware_export.engine.filters import (
+    conv_in_place,
     geometry_of,
     image_filter,
     image_sizes,
@@ -52,7 +53,7 @@ def conv(graph: Graph, op: Op) -> list[Call] | None:
         "in_zero": source.zero_points[0],
     }
     scratch = 16 * quads + 16 * packed.shape[0] + -(-depth // 4) * 4
-    leave = _conv_in_place(source, target, geometry)
+    leave = conv_in_place(source, target, geometry, 2)
     return [layer_call("lean_conv", "lean_conv", fields, op, scratch, leave)]
 
 
@@ -184,18 +185,3 @@ def _pack(weights: NDArray[np.int8], channels: int, values: int) -> NDArray[np.i
     filled = np.pad(weights, [(0, -weights.shape[0] % channels), (0, -weights.shape[1] % values)])
     blocks = filled.reshape(-1, channels, filled.shape[1] // values, values)
     return np.ascontiguousarray(blocks.transpose(0, 2, 1, 3))
-
-
-def _conv_in_place(source: Tensor, target: Tensor, geometry: dict[str, int]) -> tuple[InPlace, ...]:
-    """The output may follow behind the input: two pixels are written after all that they need was read.
-
-    What is read after output pixel `p`, row by row, begins at the first row of the kernel at `p`.
-    """
-    _, rows, columns, outputs = target.shape
-    pitch = source.shape[2] * source.shape[3]
-    pixels = np.arange(2, rows * columns, 2)
-    if geometry["kernel_h"] * geometry["kernel_w"] * geometry["stride_h"] * geometry["stride_w"] == 1:
-        unread = pixels * source.shape[3]
-    else:
-        unread = np.maximum(pixels // columns * geometry["stride_h"] - geometry["pad_h"], 0) * pitch
-    return (InPlace(read=0, highest=int((unread - pixels * outputs).min(initial=source.size))),)
