@@ -5,7 +5,8 @@ import pytest
 
 from firmware_export.engine.arithmetic import Multiplier, clamp, multiply, quantize_multiplier
 from firmware_export.engine.common_shift import common_shift
-from firmware_export.engine.linear import SHIFT, line_through, sums
+from firmware_export.engine.graph import Tensor
+from firmware_export.engine.linear import SHIFT, line_through, summands, sums
 from firmware_export.engine.requantise import Sums, rescaling
 
 R = 10
@@ -63,9 +64,16 @@ def test_a_line_gives_all_sums_of_two_tensors():
     twice, zeros = 2 * 0.3, (3, -4, 5)
     in_a, in_b, out = (quantize_multiplier(real) for real in (0.5, 0.2 / twice, twice / (2**20 * 0.45)))
     tables = [
-        np.array([multiply((value - zero) << 20, factor) for value in range(-128, 128)], np.int32)
+        np.array([multiply((value - zero) << 20, factor) for value in range(-128, 128)])
         for zero, factor in zip(zeros, (in_a, in_b), strict=False)
     ]
+    scaled = zip((0.3, 0.2, 0.45), zeros, strict=True)
+    a, b, target = (
+        Tensor(number=n, name="", shape=(1,), dtype="int8", scales=(scale,), zero_points=(zero,))
+        for n, (scale, zero) in enumerate(scaled)
+    )
+    found = summands(a, b, target, -1)
+    assert (found.table_a.tolist(), (-found.table_b).tolist(), found.factor) == (*map(np.ndarray.tolist, tables), out)
     expected = sums(*tables, out, 5)
     assert expected[3 + 128 + 45, 128 - 4] == 5 + 30  # 45 * 0.3 / 0.45
     assert expected[0, 7] == multiply(int(tables[0][0]) + int(tables[1][7]), out) + 5
@@ -77,7 +85,7 @@ def test_a_line_gives_all_sums_of_two_tensors():
 
 def test_sums_that_lie_on_halves_need_the_tables():
     """Equal scales, the output's twice as large: (1 + 0) / 2 goes up, (-1 + 0) / 2 down, which no line does."""
-    table = np.arange(-128, 128, dtype=np.int32) << 19
+    table = np.arange(-128, 128) << 19
     expected = sums(table, table, quantize_multiplier(2.0**-20), 0)
     assert (expected[129, 128], expected[127, 128]) == (1, -1)
     assert line_through(expected, (0.5, 0.5), (-128, 127)) is None

@@ -12,6 +12,8 @@ from firmware_export.engine.arithmetic import (
     high_mul,
     logistic,
     multiply,
+    multiply_all,
+    output_of,
     padding_before,
     quantize_multiplier,
     tanh,
@@ -41,6 +43,23 @@ def test_a_factor_below_two_to_the_minus_32_is_zero():
 def test_a_shift_to_the_left_wraps():
     """2^30 * 4 = 2^32, which is 0 in 32 bits."""
     assert multiply(1 << 30, Multiplier(1 << 30, 2)) == 0
+
+
+def test_arrays_are_multiplied_as_each_of_their_values():
+    factors = [Multiplier(1 << 30, 0), Multiplier((1 << 31) - 1, 3), Multiplier(1518500250, -1), Multiplier(1, -31)]
+    values = np.array([0, 1, -1, 5, -5, 6, -6, 1_000_001, -1_000_001, (1 << 28) - 1, -(1 << 28)])
+    mantissas, shifts = np.array(factors).T[..., None]
+    expected = [[multiply(value, factor) for value in values.tolist()] for factor in factors]
+    assert multiply_all(values, mantissas, shifts).tolist() == expected
+    assert [multiply_all(values, *factor).tolist() for factor in factors] == expected
+
+
+def test_the_zero_point_may_take_an_output_beyond_32_bits():
+    """2^31 - 1 times a half is 2^30, far above 127; times almost one it is 2^31 - 2, and 2^31 + 8 is -2^31 + 8."""
+    most = (1 << 31) - 1
+    assert output_of(most, Multiplier(1 << 30, 0), 10, (-128, 127)) == 127
+    assert output_of(most, Multiplier(most, 0), 10, (-100, 127)) == -100
+    assert output_of(8, Multiplier(1 << 30, 0), 10) == 14
 
 
 def test_relu6_ends_at_six():

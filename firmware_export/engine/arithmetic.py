@@ -8,12 +8,16 @@ from math import floor, frexp
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 INT8_MIN, INT8_MAX = -128, 127
+SUM_SHIFT = 20
+"""By how many bits to the left ADD and SUB shift values before they rescale them."""
 _ONE = (1 << 31) - 1
+"""1.0 in Q0.31, as near as it gets."""
 _MOST_SHIFT = 31
 _ACTIVATIONS = {"RELU": (0.0, None), "RELU_N1_TO_1": (-1.0, 1.0), "RELU6": (0.0, 6.0)}
-"""1.0 in Q0.31, as near as it gets."""
+_Ints = NDArray[np.int64]
 
 
 class Multiplier(NamedTuple):
@@ -99,6 +103,22 @@ def multiply(value: int, factor: Multiplier) -> int:
     """Multiply with both roundings; a shift to the left wraps."""
     left, right = max(factor.shift, 0), max(-factor.shift, 0)
     return divide_by_power(high_mul(wrap(value << left), factor.mantissa), right)
+
+
+def multiply_all(values: _Ints, mantissa: _Ints | int, shift: _Ints | int) -> _Ints:
+    """`multiply` for arrays, by one factor or several; exact as long as no shift to the left leaves 32 bits.
+
+    >>> multiply_all(np.array([5, -5]), 1 << 30, -1), multiply(5, Multiplier(1 << 30, -1))
+    (array([ 2, -1]), 2)
+    """
+    left, right = np.maximum(shift, 0), np.maximum(-np.asarray(shift), 0)
+    high = ((values << left) * mantissa + (1 << 30)) >> 31
+    return np.where(right > 0, (high + (1 << right >> 1) - (high < 0)) >> right, high)
+
+
+def output_of(value: int, factor: Multiplier, zero: int, limits: tuple[int, int] = (INT8_MIN, INT8_MAX)) -> int:
+    """Bring a sum or a value into the output's scale: multiplied, its zero point added, which wraps, and clamped."""
+    return clamp(wrap(multiply(value, factor) + zero), *limits)
 
 
 def activation_range(activation: str, scale: float, zero_point: int) -> tuple[int, int]:

@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from firmware_export.engine.arithmetic import Multiplier
+from firmware_export.engine.arithmetic import Multiplier, multiply_all
 from firmware_export.engine.requantise import Sums
 
 _Ints = NDArray[np.int64]
@@ -27,13 +27,6 @@ _PART_BITS = 11
 _MASK = (1 << _PART_BITS) - 1
 _LAST_SHIFT = 31 - 2 * _PART_BITS
 _SIGN = 1 << _LAST_SHIFT
-
-
-def multiplied(sums: _Ints, mantissa: "_Ints | int", shift: "_Ints | int") -> _Ints:
-    """`arithmetic.multiply` for arrays, as far as no shift to the left leaves 32 bits."""
-    left, right = np.maximum(shift, 0), np.maximum(-np.asarray(shift), 0)
-    high = ((sums << left) * mantissa + (1 << 30)) >> 31
-    return np.where(right > 0, (high + (1 << right >> 1) - (high < 0)) >> right, high)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -59,7 +52,7 @@ class _Channels:
 
     def outputs(self, sums: _Ints) -> _Ints:
         """TFLite's results ``(n, m)`` for sums ``(n, m)``, without the zero point."""
-        return multiplied(sums, self.mantissa, self.shift)
+        return multiply_all(sums, self.mantissa, self.shift)
 
     def those(self, chosen: NDArray[np.bool_]) -> "_Channels":
         """Some of them."""

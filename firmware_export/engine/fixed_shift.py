@@ -22,7 +22,7 @@ from itertools import product
 import numpy as np
 from numpy.typing import NDArray
 
-from firmware_export.engine.arithmetic import INT8_MAX, INT8_MIN, Multiplier, clamp, multiply
+from firmware_export.engine.arithmetic import INT8_MAX, INT8_MIN, Multiplier, output_of
 
 SHIFT = 12
 """The kernels' ENGINE_SHIFT."""
@@ -94,7 +94,7 @@ def output_steps(
     factors: Sequence[Multiplier], bounds: tuple[_Ints, _Ints], zero: int, limits: tuple[int, int]
 ) -> Steps:
     """Where TFLite's outputs rise; where a shift to the right is above 20, only the outputs at both ends hold."""
-    ends = [[_output(int(acc), f, zero, limits) for acc in pair] for f, *pair in zip(factors, *bounds, strict=True)]
+    ends = [[output_of(int(acc), f, zero, limits) for acc in pair] for f, *pair in zip(factors, *bounds, strict=True)]
     values = np.arange(limits[0] + 1, limits[1] + 1)
     right = np.array([[min(-f.shift, _LARGEST_RIGHT)] for f in factors], np.int64)
     above = (values - zero)[None, :]
@@ -139,7 +139,3 @@ def _is_exact(steps: Steps, rows: _Ints, exponents: _Ints, pairs: _Ints, offset:
     rises = (outputs(first) >= steps.values) & (outputs(first - 1) < steps.values)
     sane = (pairs[:, 0] >= 0) & (pairs[:, 0] < 1 << 31) & (np.abs(pairs[:, 1]) < 1 << 30)
     return np.asarray(sane & (rises | ~reached).all(axis=1) & (outputs(ends) == steps.outputs[rows]).all(axis=1))
-
-
-def _output(acc: int, factor: Multiplier, zero: int, limits: tuple[int, int]) -> int:
-    return clamp(multiply(acc, factor) + zero, *limits)

@@ -7,10 +7,10 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from firmware_export.engine.arithmetic import SUM_SHIFT
 from firmware_export.engine.graph import Op, Tensor
 from hybrid.errors import UnsupportedOpError
 
-_SUM_SHIFT = 20
 _SOFTMAX_SHIFT = 26
 _HARD_SWISH_SHIFT = 7
 _BIAS_TOLERANCE = 0.02
@@ -38,8 +38,8 @@ def check_limits(op: Op, given: Sequence[Tensor], output: Tensor, what: str) -> 
 def _sum(op: Op, given: Sequence[Tensor], output: Tensor) -> str | None:
     """Sums are shifted 20 bits to the left; an output finer than that has no multiplier below 1."""
     largest = max(tensor.scales[0] for tensor in given)
-    fine = 2 * largest / (2.0**_SUM_SHIFT * output.scales[0]) >= 1
-    return f"supported are output scales above {2 * largest / 2**_SUM_SHIFT:.6g}" if fine else None
+    fine = 2 * largest / (2.0**SUM_SHIFT * output.scales[0]) >= 1
+    return f"supported are output scales above {2 * largest / 2**SUM_SHIFT:.6g}" if fine else None
 
 
 def _hard_swish(op: Op, given: Sequence[Tensor], output: Tensor) -> str | None:

@@ -5,11 +5,13 @@ but not where many sums lie on halves. All pairs of values are compared.
 """
 
 from itertools import product
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from firmware_export.engine.arithmetic import Multiplier
+from firmware_export.engine.arithmetic import SUM_SHIFT, Multiplier, multiply_all, quantize_multiplier
+from firmware_export.engine.graph import Tensor
 
 SHIFT = 21
 """The kernels' ENGINE_LINEAR_SHIFT."""
@@ -18,12 +20,31 @@ _NEAR = sorted(product((0, -12, 12, -24, 24, -36, 36), repeat=2), key=lambda pai
 """Changes of both slopes to try, nearest first."""
 
 
-def sums(table_a: NDArray[np.int32], table_b: NDArray[np.int32], factor: Multiplier, zero: int) -> NDArray[np.int64]:
-    """Outputs ``(256, 256)`` for all pairs, before the clamp; `factor` does not shift to the left."""
-    total = table_a.astype(np.int64)[:, None] + table_b.astype(np.int64)
-    high = (total * factor.mantissa + (1 << 30)) >> 31
-    right = -factor.shift
-    return (high if right == 0 else (high + (1 << (right - 1)) - (high < 0)) >> right) + zero
+class Summands(NamedTuple):
+    """What TFLite Micro adds for two tensors."""
+
+    table_a: NDArray[np.int64]
+    table_b: NDArray[np.int64]
+    """By value, ``(256,)``."""
+    factor: Multiplier
+    """From their sum to the output."""
+
+
+def summands(a: Tensor, b: Tensor, target: Tensor, sign: int) -> Summands:
+    """Rescale all values of both tensors to twice the larger scale; `sign` is that of `b`."""
+    twice = 2 * max(a.scales[0], b.scales[0])
+    factor = quantize_multiplier(twice / ((1 << SUM_SHIFT) * target.scales[0]))
+    return Summands(_rescaled(a, twice), sign * _rescaled(b, twice), factor)
+
+
+def _rescaled(tensor: Tensor, twice: float) -> NDArray[np.int64]:
+    factor = quantize_multiplier(tensor.scales[0] / twice)
+    return multiply_all(_VALUES - tensor.zero_points[0] << SUM_SHIFT, *factor)
+
+
+def sums(table_a: NDArray[np.int64], table_b: NDArray[np.int64], factor: Multiplier, zero: int) -> NDArray[np.int64]:
+    """Outputs ``(256, 256)`` for all pairs of `Summands`, before the clamp."""
+    return multiply_all(table_a[:, None] + table_b, *factor) + zero
 
 
 def line_through(

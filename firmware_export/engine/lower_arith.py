@@ -4,13 +4,11 @@ from itertools import groupby
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from firmware_export.engine import tables
 from firmware_export.engine.arithmetic import (
     Multiplier,
     activation_range,
-    multiply,
     padding_before,
     quantize_multiplier,
 )
@@ -27,13 +25,11 @@ from firmware_export.engine.checks import (
 )
 from firmware_export.engine.graph import Graph, Op, Tensor
 from firmware_export.engine.layer import Call, Constant, InPlace
-from firmware_export.engine.linear import line_through, sums
+from firmware_export.engine.linear import Summands, line_through, summands, sums
 from firmware_export.engine.requantise import LONG, Rescaling, Sums, rescaling
 
-_SUM_SHIFT = 20
 _BOX = 5
 """Dimensions that the kernels' boxes have."""
-_Table = NDArray[np.int32]
 
 
 def addition(graph: Graph, op: Op) -> list[Call]:
@@ -133,30 +129,27 @@ def _operands(graph: Graph, op: Op) -> tuple[Tensor, Tensor, Tensor]:
 
 def _sum(graph: Graph, op: Op, sign: int) -> list[Call]:
     a, b, target = _operands(graph, op)
-    twice = 2 * max(a.scales[0], b.scales[0])
-    reals = (a.scales[0] / twice, b.scales[0] / twice, twice / ((1 << _SUM_SHIFT) * target.scales[0]))
-    in_a, in_b, out = (quantize_multiplier(real) for real in reals)
-    if max(in_a.shift, in_b.shift, out.shift) > 0:
+    parts = summands(a, b, target, sign)
+    if parts.factor.shift > 0:
         raise refuse(op, f"{describe(target)}: its scale is too small against its inputs', TFLite Micro refuses it too")
     low, high = activation_range(op.options["fused_activation_function"], target.scales[0], target.zero_points[0])
-    both = _scaled(a, in_a, 1), _scaled(b, in_b, sign)
     slopes = a.scales[0] / target.scales[0], sign * b.scales[0] / target.scales[0]
-    line = line_through(sums(*both, out, target.zero_points[0]), slopes, (low, high))
+    line = line_through(sums(*parts, target.zero_points[0]), slopes, (low, high))
     common = {"pairs": _pairs(op, a, b, target), "low": low, "high": high}
     if line is not None:
         factors = dict(zip(("factor_a", "factor_b", "offset"), line, strict=True))
         return [_elementwise("linear_sum", {**common, **factors}, graph, op)]
-    return [_elementwise("sum", {**common, **_tables(both, out, target.zero_points[0], (low, high))}, graph, op)]
+    return [_elementwise("sum", {**common, **_tables(parts, target.zero_points[0], (low, high))}, graph, op)]
 
 
-def _tables(both: tuple[_Table, _Table], factor: Multiplier, zero: int, limits: tuple[int, int]) -> dict[str, Any]:
+def _tables(parts: Summands, zero: int, limits: tuple[int, int]) -> dict[str, Any]:
     """What each input adds to the sum, by value, and how the sum is rescaled."""
-    span = Sums(bias=0, swing=sum(int(abs(table).max()) for table in both))
-    scaled = rescaling([factor], [span], zero, limits)
-    times = np.int32(1 if scaled.form == LONG else 2)
+    span = Sums(bias=0, swing=int(abs(parts.table_a).max() + abs(parts.table_b).max()))
+    scaled = rescaling([parts.factor], [span], zero, limits)
+    times = 1 if scaled.form == LONG else 2
     return {
-        "table_a": Constant(values=both[0] * times),
-        "table_b": Constant(values=both[1] * times),
+        "table_a": Constant(values=(parts.table_a * times).astype(np.int32)),
+        "table_b": Constant(values=(parts.table_b * times).astype(np.int32)),
         "rescale": _first_channel(scaled),
         "form": scaled.form,
     }
@@ -175,11 +168,6 @@ def _elementwise(kernel: str, fields: dict[str, Any], graph: Graph, op: Op) -> C
         writes=op.outputs,
         in_place=tuple(InPlace(read=place, highest=0) for place in same),
     )
-
-
-def _scaled(tensor: Tensor, factor: Multiplier, sign: int) -> _Table:
-    values = range(-128 - tensor.zero_points[0], 128 - tensor.zero_points[0])
-    return np.array([sign * multiply(value << _SUM_SHIFT, factor) for value in values], np.int32)
 
 
 def _first_channel(scaled: Rescaling) -> dict[str, int]:

@@ -9,9 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from firmware_export.engine import lower_arith
-from firmware_export.engine.arithmetic import Multiplier, quantize_multiplier
 from firmware_export.engine.checks import result_of, tensor_of
-from firmware_export.engine.clamped import clamped, multiplied
+from firmware_export.engine.clamped import clamped
 from firmware_export.engine.filters import (
     conv_in_place,
     geometry_of,
@@ -23,14 +22,14 @@ from firmware_export.engine.filters import (
     multipliers_of,
     sums_of,
 )
-from firmware_export.engine.graph import Graph, Op, Tensor
+from firmware_export.engine.graph import Graph, Op
 from firmware_export.engine.layer import Call, Constant, InPlace
+from firmware_export.engine.linear import summands, sums
 
 _CHANNEL = "lean_channel"
 _LARGEST_VALUE = 255
 _BYTE_OFFSET = 128
 """What `kernels/lean_fully_connected.c` adds to values."""
-_SUM_SHIFT = 20
 
 
 def conv(graph: Graph, op: Op) -> list[Call] | None:
@@ -124,9 +123,8 @@ def _without_factor(graph: Graph, op: Op, call: Call, sign: int) -> list[Call] |
     if pairs["step_a"] != pairs["step_b"] or pairs["size"][-1] != target.size:
         return None
     low, high, zero = call.fields["low"], call.fields["high"], target.zero_points[0]
-    a, b, factor = _summands(tensor_of(graph, op, 0), tensor_of(graph, op, 1), target)
-    b *= sign
-    wanted = np.clip(multiplied(a[:, None] + b, *factor) + zero, low, high)
+    a, b, factor = summands(tensor_of(graph, op, 0), tensor_of(graph, op, 1), target, sign)
+    wanted = np.clip(sums(a, b, factor, zero), low, high)
     real = factor.mantissa * 2.0 ** (factor.shift - 31)
     shift = 29 - int((abs(a).max() + abs(b).max()) * real + abs(zero) + 1).bit_length()
     table_a, table_b = (np.rint(table * real * 2.0**shift).astype(np.int64) for table in (a, b))
@@ -142,15 +140,6 @@ def _without_factor(graph: Graph, op: Op, call: Call, sign: int) -> list[Call] |
         "high": high,
     }
     return [replace(call, kernel="lean_sum", struct="lean_sum", family="lean_sum", fields=fields)]
-
-
-def _summands(a: Tensor, b: Tensor, target: Tensor) -> tuple[NDArray[np.int64], NDArray[np.int64], Multiplier]:
-    """What TFLite makes of each value of both inputs, and the factor from their sum to the output."""
-    twice = 2 * max(a.scales[0], b.scales[0])
-    values = (np.arange(-128, 128) - tensor.zero_points[0] << _SUM_SHIFT for tensor in (a, b))
-    factors = (quantize_multiplier(tensor.scales[0] / twice) for tensor in (a, b))
-    scaled_a, scaled_b = (multiplied(each, *factor) for each, factor in zip(values, factors, strict=True))
-    return scaled_a, scaled_b, quantize_multiplier(twice / ((1 << _SUM_SHIFT) * target.scales[0]))
 
 
 def _addend(sums: NDArray[np.int64], wanted: NDArray[np.int64], shift: int, limits: tuple[int, int]) -> int | None:

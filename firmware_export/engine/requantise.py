@@ -27,7 +27,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from firmware_export.engine.arithmetic import Multiplier, clamp, multiply, wrap
+from firmware_export.engine.arithmetic import Multiplier, output_of
 
 LONG, POSITIVE, SIGNED = 0, 1, 2
 """Forms, as the kernels number them."""
@@ -73,8 +73,8 @@ def _short(
     """Mantissa, addend and shift of a channel's short form, None where it is not proven."""
     least, most = span.bias - span.swing, span.bias + span.swing
     if factor.shift <= 0 and -(1 << 31) <= least <= most < 1 << 31:
-        output = _output(least, factor, zero, limits)
-        if output == _output(most, factor, zero, limits):
+        output = output_of(least, factor, zero, limits)
+        if output == output_of(most, factor, zero, limits):
             return 0, 2 * output + 1, 1
     fits = abs(span.bias) + span.swing < _HALF
     right = -factor.shift
@@ -82,7 +82,3 @@ def _short(
         return None
     addend = (zero << right) + (1 << right >> 1)
     return (factor.mantissa, addend, right) if abs(addend) < _HALF else None
-
-
-def _output(acc: int, factor: Multiplier, zero: int, limits: tuple[int, int]) -> int:
-    return clamp(wrap(multiply(acc, factor) + zero), *limits)

@@ -20,6 +20,7 @@ from firmware_export.engine.arithmetic import (
     input_radius,
     logistic,
     multiply,
+    output_of,
     quantize_multiplier,
     round_away,
     steps_of,
@@ -43,15 +44,14 @@ def requantize(source: Tensor, target: Tensor) -> NDArray[np.int8]:
     """QUANTIZE between int8 tensors, or to or from uint8 (whose values less 128 are used here)."""
     factor = quantize_multiplier(float(_scale(source)) / float(_scale(target)))
     source_offset, target_offset = (t.zero_points[0] - 128 * (t.dtype == "uint8") for t in (source, target))
-    return _table(lambda value: clamp(wrap(multiply(value - source_offset, factor) + target_offset)))
+    return _table(lambda value: output_of(value - source_offset, factor, target_offset))
 
 
 def relu(source: Tensor, target: Tensor) -> NDArray[np.int8]:
     """RELU with its rescaling."""
     factor, zero = quantize_multiplier(source.scales[0] / target.scales[0]), target.zero_points[0]
-    return _table(
-        lambda value: clamp(wrap(zero + multiply(value - source.zero_points[0], factor)), max(zero, INT8_MIN))
-    )
+    limits = max(zero, INT8_MIN), INT8_MAX
+    return _table(lambda value: output_of(value - source.zero_points[0], factor, zero, limits))
 
 
 def relu6(source: Tensor) -> NDArray[np.int8]:
