@@ -86,7 +86,7 @@ def _beyond_ram(layers: Sequence[Layer], memory: Memory, ram_bytes: int) -> Budg
 def constant_bytes(graph: Graph, layers: Sequence[Layer]) -> int:
     """Bytes of flash for all constants: weights, tables, and tensors of the model that kernels read as they are."""
     read = {n for layer in layers for call in layer.calls for n in call.reads if graph.tensors[n].data is not None}
-    return sum(layer.flash_bytes for layer in layers) + sum(graph.tensors[number].size for number in read)
+    return sum(layer.flash_bytes for layer in layers) + sum(graph.tensors[number].nbytes for number in read)
 
 
 def _refuse_flash(graph: Graph, layers: Sequence[Layer], weights: Weights, flash_bytes: int) -> NoReturn:

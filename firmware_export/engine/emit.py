@@ -258,8 +258,8 @@ def readme_file(**values: Any) -> str:
 def _traffic(graph: Graph) -> dict[str, list[dict[str, Any]]]:
     return {
         word: [
-            {"name": f"{word[:-1]}_{i}", "nbytes": graph.tensors[n].size * np.dtype(graph.tensors[n].dtype).itemsize}
-            for i, n in enumerate(numbers)
+            {"name": f"{word[:-1]}_{index}", "nbytes": graph.tensors[number].nbytes}
+            for index, number in enumerate(numbers)
         ]
         for word, numbers in (("inputs", graph.inputs), ("outputs", graph.outputs))
     }

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from math import prod
 from typing import Any, Literal
 
+import numpy as np
 from numpy.typing import NDArray
 
 DType = Literal["int8", "int16", "int32", "int64", "uint8", "bool", "float32"]
@@ -32,6 +33,11 @@ class Tensor:
     def size(self) -> int:
         """Number of elements."""
         return prod(self.shape)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all elements."""
+        return self.size * np.dtype(self.dtype).itemsize
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -45,9 +45,8 @@ def split_outputs(graph: Graph, stream: bytes, count: int) -> list[Values]:
         values = []
         for number in graph.outputs:
             tensor = graph.tensors[number]
-            dtype = np.dtype(tensor.dtype)
-            values.append(np.frombuffer(stream, dtype, tensor.size, at).reshape(tensor.shape))
-            at += tensor.size * dtype.itemsize
+            values.append(np.frombuffer(stream, tensor.dtype, tensor.size, at).reshape(tensor.shape))
+            at += tensor.nbytes
         results.append(values)
     return results
 

@@ -3,12 +3,10 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from firmware_export.engine.graph import DType, Graph
+from firmware_export.engine.graph import Graph
 from firmware_export.engine.layer import Layer
 from firmware_export.engine.lower import alias_roots
 from firmware_export.engine.plan import Buffer, Share, live_bytes, plan
-
-_SIZES: dict[DType, int] = {"int8": 1, "uint8": 1, "bool": 1, "int16": 2, "int32": 4, "float32": 4, "int64": 8}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +38,7 @@ def lifetimes(graph: Graph, layers: tuple[Layer, ...]) -> tuple[dict[int, Buffer
     for number in graph.outputs:
         spans.setdefault(roots[number], []).append(len(layers))
     tensors = {
-        number: Buffer(size=_nbytes(graph, number), first=min(steps), last=max(steps))
+        number: Buffer(size=graph.tensors[number].nbytes, first=min(steps), last=max(steps))
         for number, steps in spans.items()
         if graph.tensors[number].data is None
     }
@@ -83,8 +81,3 @@ def _shares(graph: Graph, layers: tuple[Layer, ...], tensors: dict[int, Buffer])
             reader, writer = roots[layer.calls[0].reads[leave.read]], roots[layer.calls[0].writes[0]]
             if reader in places and reader != writer and tensors[reader].last == step == tensors[writer].first:
                 yield Share(reader=places[reader], writer=places[writer], lowest=leave.lowest, highest=leave.highest)
-
-
-def _nbytes(graph: Graph, number: int) -> int:
-    tensor = graph.tensors[number]
-    return tensor.size * _SIZES[tensor.dtype]
