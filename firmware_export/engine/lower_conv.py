@@ -1,6 +1,6 @@
 """Convolutions and fully connected layers as calls of kernels."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -47,7 +47,6 @@ def conv(graph: Graph, op: Op, *, wide: bool, low_ram: bool) -> list[Call]:
     quads = runs.shape[1] * quads_of(runs.shape[2])
     weighted, words, form = _rescaled(graph, op, runs, wide)
     fields = {
-        "weights": Constant(values=np.concatenate([tiles(*part) for part in _split(groups, weighted, *words)])),
         "wide": int(wide),
         **form,
         **image_sizes(source, target),
@@ -60,17 +59,20 @@ def conv(graph: Graph, op: Op, *, wide: bool, low_ram: bool) -> list[Call]:
         "pairs": 1 if low_ram else _pairs(graph, op, quads, wide),
         "in_zero": source.zero_points[0],
     }
-    call = _few(op, source, target, fields, weighted, words)
-    if call is None:
-        call = _winograd(graph, op, weights, fields, low_ram)
-    return [call or _tiled(op, source, target, fields)]
+    call = _few(op, source, target, fields, weighted, words) or _winograd(graph, op, weights, fields, low_ram)
+    return [call or _tiled(op, source, target, fields, weighted, words)]
 
 
-def _tiled(op: Op, source: Tensor, target: Tensor, fields: dict[str, Any]) -> Call:
-    quads, pairs = fields["quads"], fields["pairs"]
-    leave = conv_in_place(source, target, fields, 2 * pairs) if fields["groups"] == 1 else ()
-    rest = 8 * quads if fields["wide"] else 16 * quads + 40
-    return layer_call("conv", "conv", fields, op, 16 * quads * pairs + rest, leave)
+def _tiled(
+    op: Op, source: Tensor, target: Tensor, fields: dict[str, Any], runs: NDArray[Any], words: Sequence[NDArray[Any]]
+) -> Call:
+    """The kernel of `kernels/conv.h`, which serves everywhere."""
+    quads, pairs, groups = fields["quads"], fields["pairs"], fields["groups"]
+    by_group = zip(*(np.split(part, groups) for part in (runs, *words)), strict=True)
+    stream = np.concatenate([tiles(*part) for part in by_group])
+    leave = conv_in_place(source, target, fields, 2 * pairs) if groups == 1 else ()
+    scratch = 16 * quads * pairs + (8 * quads if fields["wide"] else 16 * quads + 40)
+    return layer_call("conv", "conv", {"weights": Constant(values=stream), **fields}, op, scratch, leave)
 
 
 def _winograd(graph: Graph, op: Op, weights: NDArray[Any], fields: dict[str, Any], low_ram: bool) -> Call | None:
@@ -89,9 +91,10 @@ def _winograd(graph: Graph, op: Op, weights: NDArray[Any], fields: dict[str, Any
         scratch, stream = scratch + stream.nbytes, _winograd_bytes(weights, exponents, *words)
         if low_ram or scratch > max(room_beside(graph, op), _EXPANDED_BYTES):
             return None
-    values = {"weights": Constant(values=stream), **form, "quads": quads, "row_quads": source.shape[3] // 4}
+    sizes = {"quads": quads, "row_quads": source.shape[3] // 4, "pairs": pairs}
     leave = conv_in_place(source, target, fields, 4 * pairs)
-    call = layer_call("conv_winograd", "winograd", {**fields, **values, "pairs": pairs}, op, scratch, leave)
+    fields = {"weights": Constant(values=stream), **fields, **form, **sizes}
+    call = layer_call("conv_winograd", "winograd", fields, op, scratch, leave)
     return replace(call, struct="conv")
 
 
@@ -142,7 +145,7 @@ def _few(
     stream = few_words(runs, *words)
     leave = conv_in_place(source, target, fields, 1)
     scratch = 16 + (0 if fields["wide"] else 4 * outputs * (3 + 2 * quads))
-    call = layer_call("conv_few", "few", {**fields, "weights": Constant(values=stream)}, op, scratch, leave)
+    call = layer_call("conv_few", "few", {"weights": Constant(values=stream), **fields}, op, scratch, leave)
     return replace(call, struct="conv")
 
 
@@ -175,10 +178,6 @@ def _rescaled(
         bias = np.where(rescale[:, 0] == 0, 0, _biases(graph, op, runs) << exponents)
     weighted = runs.astype(np.int16) << exponents[:, None, None].astype(np.int16) if wide else runs
     return weighted, (bias, rescale), {**form, "low": limits[0], "high": limits[1]}
-
-
-def _split(groups: int, *parts: NDArray[Any]) -> Iterator[tuple[NDArray[Any], ...]]:
-    return zip(*(np.split(part, groups) for part in parts), strict=True)
 
 
 def _fixed_shift(
