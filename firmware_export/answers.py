@@ -4,7 +4,6 @@ The C is a bundle's own with the ahead-of-time engine and ``emulate/target/answe
 emulated board; what it must say is TFLite Micro's, with the router and the payload in Python.
 """
 
-import subprocess
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from firmware_export.emulate import programs
-from firmware_export.host import C_FLAGS, c_compiler, run_device
+from firmware_export.host import compile_c, run_device, run_program
 from firmware_export.payload import MODEL_DIGEST_BYTES, Encoding, Query, encode_payloads, payload_bytes
 from firmware_export.tflm import AOT_FOLDER, PLAIN_UNITS
 from hybrid.cascade import DeviceProgram
@@ -23,9 +22,6 @@ from hybrid.errors import HybridError
 from hybrid.runtimes import to_int8
 
 MAIN = "answers.c"
-WHOLE = 255
-"""The number under which ``answers.c`` counts a whole example."""
-SANITIZERS = ("-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-g")
 _FIELDS = ("edge_class", "score", "stage", "kept")
 
 
@@ -137,12 +133,6 @@ def host_answers(
             (folder / path).write_bytes(text)
         units = [path for path in sources if path.endswith(".c")]
         includes = ("-I.", f"-I{AOT_FOLDER}", f"-I{programs.TARGET / 'stdio'}")
-        command = [c_compiler(), *C_FLAGS, *flags, *includes, "-o", "answers", *units]
-        built = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
-        if built.returncode != 0:
-            raise HybridError(f"{command[0]}: the firmware's C does not compile: {built.stderr.strip()[-2000:]}")
-        done = subprocess.run([folder / "answers"], input=pixels.tobytes(), capture_output=True, check=False)
-    if done.returncode != 0:
-        said = done.stderr.decode("utf-8", "replace").strip()[-2000:]
-        raise HybridError(f"firmware: ended with {done.returncode}: {said or 'no message'}")
-    return read_answers(contract, done.stdout, len(pixels))
+        program = compile_c(folder, "answers", (*flags, *includes, *units), "the firmware")
+        stream = run_program([program], pixels.tobytes(), "the firmware")
+    return read_answers(contract, stream, len(pixels))

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from firmware_export.answers import WHOLE, Answers, answering_sources, aot_sources, read_answers
+from firmware_export.answers import Answers, answering_sources, aot_sources, read_answers
 from firmware_export.aot import CODE_FLAGS, prefix_of
 from firmware_export.bundle import Bundle
 from firmware_export.contents import contract_of, firmware_of
@@ -17,6 +17,7 @@ from firmware_export.emulate.build import Sections
 from firmware_export.emulate.counter import Counter
 from firmware_export.emulate.gateway import Ask, Outcome, gateway_sources, serve_device
 from firmware_export.emulate.machine import EmulationResult, run
+from firmware_export.emulate.marks import WHOLE, profile_header
 from firmware_export.emulate.report import Region
 from firmware_export.emulate.uart import Uart
 from hybrid.cascade import DeviceProgram
@@ -90,8 +91,11 @@ def _run_marked(
     bundle: Bundle, nets: Mapping[str, Any], board: Board, pixels: NDArray[np.uint8], first: int
 ) -> EmulationResult:
     """Run with marks around as many layers, from `first` on, as there are numbers."""
-    profiles = {_profile_name(net): _profile(net, begin, first) for net, begin in _begins(nets).items()}
-    sources = {**answering_sources(firmware_of(bundle)), **{name: text.encode() for name, text in profiles.items()}}
+    headers = {
+        _profile_name(net): profile_header(_guard(net), first, begin=begin).encode()
+        for net, begin in _begins(nets).items()
+    }
+    sources = {**answering_sources(firmware_of(bundle)), **headers}
     flags = (*CODE_FLAGS, *(f'-D{_guard(net)}_PROFILE="{_profile_name(net)}"' for net in nets))
     done = run(sources, board, data=pixels.tobytes(), flags=flags, limit_s=_START_S + _EXAMPLE_S * len(pixels))
     _check_end(board, done)
@@ -131,17 +135,6 @@ def _nets(bundle: Bundle) -> Mapping[str, Any]:
         raise HybridError(f"bundle: has no ahead-of-time engine ({reason}), and so nothing that can be emulated")
     names = sorted(entry["nets"], key=lambda name: (name != "edge", len(name), name))
     return {name: entry["nets"][name] for name in names}
-
-
-def _profile(net: str, begin: int, first: int) -> str:
-    """Mark the layers of a net, of which layer 0 has the number `begin`."""
-    marks = [
-        f"#define {_guard(net)}_LAYER_{edge}(number) "
-        f"if (({begin} + (number)) / {WHOLE} == {first // WHOLE}) "
-        f"{{ EMULATE_REGION_{mark}(({begin} + (number)) % {WHOLE}); }}"
-        for edge, mark in (("BEGIN", "START"), ("END", "STOP"))
-    ]
-    return "\n".join(['#include "emulate.h"', *marks, ""])
 
 
 def _begins(nets: Mapping[str, Any]) -> dict[str, int]:

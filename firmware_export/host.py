@@ -30,7 +30,10 @@ from hybrid.runtimes import ENGINE_TITLES, Step, device_engine, device_step
 WARNINGS = ("-Wall", "-Wextra", "-Wconversion", "-Wdouble-promotion", "-Werror")
 C_FLAGS = ("-std=c99", *WARNINGS)
 CXX_FLAGS = ("-std=c++17", *WARNINGS)
+SANITIZERS = ("-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-g")
 _LOG_BYTES = 1 << 16
+_SAID_CHARACTERS = 4000
+"""Of a program's complaint, the last ones."""
 _SIZE_UNIT = "example_bytes.c"
 _SIZE_OF_EXAMPLE = """#include "hybrid_router.h"
 extern const int example_bytes;
@@ -189,13 +192,31 @@ def compile_decision(sources: Mapping[str, bytes]) -> CompiledDecision:
             if name in PLAIN_UNITS or (name.endswith(".h") and "/" not in name):
                 Path(folder, name).write_bytes(text)
         Path(folder, _SIZE_UNIT).write_text(_SIZE_OF_EXAMPLE)
-        units = [*PLAIN_UNITS, _SIZE_UNIT]
-        command = [c_compiler(), *C_FLAGS, "-O1", "-shared", "-fPIC", "-o", "decision.so", *units]
-        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
-        if done.returncode != 0:
-            raise HybridError(f"{command[0]}: the firmware's C does not compile: {done.stderr.strip()}")
-        library = ctypes.CDLL(str(Path(folder, "decision.so")))
+        arguments = ("-O1", "-shared", "-fPIC", *PLAIN_UNITS, _SIZE_UNIT)
+        library = ctypes.CDLL(str(compile_c(Path(folder), "decision.so", arguments, "the firmware")))
         return CompiledDecision(library, ctypes.c_int.in_dll(library, "example_bytes").value)
+
+
+def compile_c(folder: Path, output: str, arguments: Sequence[str], what: str) -> Path:
+    """Compile C in `folder` to the file `output` there, with every warning an error; `what` is it that is compiled.
+
+    Raises: HybridError where there is no C compiler or it complains.
+    """
+    command = [c_compiler(), *C_FLAGS, *arguments, "-o", output]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        said = done.stderr.strip()[-_SAID_CHARACTERS:]
+        raise HybridError(f"{command[0]}: {what}'s C does not compile: {said}")
+    return folder / output
+
+
+def run_program(command: Sequence[str | Path], data: bytes, what: str) -> bytes:
+    """Let a program that is `what` read `data`, and give what it writes. Raises: HybridError where it fails."""
+    done = subprocess.run(command, input=data, capture_output=True, check=False)
+    if done.returncode != 0:
+        said = done.stderr.decode("utf-8", "replace").strip()[-_SAID_CHARACTERS:]
+        raise HybridError(f"{what} ended with {done.returncode}: {said or 'no message'}")
+    return done.stdout
 
 
 def has_c_compiler() -> bool:

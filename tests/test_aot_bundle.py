@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 from tiny_edge import DEVICE, cascade, cascade_bundle, good_bundle, inputs, pixels, prelu_program, program, sources
 
-from firmware_export.answers import SANITIZERS, differences, expected_answers, host_answers
+from firmware_export.answers import differences, expected_answers, host_answers
 from firmware_export.aot import aot_engine, measured
 from firmware_export.bundle import Bundle, file_entries, write
 from firmware_export.contents import contract_of
 from firmware_export.edge import build_edge_bundle, canonical_json
 from firmware_export.emulate import programs
 from firmware_export.engine.compile import compile_model
-from firmware_export.host import C_FLAGS, CXX_FLAGS, c_compiler, has_c_compiler
+from firmware_export.host import C_FLAGS, CXX_FLAGS, SANITIZERS, c_compiler, has_c_compiler
 from firmware_export.tflm import PLAIN_UNITS
 from firmware_export.verify import verify
 from hybrid.errors import BudgetError, BundleError, UnsupportedOpError

@@ -10,8 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from firmware_export.answers import SANITIZERS
-from firmware_export.host import C_FLAGS, c_compiler
+from firmware_export.host import C_FLAGS, SANITIZERS, c_compiler
 from firmware_export.packing import PackingError, pack, packed_bytes, unpack
 from firmware_export.tflm import render
 

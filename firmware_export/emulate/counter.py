@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from firmware_export.emulate import programs
-from firmware_export.host import C_FLAGS, c_compiler
+from firmware_export.host import compile_c
 from hybrid.errors import HybridError
 
 Counter = Literal["plugin", "timer"]
@@ -16,7 +16,6 @@ SHIFT = 8
 PLUGIN = "count.so"
 COUNTS = "counts.txt"
 _PROBE_S = 30.0
-_FLAGS = (*C_FLAGS, "-O2", "-fPIC", "-shared")
 
 
 def best_counter() -> Counter:
@@ -30,15 +29,16 @@ def plugin() -> bytes | None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         try:
-            works = _is_built(folder) and _is_taken(folder)
+            _build(folder)
+            works = _is_taken(folder)
         except HybridError:
             return None
         return (folder / PLUGIN).read_bytes() if works else None
 
 
-def _is_built(folder: Path) -> bool:
-    command = [c_compiler(), *_FLAGS, "-o", PLUGIN, str(programs.TARGET / "count.c")]
-    return programs.run(command, folder).returncode == 0
+def _build(folder: Path) -> None:
+    arguments = ("-O2", "-fPIC", "-shared", str(programs.TARGET / "count.c"))
+    compile_c(folder, PLUGIN, arguments, "the counting plugin")
 
 
 def _is_taken(folder: Path) -> bool:

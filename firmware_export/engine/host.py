@@ -1,6 +1,5 @@
 """Compiled models on this machine: built by the system's C compiler, run as a process of their own."""
 
-import subprocess
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -13,10 +12,8 @@ from numpy.typing import NDArray
 from firmware_export.engine.compile import Compiled, program_files
 from firmware_export.engine.emit import harness_file
 from firmware_export.engine.graph import Graph
-from firmware_export.host import C_FLAGS, c_compiler
-from hybrid.errors import HybridError
+from firmware_export.host import SANITIZERS, compile_c, run_program
 
-SANITIZERS = ("-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-g")
 Values = list[NDArray[Any]]
 """One array per input or output, in the model's order."""
 
@@ -30,12 +27,13 @@ class Program:
     def run(self, examples: Sequence[Values], model: int = 0) -> list[Values]:
         """Give the outputs of one of the models for each example. Raises: HybridError where the process fails."""
         graph = self._graphs[model]
-        stream = b"".join(np.ascontiguousarray(value).tobytes() for example in examples for value in example)
-        done = subprocess.run([self._path, str(model)], input=stream, capture_output=True, check=False)
-        if done.returncode != 0:
-            said = done.stderr.decode("utf-8", "replace").strip()[-2000:]
-            raise HybridError(f"the compiled model ended with {done.returncode}: {said or 'no message'}")
-        return split_outputs(graph, done.stdout, len(examples))
+        written = run_program([self._path, str(model)], join_inputs(examples), "the compiled model")
+        return split_outputs(graph, written, len(examples))
+
+
+def join_inputs(examples: Sequence[Values]) -> bytes:
+    """Write the inputs of examples as a program reads them."""
+    return b"".join(np.ascontiguousarray(value).tobytes() for example in examples for value in example)
 
 
 def split_outputs(graph: Graph, stream: bytes, count: int) -> list[Values]:
@@ -65,18 +63,5 @@ def built(
         for name, text in texts.items():
             Path(folder, name).write_text(text, encoding="utf-8")
         units = sorted(name for name in texts if name.endswith(".c"))
-        extra = SANITIZERS if sanitize else ()
-        command = [
-            c_compiler(),
-            *C_FLAGS,
-            optimise,
-            *extra,
-            *(f"-D{name}" for name in defines),
-            "-o",
-            "program",
-            *units,
-        ]
-        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
-        if done.returncode != 0:
-            raise HybridError(f"{command[0]}: the compiled model's C does not compile: {done.stderr.strip()[-4000:]}")
-        yield Program(Path(folder, "program"), models)
+        flags = (optimise, *(SANITIZERS if sanitize else ()), *(f"-D{name}" for name in defines))
+        yield Program(compile_c(Path(folder), "program", (*flags, *units), "the compiled model"), models)

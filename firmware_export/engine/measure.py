@@ -3,19 +3,15 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
 from firmware_export.emulate.boards import Board
 from firmware_export.emulate.build import Sections
 from firmware_export.emulate.counter import Counter
 from firmware_export.emulate.machine import LIMIT_S, run
+from firmware_export.emulate.marks import WHOLE, profile_header
 from firmware_export.engine.compile import Compiled
 from firmware_export.engine.emit import measure_file
-from firmware_export.engine.host import Values, split_outputs
+from firmware_export.engine.host import Values, join_inputs, split_outputs
 from hybrid.errors import HybridError
-
-WHOLE = 255
-"""The number under which a whole inference is counted; layers have their operators' numbers."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -47,7 +43,7 @@ def measure(
 
     Raises: ToolchainError naming what to install; BudgetError where the board is too small; EmulationError.
     """
-    data = b"".join(np.ascontiguousarray(value).tobytes() for example in examples for value in example)
+    data = join_inputs(examples)
     flags = (*flags, f'-D{compiled.prefix.upper()}_PROFILE="profile.h"')
     layers: dict[int, int] = {}
     for first in range(0, max((layer.number for layer in compiled.layers), default=0) + 1, WHOLE):
@@ -70,13 +66,4 @@ def measure(
 def _sources(compiled: Compiled, examples: int, first: int) -> dict[str, str]:
     """A program with marks around as many layers, from `first` on, as there are numbers."""
     main = measure_file(compiled.prefix, compiled.graph, examples, WHOLE)
-    return {"main.c": main, "profile.h": _profile(compiled.prefix.upper(), first), **compiled.files}
-
-
-def _profile(guard: str, first: int) -> str:
-    marks = [
-        f"#define {guard}_LAYER_{edge}(number) "
-        f"if ((number) / {WHOLE} == {first // WHOLE}) {{ EMULATE_REGION_{mark}((number) % {WHOLE}); }}"
-        for edge, mark in (("BEGIN", "START"), ("END", "STOP"))
-    ]
-    return "\n".join(['#include "emulate.h"', *marks, ""])
+    return {"main.c": main, "profile.h": profile_header(compiled.prefix.upper(), first), **compiled.files}

@@ -5,7 +5,7 @@
 #include "hybrid_classify.h"
 #include "hybrid_payload.h"
 
-/* answers.py has the same. */
+/* marks.py has the same. */
 #define WHOLE 255
 
 static uint8_t pixels[HYBRID_INPUT_BYTES];
