@@ -15,7 +15,8 @@ import json
 import os
 import subprocess
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +25,13 @@ from engine_peers import MLPERF_TINY, PEERS, Peer
 from search_costs import int8_net
 
 from firmware_export.emulate.boards import board_named
-from firmware_export.engine.compile import Compiled, compile_model
+from firmware_export.engine.compile import compile_model
 from firmware_export.engine.cores import Cpu, core_named
 from firmware_export.engine.host import Values, built
 from firmware_export.engine.measure import Measured, measure
-from firmware_export.engine.verify import random_input
+from firmware_export.engine.oracle import Oracle
+from firmware_export.engine.reader import read
+from firmware_export.engine.verify import random_examples
 from hybrid.cost import estimate
 from hybrid.pipeline.export import tool_versions
 from hybrid.specs import ArchSpec
@@ -50,25 +53,11 @@ ON_BOARD = 4
 SHAPES = ((28, 28, 1), (32, 32, 3), (48, 48, 3), (49, 10, 1), (128, 1, 6))
 MOST_MACS = 4_000_000
 AT_ONCE = 10
-ARENA_BYTES = 4 << 20
 
 
-def examples_of(compiled: Compiled, count: int, seed: int = 0) -> list[Values]:
-    """Random inputs."""
-    rng = np.random.default_rng(seed)
-    return [[random_input(compiled.graph.tensors[n], rng) for n in compiled.graph.inputs] for _ in range(count)]
-
-
-def answers_of(flatbuffer: bytes, compiled: Compiled, examples: Sequence[Values]) -> Iterator[Values]:
-    """TFLite Micro's outputs."""
-    from tflite_micro import runtime
-
-    interpreter = runtime.Interpreter.from_bytes(flatbuffer, arena_size=ARENA_BYTES)
-    for example in examples:
-        for index, value in enumerate(example):
-            interpreter.set_input(value, index)
-        interpreter.invoke()
-        yield [interpreter.get_output(index).copy() for index in range(len(compiled.graph.outputs))]
+def oracle_of(flatbuffer: bytes) -> Oracle:
+    """TFLite Micro with this model."""
+    return Oracle(flatbuffer, len(read(flatbuffer).outputs))
 
 
 def differing(expected: Sequence[Values], got: Sequence[Values]) -> int:
@@ -89,16 +78,17 @@ def on_host(flatbuffers: Sequence[bytes], count: int) -> tuple[int, int]:
     wrong = 0
     with built(models) as program:
         for number, flatbuffer in enumerate(flatbuffers):
-            examples = examples_of(models[2 * number], count)
-            expected = list(answers_of(flatbuffer, models[2 * number], examples))
+            examples = random_examples(models[2 * number], count, np.random.default_rng(0))
+            with oracle_of(flatbuffer) as oracle:
+                expected = oracle.answers(examples)
             wrong += sum(differing(expected, program.run(examples, 2 * number + place)) for place in (0, 1))
     return wrong, 2 * count * len(flatbuffers)
 
 
-def on_board(core: str, flatbuffer: bytes, **options: Any) -> dict[str, Any]:
-    """Compare and measure a model on the emulated board of a core."""
+def on_board(oracle: Oracle, core: str, flatbuffer: bytes, **options: Any) -> dict[str, Any]:
+    """Compare and measure a model, which `oracle` has as well, on the emulated board of a core."""
     compiled = compile_model(flatbuffer, cpu=CPUS[core], **options)
-    examples = examples_of(compiled, ON_BOARD, seed=1)
+    examples = random_examples(compiled, ON_BOARD, np.random.default_rng(1))
     board = core_named(CPUS[core]).board
     assert board is not None
     found: Measured = measure(compiled, board_named(board), examples)
@@ -109,15 +99,17 @@ def on_board(core: str, flatbuffer: bytes, **options: Any) -> dict[str, Any]:
         "text_bytes": found.sections.text,
         "rodata_bytes": found.sections.rodata,
         "compared": ON_BOARD,
-        "mismatches": differing(list(answers_of(flatbuffer, compiled, examples)), found.outputs),
+        "mismatches": differing(oracle.answers(examples), found.outputs),
     }
 
 
 def net_rows(flatbuffer: bytes, peer: Peer) -> dict[str, dict[str, Any]]:
     """All cores and budgets of one net, by ``core width``."""
-    rows = {f"{core} {width}": on_board(core, flatbuffer, weights=width) for core in ("m7", "m4") for width in WIDTHS}
-    rows |= {f"{core} auto": on_board(core, flatbuffer) for core in ("m33", *WITHOUT_DSP)}
-    rows["m7 auto, ram_bytes of the arena"] = on_board("m7", flatbuffer, ram_bytes=peer.cmsis_arena)
+    with oracle_of(flatbuffer) as oracle:
+        row = partial(on_board, oracle)
+        rows = {f"{core} {width}": row(core, flatbuffer, weights=width) for core in ("m7", "m4") for width in WIDTHS}
+        rows |= {f"{core} auto": row(core, flatbuffer) for core in ("m33", *WITHOUT_DSP)}
+        rows["m7 auto, ram_bytes of the arena"] = row("m7", flatbuffer, ram_bytes=peer.cmsis_arena)
     return rows
 
 
@@ -158,8 +150,10 @@ def mlperf_seconds(files: Path) -> float:
     """The comparison of all MLPerf Tiny models on the emulated Cortex-M4 and M7, from flatbuffer to verdict."""
     start = time.monotonic()
     for name in MLPERF_TINY:
-        for board in ("m4", "m7"):
-            on_board(board, (files / PEERS[name].file).read_bytes())
+        flatbuffer = (files / PEERS[name].file).read_bytes()
+        with oracle_of(flatbuffer) as oracle:
+            for board in ("m4", "m7"):
+                on_board(oracle, board, flatbuffer)
     return time.monotonic() - start
 
 
