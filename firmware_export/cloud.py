@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from math import ceil
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import PackageLoader
 
+from firmware_export.ctext import templates_of
 from firmware_export.payload import Encoding
 from hybrid.configure import to_toml
 from hybrid.endpoint import ENDPOINT_FILE, EndpointInfo, TensorInfo, saved_model_path
@@ -23,14 +24,7 @@ TRITON_VERSION = "25.02-py3"
 
 _NAME = re.compile(r"[a-z]([-a-z0-9]{0,61}[a-z0-9])?")
 _DIGEST = re.compile(r"[0-9a-f]{64}")
-_TEMPLATES = Environment(
-    loader=PackageLoader("firmware_export", "templates/cloud"),
-    undefined=StrictUndefined,
-    keep_trailing_newline=True,
-    trim_blocks=True,
-    lstrip_blocks=True,
-    autoescape=False,
-)
+_TEMPLATES = templates_of(PackageLoader("firmware_export", "templates/cloud"))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""Python values as C text."""
+"""Python values as C text, and templates of it."""
 
 import re
 from collections.abc import Iterable, Sequence
@@ -6,6 +6,7 @@ from math import isfinite
 from typing import Any
 
 import numpy as np
+from jinja2 import BaseLoader, Environment, StrictUndefined
 
 from hybrid.errors import SpecError
 
@@ -77,7 +78,7 @@ def _lines(words: Iterable[str]) -> str:
     return "\n".join("    " + ", ".join(all_words[i : i + _VALUES_PER_LINE]) + "," for i in starts)
 
 
-FILTERS = {
+_FILTERS = {
     "c_string": c_string,
     "c_comment": c_comment,
     "c_upper": identifier,
@@ -87,3 +88,17 @@ FILTERS = {
     "c_int_rows": c_int_rows,
 }
 """By the names that templates use."""
+
+
+def templates_of(loader: BaseLoader) -> Environment:
+    """Templates of C or other plain text; a hole without a value is an error."""
+    environment = Environment(
+        loader=loader,
+        undefined=StrictUndefined,
+        keep_trailing_newline=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        autoescape=False,
+    )
+    environment.filters.update(_FILTERS)
+    return environment

@@ -9,11 +9,11 @@ from math import ceil, prod
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from jinja2 import Environment, PackageLoader, StrictUndefined, meta
+from jinja2 import PackageLoader, meta
 from jinja2.exceptions import UndefinedError
 from numpy.typing import NDArray
 
-from firmware_export.ctext import FILTERS, identifier
+from firmware_export.ctext import identifier, templates_of
 from firmware_export.payload import MAX_CLASS, MODEL_DIGEST_BYTES, PAYLOAD_VERSION, Encoding, payload_bytes
 from firmware_export.stages import resolver_ops, router_values, stage_models
 from hybrid.artifacts import ArenaSource, Device, OperatingPoint
@@ -210,7 +210,7 @@ def arena_bytes(least_bytes: int, margin: float) -> int:
 def render(name: str, values: Mapping[str, Any]) -> str:
     """Fill the template of one file. Raises: SpecError naming a hole without a value."""
     try:
-        return _ENVIRONMENT.get_template(f"{name}.j2").render(values)
+        return _TEMPLATES.get_template(f"{name}.j2").render(values)
     except UndefinedError as exc:
         raise SpecError(f"template {name}.j2: {exc.message}") from exc
 
@@ -223,27 +223,12 @@ def check_spare(values: Mapping[str, Any]) -> None:
 
 
 _LOADER = PackageLoader("firmware_export")
-
-
-def _environment() -> Environment:
-    environment = Environment(
-        loader=_LOADER,
-        undefined=StrictUndefined,
-        keep_trailing_newline=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        autoescape=False,
-    )
-    environment.filters.update(FILTERS)
-    return environment
-
-
-_ENVIRONMENT = _environment()
+_TEMPLATES = templates_of(_LOADER)
 
 
 def _holes(name: str) -> set[str]:
-    source, _, _ = _LOADER.get_source(_ENVIRONMENT, f"{name}.j2")
-    return meta.find_undeclared_variables(_ENVIRONMENT.parse(source))
+    source, _, _ = _LOADER.get_source(_TEMPLATES, f"{name}.j2")
+    return meta.find_undeclared_variables(_TEMPLATES.parse(source))
 
 
 def _chosen(spec: FirmwareSpec) -> OperatingPoint:

@@ -6,9 +6,9 @@ from importlib.resources import files
 from typing import Any
 
 import numpy as np
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import Environment, PackageLoader
 
-from firmware_export.ctext import FILTERS, c_float, c_ints
+from firmware_export.ctext import c_float, c_ints, templates_of
 from firmware_export.engine.graph import Graph, Tensor
 from firmware_export.engine.layer import Call, Constant, Layer
 from firmware_export.engine.memory import Memory
@@ -121,21 +121,12 @@ def _kernel_text(name: str, kernels: str) -> str:
 
 
 @cache
-def _environment() -> Environment:
-    environment = Environment(
-        loader=PackageLoader("firmware_export.engine"),
-        undefined=StrictUndefined,
-        keep_trailing_newline=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        autoescape=False,
-    )
-    environment.filters.update(FILTERS)
-    return environment
+def _templates() -> Environment:
+    return templates_of(PackageLoader("firmware_export.engine"))
 
 
 def _render(name: str, **values: Any) -> str:
-    return _environment().get_template(f"{name}.j2").render(**values)
+    return _templates().get_template(f"{name}.j2").render(**values)
 
 
 def _ends(graph: Graph, memory: Memory) -> Iterable[dict[str, Any]]:
