@@ -19,7 +19,6 @@ _C_HEADERS = """assert complex ctype errno fenv float inttypes iso646 limits loc
 stddef stdint stdio stdlib string strings tgmath time wchar wctype"""
 _TAKEN = frozenset([*_C_HEADERS.split(), "emulate", "harness", "main", "profile"])
 """Names whose files would hide others: of C, and of the programs that run a model to verify and to measure it."""
-_RIM_TYPES = ("int8", "uint8", "float32")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,7 +95,7 @@ def compile_model(
     for name in (prefix, kernels or prefix, arena or prefix):
         _check_prefix(name)
     graph = prune(folded(read(flatbuffer)))
-    _check_rim(graph)
+    _check_outputs(graph)
     has_dsp = core_named(cpu).has_dsp
     if weights == "auto" and not has_dsp:
         weights = "int8"
@@ -139,15 +138,11 @@ def _check_prefix(name: str) -> None:
         raise SpecError(f"prefix: got '{name}', which names another file in C; choose another, such as {name}_net")
 
 
-def _check_rim(graph: Graph) -> None:
-    for word, numbers in (("input", graph.inputs), ("output", graph.outputs)):
-        for number in numbers:
-            tensor = graph.tensors[number]
-            if tensor.dtype not in _RIM_TYPES:
-                allowed = ", ".join(_RIM_TYPES)
-                raise UnsupportedOpError(f"{word} '{tensor.name}': is {tensor.dtype}, allowed are {allowed}")
-            if tensor.data is not None:
-                raise UnsupportedOpError(f"{word} '{tensor.name}': is a constant; remove it from the model's {word}s")
+def _check_outputs(graph: Graph) -> None:
+    """Raise UnsupportedOpError for an output that became constant by folding; the reader knows of all others."""
+    for tensor in (graph.tensors[number] for number in graph.outputs):
+        if tensor.data is not None:
+            raise UnsupportedOpError(f"output '{tensor.name}': is a constant; remove it from the model's outputs")
 
 
 def _cost(layer: Layer, live_bytes: int) -> LayerCost:
