@@ -1,6 +1,7 @@
 """Sums, products, means, pools and softmax as calls of kernels."""
 
 from itertools import groupby
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from firmware_export.engine.arithmetic import (
     padding_before,
     quantize_multiplier,
 )
+from firmware_export.engine.boxes import BOX, box, join, steps_in
 from firmware_export.engine.checks import (
     constant,
     describe,
@@ -27,9 +29,6 @@ from firmware_export.engine.graph import Graph, Op, Tensor
 from firmware_export.engine.layer import Call, Constant, InPlace
 from firmware_export.engine.linear import Summands, line_through, summands, sums
 from firmware_export.engine.requantise import LONG, Rescaling, Sums, rescaling
-
-_BOX = 5
-"""Dimensions that the kernels' boxes have."""
 
 
 def addition(graph: Graph, op: Op) -> list[Call]:
@@ -189,46 +188,22 @@ def _pairs(op: Op, a: Tensor, b: Tensor, target: Tensor) -> dict[str, tuple[int,
         raise refuse(op, message) from None
     steps = [_broadcast_steps(tensor.shape, rank) for tensor in (a, b)]
     size, step_a, step_b = join(list(zip(target.shape, *steps, strict=True)))
-    if len(size) > _BOX:
-        raise refuse(op, f"{describe(a)} and {describe(b)}: broadcasts over more than {_BOX} dimensions")
-    return {"size": _box(size, 1), "step_a": _box(step_a, 0), "step_b": _box(step_b, 0)}
+    if len(size) > BOX:
+        raise refuse(op, f"{describe(a)} and {describe(b)}: broadcasts over more than {BOX} dimensions")
+    return {"size": box(size, 1), "step_a": box(step_a, 0), "step_b": box(step_b, 0)}
 
 
 def _broadcast_steps(shape: tuple[int, ...], rank: int) -> list[int]:
-    padded, steps, step = (1,) * (rank - len(shape)) + shape, [0] * rank, 1
-    for axis in range(rank - 1, -1, -1):
-        steps[axis] = step if padded[axis] > 1 else 0
-        step *= padded[axis]
-    return steps
-
-
-def join(rows: list[tuple[int, ...]]) -> list[list[int]]:
-    """Join neighbouring dimensions ``(size, step, step...)`` that are walked as one; at least one is left.
-
-    >>> join([(2, 12), (3, 4), (4, 1)])
-    [[24], [1]]
-    """
-    joined: list[tuple[int, ...]] = []
-    for row in (row for row in rows if row[0] != 1):
-        if joined and all(outer == inner * row[0] for outer, inner in zip(joined[-1][1:], row[1:], strict=True)):
-            joined[-1] = (joined[-1][0] * row[0], *row[1:])
-        else:
-            joined.append(row)
-    filled = joined or [(1, *([0] * (len(rows[0]) - 1 if rows else 2)))]
-    return [list(column) for column in zip(*filled, strict=True)]
-
-
-def _box(values: list[int], filler: int, rank: int = _BOX) -> tuple[int, ...]:
-    return (filler,) * (rank - len(values)) + tuple(values)
+    padded = box(shape, 1, rank)
+    return [step if size > 1 else 0 for size, step in zip(padded, steps_in(padded), strict=True)]
 
 
 def _groups(shape: tuple[int, ...], axes: set[int]) -> list[tuple[bool, int, int]]:
     """Neighbouring dimensions that are all kept or all summed: which, size, step."""
-    steps = [int(np.prod(shape[axis + 1 :])) for axis in range(len(shape))]
-    found = []
+    steps, found = steps_in(shape), []
     for summed, members in groupby((axis for axis in range(len(shape)) if shape[axis] > 1), lambda a: a in axes):
         group = list(members)
-        found.append((summed, int(np.prod([shape[axis] for axis in group])), steps[group[-1]]))
+        found.append((summed, prod(shape[axis] for axis in group), steps[group[-1]]))
     return found
 
 
@@ -236,7 +211,7 @@ def _mean_box(name: str, groups: list[tuple[int, int]], op: Op) -> dict[str, tup
     if len(groups) > 3:
         raise refuse(op, "sums over more than three separate groups of dimensions")
     sizes, steps = [size for size, _ in groups], [step for _, step in groups]
-    return {name: _box(sizes, 1, 3), f"{name}_step": _box(steps, 0, 3)}
+    return {name: box(sizes, 1, 3), f"{name}_step": box(steps, 0, 3)}
 
 
 def _mean_factor(source: Tensor, target: Tensor, count: int) -> Multiplier:

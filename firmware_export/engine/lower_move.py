@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from firmware_export.engine.boxes import BOX, box, join, steps_in
 from firmware_export.engine.checks import (
     constant,
     describe,
@@ -18,9 +19,6 @@ from firmware_export.engine.checks import (
 )
 from firmware_export.engine.graph import Graph, Op
 from firmware_export.engine.layer import Call, Constant
-from firmware_export.engine.lower_arith import join
-
-_BOX = 5
 
 
 def pad(graph: Graph, op: Op) -> list[Call]:
@@ -36,9 +34,9 @@ def pad(graph: Graph, op: Op) -> list[Call]:
     filler = target.zero_points[0] if value is None else int(constant(op, value).ravel()[0])
     fields = {"count": target.size, "value": filler}
     fill = Call(kernel="fill", struct="fill", family="move", fields=fields, reads=(), writes=op.outputs)
-    steps = _steps(target.shape)
+    steps = steps_in(target.shape)
     start = int(sum(int(before) * step for before, step in zip(widths[:, 0], steps, strict=True)))
-    return [fill, _move(op, source.shape, (_steps(source.shape), 0, op.inputs[0]), (steps, start, op.outputs[0]))]
+    return [fill, _move(op, source.shape, (steps_in(source.shape), 0, op.inputs[0]), (steps, start, op.outputs[0]))]
 
 
 def concatenation(graph: Graph, op: Op) -> list[Call]:
@@ -52,9 +50,9 @@ def concatenation(graph: Graph, op: Op) -> list[Call]:
         need_int8(op, (source, target))
         same_quantisation(op, source, target)
         need_shape(op, source, (*target.shape[:axis], source.shape[axis], *target.shape[axis + 1 :]))
-        steps = _steps(target.shape)
+        steps = steps_in(target.shape)
         calls.append(
-            _move(op, source.shape, (_steps(source.shape), 0, number), (steps, start * steps[axis], op.outputs[0]))
+            _move(op, source.shape, (steps_in(source.shape), 0, number), (steps, start * steps[axis], op.outputs[0]))
         )
         start += source.shape[axis]
     if start != target.shape[axis]:
@@ -66,13 +64,13 @@ def split(graph: Graph, op: Op) -> list[Call]:
     """SPLIT into equal parts."""
     source = tensor_of(graph, op, 1)
     axis = int(constant(op, tensor_of(graph, op, 0)).ravel()[0]) % len(source.shape)
-    size, steps, calls = source.shape[axis] // len(op.outputs), _steps(source.shape), []
+    size, steps, calls = source.shape[axis] // len(op.outputs), steps_in(source.shape), []
     for place, number in enumerate(op.outputs):
         part = graph.tensors[number]
         need_int8(op, (source, part), scaled=False)
         need_shape(op, part, (*source.shape[:axis], size, *source.shape[axis + 1 :]))
         origin = (steps, place * size * steps[axis], op.inputs[1])
-        calls.append(_move(op, part.shape, origin, (_steps(part.shape), 0, number)))
+        calls.append(_move(op, part.shape, origin, (steps_in(part.shape), 0, number)))
     return calls
 
 
@@ -93,10 +91,10 @@ def strided_slice(graph: Graph, op: Op) -> list[Call]:
     sizes = tuple(len(span) for span in spans)
     shrunk = tuple(size for axis, size in enumerate(sizes) if not op.options["shrink_axis_mask"] >> axis & 1)
     need_shape(op, target, shrunk)
-    steps = _steps(source.shape)
+    steps = steps_in(source.shape)
     start = sum(span.start * step for span, step in zip(spans, steps, strict=True))
     walk = [span.step * step for span, step in zip(spans, steps, strict=True)]
-    return [_move(op, sizes, (walk, start, op.inputs[0]), (_steps(sizes), 0, op.outputs[0]))]
+    return [_move(op, sizes, (walk, start, op.inputs[0]), (steps_in(sizes), 0, op.outputs[0]))]
 
 
 def transpose(graph: Graph, op: Op) -> list[Call]:
@@ -108,8 +106,8 @@ def transpose(graph: Graph, op: Op) -> list[Call]:
         raise refuse(op, f"{describe(source)}: {order} is no order of its dimensions")
     sizes = tuple(source.shape[axis] for axis in order)
     need_shape(op, target, sizes)
-    steps = _steps(source.shape)
-    return [_move(op, sizes, ([steps[axis] for axis in order], 0, op.inputs[0]), (_steps(sizes), 0, op.outputs[0]))]
+    steps = steps_in(source.shape)
+    return [_move(op, sizes, ([steps[axis] for axis in order], 0, op.inputs[0]), (steps_in(sizes), 0, op.outputs[0]))]
 
 
 def resize(graph: Graph, op: Op) -> list[Call]:
@@ -139,24 +137,16 @@ _End = tuple[Sequence[int], int, int]
 
 def _move(op: Op, sizes: Sequence[int], source: _End, target: _End) -> Call:
     size, in_step, out_step = join(list(zip(sizes, source[0], target[0], strict=True)))
-    if len(size) > _BOX:
-        raise refuse(op, f"copies boxes of more than {_BOX} dimensions")
+    if len(size) > BOX:
+        raise refuse(op, f"copies boxes of more than {BOX} dimensions")
     fields = {
-        "size": _box(size, 1),
-        "in_step": _box(in_step, 0),
-        "out_step": _box(out_step, 0),
+        "size": box(size, 1),
+        "in_step": box(in_step, 0),
+        "out_step": box(out_step, 0),
         "in_start": source[1],
         "out_start": target[1],
     }
     return Call(kernel="move", struct="move", family="move", fields=fields, reads=source[2:], writes=target[2:])
-
-
-def _box(values: Sequence[int], filler: int) -> tuple[int, ...]:
-    return (filler,) * (_BOX - len(values)) + tuple(values)
-
-
-def _steps(shape: Sequence[int]) -> list[int]:
-    return [int(np.prod(shape[axis + 1 :], dtype=np.int64)) for axis in range(len(shape))]
 
 
 def _span(op: Op, axis: int, size: int, begin: int, end: int, stride: int) -> range:
