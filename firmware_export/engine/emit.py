@@ -1,6 +1,6 @@
 """Layers and a memory plan become C sources: the same model, the same text."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 from importlib.resources import files
 from typing import Any
@@ -129,23 +129,28 @@ def _render(name: str, **values: Any) -> str:
     return _templates().get_template(f"{name}.j2").render(**values)
 
 
-def _ends(graph: Graph, memory: Memory) -> Iterable[dict[str, Any]]:
+def named_ends(graph: Graph) -> Iterator[tuple[str, Tensor]]:
+    """Inputs, then outputs, by the names of the functions that give their places, such as ``input_0``."""
     for word, numbers in (("input", graph.inputs), ("output", graph.outputs)):
         for index, number in enumerate(numbers):
-            tensor = graph.tensors[number]
-            ctype = _CTYPES[tensor.dtype]
-            yield {
-                "name": f"{word}_{index}",
-                "tensor": tensor.name,
-                "dtype": tensor.dtype,
-                "ctype": ctype,
-                "cast": "" if ctype == "int8_t" else f"({ctype} *)(void *)",
-                "shape": tensor.shape,
-                "size": tensor.size,
-                "scale": tensor.scales[0] if len(tensor.scales) == 1 else None,
-                "zero_point": tensor.zero_points[0] if tensor.zero_points else 0,
-                "offset": memory.tensors[number],
-            }
+            yield f"{word}_{index}", graph.tensors[number]
+
+
+def _ends(graph: Graph, memory: Memory) -> Iterable[dict[str, Any]]:
+    for name, tensor in named_ends(graph):
+        ctype = _CTYPES[tensor.dtype]
+        yield {
+            "name": name,
+            "tensor": tensor.name,
+            "dtype": tensor.dtype,
+            "ctype": ctype,
+            "cast": "" if ctype == "int8_t" else f"({ctype} *)(void *)",
+            "shape": tensor.shape,
+            "size": tensor.size,
+            "scale": tensor.scales[0] if len(tensor.scales) == 1 else None,
+            "zero_point": tensor.zero_points[0] if tensor.zero_points else 0,
+            "offset": memory.tensors[tensor.number],
+        }
 
 
 def _layer(layer: Layer, step: int, graph: Graph, memory: Memory, prefix: str) -> dict[str, Any]:
@@ -247,10 +252,5 @@ def readme_file(**values: Any) -> str:
 
 
 def _traffic(graph: Graph) -> dict[str, list[dict[str, Any]]]:
-    return {
-        word: [
-            {"name": f"{word[:-1]}_{index}", "nbytes": graph.tensors[number].nbytes}
-            for index, number in enumerate(numbers)
-        ]
-        for word, numbers in (("inputs", graph.inputs), ("outputs", graph.outputs))
-    }
+    ends = [{"name": name, "nbytes": tensor.nbytes} for name, tensor in named_ends(graph)]
+    return {"inputs": ends[: len(graph.inputs)], "outputs": ends[len(graph.inputs) :]}

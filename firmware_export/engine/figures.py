@@ -5,7 +5,7 @@ from typing import Any
 
 from firmware_export.bundle import file_entries
 from firmware_export.engine.compile import LayerCost
-from firmware_export.engine.emit import readme_file
+from firmware_export.engine.emit import named_ends, readme_file
 from firmware_export.engine.measure import Measured
 from firmware_export.engine.product import MEASURE_FLAGS, Product
 from hybrid.version import project_version
@@ -87,9 +87,4 @@ def _totals(product: Product) -> dict[str, Any]:
 
 
 def _ends(product: Product) -> list[dict[str, Any]]:
-    graph = product.compiled.graph
-    return [
-        {"name": f"{word}_{index}", "tensor": graph.tensors[number]}
-        for word, numbers in (("input", graph.inputs), ("output", graph.outputs))
-        for index, number in enumerate(numbers)
-    ]
+    return [{"name": name, "tensor": tensor} for name, tensor in named_ends(product.compiled.graph)]
