@@ -142,9 +142,15 @@ def sums_of(graph: Graph, op: Op, weights: NDArray[np.integer[Any]]) -> list[Sum
         if bias.dtype != "int32":
             raise refuse(op, f"{describe(bias)}: a bias must be int32")
         biases = constant(op, bias).ravel().tolist()
-    zero = source.zero_points[0]
-    swings = np.abs(weights.reshape(outputs, -1).astype(np.int64)).sum(axis=1) * max(127 - zero, 128 + zero)
-    return [Sums(bias=b, swing=int(swing)) for b, swing in zip(biases, swings, strict=True)]
+    swings = swings_of(weights, source.zero_points[0])
+    return [Sums(bias=b, swing=swing) for b, swing in zip(biases, swings, strict=True)]
+
+
+def swings_of(weights: NDArray[np.integer[Any]], zero: int) -> list[int]:
+    """The largest absolute value that each channel's products add up to; `weights` are ``(channels, ...)``."""
+    sums = np.abs(weights.reshape(len(weights), -1).astype(np.int64)).sum(axis=1)
+    swings: list[int] = (sums * max(127 - zero, 128 + zero)).tolist()
+    return swings
 
 
 def multipliers_of(graph: Graph, op: Op, outputs: int) -> list[Multiplier]:

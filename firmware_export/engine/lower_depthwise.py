@@ -18,6 +18,7 @@ from firmware_export.engine.filters import (
     image_sizes,
     layer_call,
     rescaling_of,
+    swings_of,
 )
 from firmware_export.engine.graph import Graph, Op, Tensor
 from firmware_export.engine.layer import Call, Constant, InPlace
@@ -197,9 +198,9 @@ def _any_cost(image: _Image, line: int) -> int:
 
 def _rescaled(taps: NDArray[np.int8], image: _Image, scaled: Rescaling, limits: tuple[int, int]) -> dict[str, object]:
     """Weights ``(channels, ...)`` and channels, with a common shift where that is proven."""
-    by_channel, zero = np.moveaxis(image.weights, 2, 0), image.source.zero_points[0]
-    swings = np.abs(by_channel.reshape(len(taps), -1).astype(np.int64)).sum(axis=1) * max(127 - zero, 128 + zero)
-    found = common_shift(scaled, by_channel, swings.tolist(), limits, _SHIFT)
+    by_channel = np.moveaxis(image.weights, 2, 0)
+    swings = swings_of(by_channel, image.source.zero_points[0])
+    found = common_shift(scaled, by_channel, swings, limits, _SHIFT)
     made = found or Common(channels=scaled.channels, bias=scaled.bias, scales=np.full(len(taps), 2, np.int16))
     return {
         "weights": Constant(values=taps.astype(np.int16) * made.scales.reshape(-1, *[1] * (taps.ndim - 1))),
