@@ -88,3 +88,29 @@ def test_a_pool_and_a_fully_connected_layer_end_a_chain():
 def test_outputs_stay_the_same(last_kernel, pooled):
     model = net(last_kernel, zero_point=-100, pooled=pooled)
     assert verify(model, compile_model(model), 10) is None
+
+
+def near_the_end(zero_point, bias, *, behind):
+    """A factor of 1 - 2^-26 and sums so near to an end of int32 that the zero point makes some of them wrap."""
+    draft, near = Draft(), 2.0**-13
+    steps = {f"stride_{side}": 1 for side in "hw"} | {f"dilation_{side}_factor": 1 for side in "hw"}
+    options = {"padding": "SAME", "fused_activation_function": "NONE", **steps}
+    x = draft.input((1, 4, 4, 4), scale=1 + near, zero_point=0)
+    weights = draft.constant(np.vstack([np.eye(4)] * 2).reshape(8, 1, 1, 4), "int8", scale=1 - near)
+    biases = draft.constant([bias, bias, bias, bias, 0, 1, 2, 5], scale=(1 + near) * (1 - near))
+    x = draft.op("CONV_2D", [x, weights, biases], draft.tensor((1, 4, 4, 8), scale=1, zero_point=zero_point), **options)
+    if behind:
+        ones = draft.constant(np.ones((4, 1, 1, 8)), "int8", scale=0.5)
+        x = draft.op("CONV_2D", [x, ones], draft.tensor((1, 4, 4, 4), scale=4, zero_point=0), **options)
+    return draft.flatbuffer(x)
+
+
+@pytest.mark.skipif(device_engine() != "tflite-micro" or not has_c_compiler(), reason="needs tflite-micro and gcc")
+@pytest.mark.parametrize("cpu", ["cortex-m4", "cortex-m0plus"])
+@pytest.mark.parametrize("behind", [False, True])
+@pytest.mark.parametrize(
+    ("zero_point", "bias"), [(127, (1 << 31) - 128), (127, (1 << 31) - 130), (-128, -(1 << 31) + 128)]
+)
+def test_sums_that_wrap_with_the_zero_point_are_no_constants(zero_point, bias, behind, cpu):
+    model = near_the_end(zero_point, bias, behind=behind)
+    assert verify(model, compile_model(model, cpu=cpu), 20) is None

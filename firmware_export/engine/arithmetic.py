@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 INT8_MIN, INT8_MAX = -128, 127
 SUM_SHIFT = 20
 """By how many bits to the left ADD and SUB shift values before they rescale them."""
+SAFE_SUM = (1 << 31) - 128
+"""A number nearer to 0 stays in int32 when it is taken times a factor of at most 1 and a zero point is added."""
 _ONE = (1 << 31) - 1
 """1.0 in Q0.31, as near as it gets."""
 _MOST_SHIFT = 31

@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from firmware_export.engine.arithmetic import Multiplier, multiply_all
+from firmware_export.engine.arithmetic import SAFE_SUM, Multiplier, multiply_all
 from firmware_export.engine.requantise import Sums
 
 _Ints = NDArray[np.int64]
@@ -75,7 +75,7 @@ def clamped(factors: Sequence[Multiplier], sums: Sequence[Sums], zero: int, limi
     bias, swing = (np.array([[getattr(span, name)] for span in sums], np.int64) for name in ("bias", "swing"))
     mantissa, shift = np.array(factors, np.int64).T[..., None]
     channels = _Channels(mantissa=mantissa, shift=shift, least=bias - swing, most=bias + swing)
-    if shift.max() >= _LAST_SHIFT or (np.abs(bias) + swing << np.maximum(shift, 0)).max() >= 1 << 31:
+    if shift.max() >= _LAST_SHIFT or (np.abs(bias) + swing << np.maximum(shift, 0)).max() >= SAFE_SUM:
         return None
     least, most = (np.clip(channels.outputs(end) + zero, *limits) for end in (channels.least, channels.most))
     fixed = (least == most)[:, 0]

@@ -22,7 +22,7 @@ from itertools import product
 import numpy as np
 from numpy.typing import NDArray
 
-from firmware_export.engine.arithmetic import INT8_MAX, INT8_MIN, Multiplier, output_of
+from firmware_export.engine.arithmetic import INT8_MAX, INT8_MIN, SAFE_SUM, Multiplier, output_of
 
 SHIFT = 12
 """The kernels' ENGINE_SHIFT."""
@@ -80,7 +80,7 @@ def fixed_shift(
     chosen = np.clip(wanted, 0, exponents) if free else exponents
     largest = np.maximum(np.abs(steps.least), np.abs(steps.most))
     beyond = (right > _LARGEST_RIGHT) | (chosen < wanted) | (largest << chosen >= 1 << 31)
-    if (largest >= 1 << 31).any() or (beyond & ~constant).any():
+    if (largest >= SAFE_SUM).any() or (beyond & ~constant).any():
         return None
     mantissa = np.array([factor.mantissa for factor in factors], np.int64)
     centre = np.where(constant, 0, mantissa >> np.clip(chosen - wanted, 0, 31))

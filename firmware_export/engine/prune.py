@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from firmware_export.engine.arithmetic import INT8_MAX, INT8_MIN, clamp, multiply
+from firmware_export.engine.arithmetic import INT8_MAX, INT8_MIN, SAFE_SUM, output_of
 from firmware_export.engine.filters import limits_of, multipliers_of
 from firmware_export.engine.graph import ABSENT, Graph, Op, Tensor
 
@@ -170,8 +170,8 @@ def _rescaled(graph: Graph, op: Op, least: _Ints, most: _Ints) -> Interval:
     limits, zero = limits_of(graph, op), graph.tensors[op.outputs[0]].zero_points[0]
     ends = []
     for factor, *pair in zip(multipliers_of(graph, op, len(least)), least.tolist(), most.tolist(), strict=True):
-        sane = factor.shift <= 0 and -(1 << 31) <= pair[0] <= pair[1] < 1 << 31
-        ends.append([clamp(multiply(acc, factor) + zero, *limits) for acc in pair] if sane else list(limits))
+        sane = factor.shift <= 0 and -SAFE_SUM < pair[0] <= pair[1] < SAFE_SUM
+        ends.append([output_of(acc, factor, zero, limits) for acc in pair] if sane else list(limits))
     low, high = np.array(ends, np.int64).T
     return Interval(low, high)
 

@@ -27,7 +27,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from firmware_export.engine.arithmetic import Multiplier, output_of
+from firmware_export.engine.arithmetic import SAFE_SUM, Multiplier, output_of
 
 LONG, POSITIVE, SIGNED = 0, 1, 2
 """Forms, as the kernels number them."""
@@ -72,7 +72,7 @@ def _short(
 ) -> tuple[int, int, int] | None:
     """Mantissa, addend and shift of a channel's short form, None where it is not proven."""
     least, most = span.bias - span.swing, span.bias + span.swing
-    if factor.shift <= 0 and -(1 << 31) <= least <= most < 1 << 31:
+    if factor.shift <= 0 and -SAFE_SUM < least <= most < SAFE_SUM:
         output = output_of(least, factor, zero, limits)
         if output == output_of(most, factor, zero, limits):
             return 0, 2 * output + 1, 1
