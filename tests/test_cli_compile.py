@@ -105,6 +105,8 @@ def test_on_an_emulated_core_layers_are_counted_and_outputs_compared(hybrid, mod
     counted = sum(layer["instructions"] for layer in layers)
     assert counted < totals["instructions"] < counted + 12 * len(layers)  # a call, a return, and a jump or two
     assert totals["macs"] == sum(layer["macs"] for layer in layers) > 0
+    assert totals["macs_left_out"] == 0
+    assert "left out" not in said
     assert totals["arena_bytes"] >= totals["arena_bound_bytes"] == max(layer["live_bytes"] for layer in layers)
     assert 0 < totals["stack_bytes"] < 2048
     assert totals["constants_bytes"] > totals["weights_and_tables_bytes"] > sum(n["flash_bytes"] for n in layers) - 1

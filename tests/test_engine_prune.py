@@ -70,6 +70,13 @@ def test_constant_channels_are_left_out_as_far_as_channels_stay_in_fours():
     assert channels(net(1)) == [4, 4, 8]
 
 
+def test_the_macs_that_fall_away_are_told():
+    """Of 25 pixels: 8 x 27 + 8 x 9 + 8 x 8 = 352 become 4 x 27 + 4 x 9 + 8 x 4 = 176 each."""
+    compiled = compile_model(net(1))
+    assert compiled.model_macs == 25 * 352
+    assert sum(layer.macs for layer in compiled.layers) == 25 * 176
+
+
 def test_a_constant_beside_padding_is_kept():
     """A 3x3 layer sees zeros of the padding beside what is constant but not zero: channels 0, 2, 5 stay with 1, 6, 7.
 

@@ -9,7 +9,7 @@ from firmware_export.engine.cores import Cpu, core_named
 from firmware_export.engine.emit import arena_files, families_of, kernel_files, model_files
 from firmware_export.engine.graph import Graph
 from firmware_export.engine.layer import Layer, WeightWidth
-from firmware_export.engine.lower import folded
+from firmware_export.engine.lower import folded, macs_of
 from firmware_export.engine.prune import prune
 from firmware_export.engine.reader import read
 from hybrid.errors import SpecError, UnsupportedOpError
@@ -54,6 +54,8 @@ class Compiled:
     sources: dict[str, str] = field(repr=False)
     """The model's own files."""
     layers: tuple[LayerCost, ...]
+    model_macs: int
+    """Of the model as it was given: those of channels that no input changes are not among the layers'."""
     ram_bytes: int
     """Static bytes; the stack comes in addition."""
     bound_bytes: int
@@ -94,7 +96,8 @@ def compile_model(
     """
     for name in (prefix, kernels or prefix, arena or prefix):
         _check_prefix(name)
-    graph = prune(folded(read(flatbuffer)))
+    whole = folded(read(flatbuffer))
+    graph = prune(whole)
     _check_outputs(graph)
     has_dsp = core_named(cpu).has_dsp
     if weights == "auto" and not has_dsp:
@@ -111,6 +114,7 @@ def compile_model(
         families=families_of(layers),
         sources=sources,
         layers=tuple(map(_cost, layers, memory.live)),
+        model_macs=sum(macs_of(whole, op) for op in whole.ops),
         ram_bytes=max(memory.nbytes, 4),
         bound_bytes=max(memory.bound_bytes, 4),
         flash_bytes=constant_bytes(graph, layers),

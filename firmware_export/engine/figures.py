@@ -75,6 +75,7 @@ def _totals(product: Product) -> dict[str, Any]:
     macs = sum(layer.macs for layer in compiled.layers)
     return {
         "macs": macs,
+        "macs_left_out": compiled.model_macs - macs,
         "instructions": measured.instructions if measured else None,
         "instructions_per_mac": round(measured.instructions / macs, 3) if measured and macs else None,
         "arena_bytes": compiled.ram_bytes,

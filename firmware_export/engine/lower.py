@@ -112,7 +112,7 @@ def _lower(graph: Graph, op: Op, lowerings: dict[str, _Lowering], weights: Weigh
         raise refuse(op, str(exc)) from None
     shape = graph.tensors[op.outputs[0]].shape
     width = weights if op.kind in _WEIGHTED else None
-    macs = _macs(graph, op)
+    macs = macs_of(graph, op)
     return Layer(number=op.number, kind=op.kind, output_shape=shape, macs=macs, weights=width, calls=tuple(calls))
 
 
@@ -131,7 +131,8 @@ def _alias(graph: Graph, op: Op) -> list[Call]:
     return []
 
 
-def _macs(graph: Graph, op: Op) -> int:
+def macs_of(graph: Graph, op: Op) -> int:
+    """Multiply-accumulates of an operator with weights, 0 of others."""
     if op.kind not in (*_WEIGHTED, "DEPTHWISE_CONV_2D"):
         return 0
     weights, target = graph.tensors[op.inputs[1]], graph.tensors[op.outputs[0]]

@@ -105,7 +105,8 @@ def layer_rows(known: dict[str, Any]) -> list[tuple[str, ...]]:
 def total_rows(known: dict[str, Any]) -> list[tuple[str, str]]:
     """What one inference takes, and what was verified."""
     totals, measured = known["totals"], known["measured"]
-    rows = [("MACs", count(totals["macs"]))]
+    spared = totals["macs_left_out"]
+    rows = [("MACs", count(totals["macs"]) + (f"; {count(spared)} left out, which no input changes" if spared else ""))]
     if measured:
         per_mac = totals["instructions_per_mac"]
         ratio = "" if per_mac is None else f", {per_mac:.2f} per MAC"
