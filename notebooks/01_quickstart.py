@@ -37,6 +37,8 @@ from hybrid.progress import SILENT
 # %%
 REHEARSAL = (
     "data.limit=3000",
+    "data.calibration_fraction=0.03",
+    "data.validation_fraction=0.03",
     "search.trials=8",
     "search.rows=1000",
     "search.supernet_epochs=1",
