@@ -275,14 +275,15 @@ def test_a_late_key_makes_late_stages_again(copied, predicted):
 
 
 def test_a_limit_that_no_threshold_holds(copied):
-    before, bundle = stamps(copied), tree(copied / "bundle")
+    """It changes nothing, nor does the next command hear of it."""
+    before, bundle, spec = stamps(copied), tree(copied / "bundle"), (copied / "spec.toml").read_bytes()
     _, err = hybrid("run", "--out", copied, "--min-accuracy", "0.9999", code=2)
     assert err.startswith("error: sweep: min_accuracy = 0.9999 cannot be certified with confidence 0.9 on 1,200 ")
     assert "the cloud alone reaches 0." in err
     _, unguarded = hybrid("run", "--out", copied, "--min-accuracy", "0.9999", "--confidence", "0", code=2)
     assert unguarded.startswith("error: sweep: no operating point holds min_accuracy = 0.9999; nearest: highest acc")
     assert err.count("\n") == 1
-    assert (stamps(copied), tree(copied / "bundle")) == (before, bundle)
+    assert (stamps(copied), tree(copied / "bundle"), (copied / "spec.toml").read_bytes()) == (before, bundle, spec)
     assert not list(copied.rglob("*.partial"))
 
 

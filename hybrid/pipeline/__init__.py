@@ -35,7 +35,7 @@ class Run:
 
     def __init__(self, folder: Path, spec: RunSpec, narrator: Narrator = SILENT) -> None:
         """Raises: SpecError for an unknown device, link or cloud server, before any work."""
-        self.spec, self.narrator, self.folder = spec, narrator, RunFolder(folder)
+        self.spec, self.narrator, self.folder = spec, narrator, RunFolder(folder, self.keep_spec)
         self.device: Device = profiles.device(spec.device)
         self.link: Link = profiles.link(spec.link)
         links = [profiles.link(name, key="sweep.links") for name in spec.sweep.links]
@@ -52,10 +52,14 @@ class Run:
         data = load_data(self.spec)
         counts = ", ".join(f"{name} {len(split):,}" for name, split in data.splits.items())
         self.narrator.say(f"Data: {data.name}, {data.num_classes} classes; {counts}.")
+        self.folder.check()
         return data
 
     def keep_spec(self) -> None:
-        """Write the spec down in the run folder, where later commands find it."""
+        """Write the spec down in the run folder, where later commands find it.
+
+        That is done when the search begins, and with every step that is made by it; not where a step is refused.
+        """
         self.folder.write_text(SPEC_FILE, to_toml(self.spec))
 
     @cached_property

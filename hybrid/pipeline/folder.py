@@ -32,11 +32,13 @@ def file_digest(path: str) -> str:
 class RunFolder:
     """The stages of one run under `root`."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, made: Callable[[], None] = lambda: None) -> None:
+        """`made` is called whenever a stage has been made."""
         self.root = root
         self.reused = False
         """Whether a stage was found finished, so that this process did not do all of the work."""
         self._made: set[str] = set()
+        self._tell = made
 
     def stage(self, name: str, key: str, make: Callable[[Path], None], *, keep: Path | None = None) -> Path:
         """The folder of stage `name`; `make` fills it, unless it stands there already with the same `key`.
@@ -59,6 +61,7 @@ class RunFolder:
             shutil.rmtree(done, ignore_errors=True)
             os.replace(work, done)
             self._made.add(name)
+            self._tell()
             for left in {*self.root.glob(f".{name}-*.scratch")} - {keep}:
                 shutil.rmtree(left, ignore_errors=True)
         except OSError as exc:
@@ -85,6 +88,10 @@ class RunFolder:
     def scratch(self, name: str, key: str) -> Path:
         """A hidden folder for a stage that can go on in the middle; one for each key. It survives a killed run."""
         return self.root / f".{name}-{key[:12]}.scratch"
+
+    def check(self) -> None:
+        """Raise HybridError, before any work, where nothing can be written."""
+        self.write_text(".room", "room").unlink()
 
     def write_text(self, name: str, text: str) -> Path:
         """Write one file at the top of the run, whole or not at all."""

@@ -47,7 +47,7 @@ def search(run: "Run") -> SearchResult:
     pricing = pricing_of(run)
     if not run.folder.is_done("search", run.keys["search"]):
         check(run, pricing)
-    run.keep_spec()
+        run.keep_spec()
 
     def make(folder: Path) -> None:
         if run.space is None:

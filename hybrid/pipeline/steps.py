@@ -248,6 +248,7 @@ def export(run: "Run") -> Path:
         run.narrator.say(engines_told(run, made))
         bundles.write(made, folder)
         run.folder.write_text(stamp.name, run.keys["bundle"])
+        run.keep_spec()
     return folder
 
 
