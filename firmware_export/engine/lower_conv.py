@@ -84,6 +84,8 @@ def _winograd(graph: Graph, op: Op, weights: NDArray[Any], fields: dict[str, Any
     first, middle, last = (weights[:, :, column].reshape(len(weights), 1, -1).astype(np.int64) for column in range(3))
     parts = np.concatenate([first + middle + last, first - middle + last, 2 * first, -2 * last], axis=1)
     exponents, words, form = _winograd_form(graph, op, weights, np.abs(parts).max(axis=(1, 2)))
+    if form["form"] == LONG:
+        return None
     quads, stream = parts.shape[2] // 4, _winograd_blocks(parts, exponents, *words)
     pairs = 1 if low_ram else min(_pairs(graph, op, 4 * quads, True), 8 if fields["wide"] else 2)
     scratch = quads * (64 * pairs + 24)

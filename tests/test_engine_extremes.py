@@ -1,0 +1,45 @@
+"""Numbers at the ends of what the kernels' arithmetic holds: exact as TFLite Micro, or refused."""
+
+import numpy as np
+import pytest
+from engine_build import Draft
+from engine_models import tflm_many
+
+from firmware_export.engine.compile import compile_model
+from firmware_export.engine.host import built
+from firmware_export.host import has_c_compiler
+from hybrid.runtimes import device_engine
+
+pytestmark = pytest.mark.skipif(
+    device_engine() != "tflite-micro" or not has_c_compiler(), reason="needs tflite-micro and a C compiler"
+)
+
+
+def float32(value):
+    return float(np.float32(value))
+
+
+def is_exact(model, examples, **options):
+    """Whether the compiled code gives TFLite Micro's answers, clean under sanitizers."""
+    with built([compile_model(model, **options)], sanitize=True, optimise="-O1") as program:
+        answers = zip(program.run(examples), tflm_many(model, examples), strict=True)
+        return all(np.array_equal(a, b) for got, wanted in answers for a, b in zip(got, wanted, strict=True))
+
+
+def test_sums_above_2_to_the_30_take_no_winograd_kernel_without_a_proof():
+    """The form FIXED holds such sums with weights as they are, but not with the doubled ones of that kernel.
+
+    9 * 1,864 products of 127 and up to 128 reach 272,710,656 on both sides of a bias that makes the largest sum 2^30
+    and 1,000; a factor of about 2^-21 leaves one step from the least sum to the end of int8.
+    """
+    depth = 1864
+    swing = 9 * depth * 127 * 128
+    draft = Draft()
+    x = draft.input((1, 3, 4, depth), scale=1.0, zero_point=0)
+    scales = {"scales": (float32(1.0100259 * 2.0**-21),) * 2, "zero_points": (0, 0)}
+    weights = draft.constant(np.full((2, 3, 3, depth), 127), "int8", **scales)
+    bias = draft.constant(np.full(2, (1 << 30) + 1000 - swing), **scales)
+    y = draft.tensor((1, 3, 4, 2), scale=1.0, zero_point=-128)
+    draft.op("CONV_2D", [x, weights, bias], y, padding="SAME", stride_w=1, stride_h=1)
+    examples = [[np.full((1, 3, 4, depth), value, np.int8)] for value in (-128, -127, -126, -100, 0, 127)]
+    assert is_exact(draft.flatbuffer(y), examples, weights="int16")
