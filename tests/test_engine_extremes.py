@@ -2,12 +2,13 @@
 
 import numpy as np
 import pytest
-from engine_build import Draft
-from engine_models import tflm_many
+from engine_build import Draft, single_op
+from engine_models import random_examples, tflm_many
 
 from firmware_export.engine.compile import compile_model
 from firmware_export.engine.host import built
 from firmware_export.host import has_c_compiler
+from hybrid.errors import UnsupportedOpError
 from hybrid.runtimes import device_engine
 
 pytestmark = pytest.mark.skipif(
@@ -43,3 +44,21 @@ def test_sums_above_2_to_the_30_take_no_winograd_kernel_without_a_proof():
     draft.op("CONV_2D", [x, weights, bias], y, padding="SAME", stride_w=1, stride_h=1)
     examples = [[np.full((1, 3, 4, depth), value, np.int8)] for value in (-128, -127, -126, -100, 0, 127)]
     assert is_exact(draft.flatbuffer(y), examples, weights="int16")
+
+
+def numbers(*values):
+    return {"data": np.array(values, np.int32), "dtype": "int32"}
+
+
+def resized(rows):
+    """An image of one column to as many rows as it has."""
+    image = {"shape": (1, rows, 1, 1), "scale": 1.0}
+    return single_op("RESIZE_NEAREST_NEIGHBOR", [image, numbers(rows, 1)], image)
+
+
+def test_rows_are_resized_as_far_as_their_indices_go():
+    """The indices are of 16 bits: row 65,536 would be row 0."""
+    most = resized(65536)
+    assert is_exact(most, random_examples(most, np.random.default_rng(0), 1))
+    with pytest.raises(UnsupportedOpError, match="allowed are 65,536 rows and columns at most"):
+        compile_model(resized(65537))

@@ -20,6 +20,9 @@ from firmware_export.engine.checks import (
 from firmware_export.engine.graph import Graph, Op
 from firmware_export.engine.layer import Call, Constant
 
+_MOST_LINES = 1 << 16
+"""Rows or columns that an index of uint16 tells apart."""
+
 
 def pad(graph: Graph, op: Op) -> list[Call]:
     """PAD and PADV2: fill, then copy into the middle."""
@@ -115,6 +118,8 @@ def resize(graph: Graph, op: Op) -> list[Call]:
     source, target = tensor_of(graph, op, 0), result_of(graph, op)
     need_int8(op, (source, target), scaled=False)
     need_image(op, (source, target))
+    if max(source.shape[1:3]) > _MOST_LINES:
+        raise refuse(op, f"{describe(source)}: allowed are {_MOST_LINES:,} rows and columns at most")
     height, width = (int(size) for size in constant(op, tensor_of(graph, op, 1)).ravel())
     need_shape(op, target, (1, height, width, source.shape[3]))
     options = (bool(op.options["align_corners"]), bool(op.options["half_pixel_centers"]))
