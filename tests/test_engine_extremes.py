@@ -62,3 +62,18 @@ def test_rows_are_resized_as_far_as_their_indices_go():
     assert is_exact(most, random_examples(most, np.random.default_rng(0), 1))
     with pytest.raises(UnsupportedOpError, match="allowed are 65,536 rows and columns at most"):
         compile_model(resized(65537))
+
+
+def one_row(stride):
+    """Row 2 of five, whose axis falls away."""
+    given = [{"shape": (5, 3), "scale": 1.0}, numbers(2, 0), numbers(3, 3), numbers(stride, 1)]
+    return single_op("STRIDED_SLICE", given, {"shape": (3,), "scale": 1.0}, shrink_axis_mask=1)
+
+
+def test_a_row_taken_alone_is_taken_forwards():
+    """TFLite Micro walks from it to the row behind it: with a stride below 0 that ends before the first value."""
+    for stride in (1, 2):
+        model = one_row(stride)
+        assert is_exact(model, random_examples(model, np.random.default_rng(0), 2))
+    with pytest.raises(UnsupportedOpError, match="takes one index of axis 0 backwards"):
+        compile_model(one_row(-1))

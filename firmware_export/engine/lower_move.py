@@ -160,6 +160,8 @@ def _span(op: Op, axis: int, size: int, begin: int, end: int, stride: int) -> ra
     low, high = (0, size) if stride > 0 else (-1, size - 1)
     first = (0 if stride > 0 else size - 1) if masks["begin"] else _clamped(begin, size, low, high)
     if masks["shrink_axis"]:
+        if stride < 0:
+            raise refuse(op, f"takes one index of axis {axis} backwards, for which TFLite Micro gives no value")
         if not 0 <= first < size:
             raise refuse(op, f"index {begin} lies outside of axis {axis} with {size} values")
         return range(first, first + 1)
