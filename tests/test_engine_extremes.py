@@ -77,3 +77,18 @@ def test_a_row_taken_alone_is_taken_forwards():
         assert is_exact(model, random_examples(model, np.random.default_rng(0), 2))
     with pytest.raises(UnsupportedOpError, match="takes one index of axis 0 backwards"):
         compile_model(one_row(-1))
+
+
+def leaky(alpha):
+    return single_op(
+        "LEAKY_RELU", [{"shape": (1, 256), "scale": 1 - 2.0**-20}], {"shape": (1, 256), "scale": 1.0}, alpha=alpha
+    )
+
+
+def test_a_negative_slope_whose_mantissa_has_no_opposite_is_refused():
+    """-(1 + 2^-20) (1 - 2^-20) = -1 + 2^-40 rounds to a mantissa of -2^31; that without its sign overflows."""
+    values = [[np.arange(-128, 128).astype(np.int8).reshape(1, 256)]]
+    assert is_exact(leaky(-1.0), values)
+    assert is_exact(leaky(1 + 2.0**-20), values)
+    with pytest.raises(UnsupportedOpError, match=r"LEAKY_RELU\): alpha -1.00000095 and scales give the factor -2\^0,"):
+        compile_model(leaky(-1 - 2.0**-20))

@@ -62,9 +62,16 @@ def relu6(source: Tensor) -> NDArray[np.int8]:
 
 
 def leaky_relu(source: Tensor, target: Tensor, alpha: float) -> NDArray[np.int8]:
-    """LEAKY_RELU; a negative slope is multiplied without its sign."""
+    """LEAKY_RELU; a negative slope is multiplied without its sign.
+
+    Raises: OverflowError where TFLite Micro takes the sign off a mantissa of -2^31, which is undefined.
+    """
     slope = quantize_multiplier(source.scales[0] * alpha / target.scales[0])
     same = quantize_multiplier(source.scales[0] / target.scales[0])
+    if slope.mantissa < -_INT32_MAX:
+        raise OverflowError(
+            f"alpha {alpha:.9g} and scales give the factor -2^{slope.shift}, whose mantissa has no opposite"
+        )
     sign, slope = (-1 if slope.mantissa < 0 else 1), Multiplier(abs(slope.mantissa), slope.shift)
 
     def value_of(value: int) -> int:
