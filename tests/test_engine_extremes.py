@@ -92,3 +92,18 @@ def test_a_negative_slope_whose_mantissa_has_no_opposite_is_refused():
     assert is_exact(leaky(1 + 2.0**-20), values)
     with pytest.raises(UnsupportedOpError, match=r"LEAKY_RELU\): alpha -1.00000095 and scales give the factor -2\^0,"):
         compile_model(leaky(-1 - 2.0**-20))
+
+
+def shares(*shape):
+    return single_op(
+        "SOFTMAX", [{"shape": shape, "scale": 0.5}], {"shape": shape, "scale": 1 / 256, "zero_point": -128}, beta=1.0
+    )
+
+
+def test_softmax_over_rows_for_which_its_sum_has_room():
+    """8,192 equal values add up to 2^13 * 2^19 = 2^32, which wraps to 0 and has no reciprocal; a scalar has no row."""
+    model = shares(1, 8191)
+    assert is_exact(model, random_examples(model, np.random.default_rng(0), 2)[1:])
+    for shape in ((1, 8192), ()):
+        with pytest.raises(UnsupportedOpError, match="allowed are rows of 1 to 8,191 values"):
+            compile_model(shares(*shape))

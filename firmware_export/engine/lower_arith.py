@@ -30,6 +30,9 @@ from firmware_export.engine.layer import Call, Constant, InPlace
 from firmware_export.engine.linear import Summands, line_through, summands, sums
 from firmware_export.engine.requantise import LONG, Rescaling, Sums, rescaling
 
+_MOST_SHARES = 1 << 13
+"""So many exponentials of 2^19 wrap to 0 as they are added up."""
+
 
 def addition(graph: Graph, op: Op) -> list[Call]:
     """ADD."""
@@ -112,7 +115,9 @@ def softmax(graph: Graph, op: Op) -> list[Call]:
     need_int8(op, (source, target))
     if (target.scales[0], target.zero_points[0]) != (1 / 256, -128):
         raise refuse(op, f"{describe(target)}: scale must be 1/256 and zero point -128")
-    depth = source.shape[-1]
+    depth = source.shape[-1] if source.shape else 0
+    if not 0 < depth < _MOST_SHARES:
+        raise refuse(op, f"{describe(source)}: allowed are rows of 1 to {_MOST_SHARES - 1:,} values")
     exponentials = Constant(values=tables.exponentials(source, op.options["beta"]))
     fields = {"exponentials": exponentials, "rows": source.size // depth, "depth": depth}
     return [
