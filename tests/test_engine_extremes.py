@@ -107,3 +107,15 @@ def test_softmax_over_rows_for_which_its_sum_has_room():
     for shape in ((1, 8192), ()):
         with pytest.raises(UnsupportedOpError, match="allowed are rows of 1 to 8,191 values"):
             compile_model(shares(*shape))
+
+
+def test_one_channel_becomes_a_scalar():
+    """What looks for channels that may be left out meets a tensor without axes."""
+    draft = Draft()
+    x = draft.input((1, 1, 1, 2), scale=0.5)
+    weights = draft.constant(np.ones((1, 1, 1, 2)), "int8", scale=0.5)
+    y = draft.tensor((1, 1, 1, 1), scale=0.5)
+    draft.op("CONV_2D", [x, weights], y, padding="VALID", stride_w=1, stride_h=1)
+    bare = draft.op("RESHAPE", [y], draft.tensor((), scale=0.5))
+    model = draft.flatbuffer(draft.op("RELU", [bare], draft.tensor((), scale=0.5)))
+    assert is_exact(model, random_examples(model, np.random.default_rng(0), 3))

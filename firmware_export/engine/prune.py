@@ -84,7 +84,7 @@ def _keeps_channels(graph: Graph, op: Op) -> bool:
     if op.kind == "DEPTHWISE_CONV_2D":
         return source.shape[-1] == target.shape[-1] and _has_weights(graph, op)
     if op.kind == "RESHAPE":
-        return source.size == source.shape[-1] == target.shape[-1] == target.size
+        return (source.size,) == source.shape[-1:] == target.shape[-1:] == (target.size,)
     return op.kind in _POOLS
 
 
