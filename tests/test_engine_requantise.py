@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from firmware_export.engine.arithmetic import (
+    SAFE_SUM,
     Multiplier,
     activation_range,
     clamp,
@@ -183,7 +184,7 @@ def test_halves_of_negative_sums_need_another_form():
 
 
 def test_a_dead_channel_is_its_constant_whatever_its_bias():
-    """Sums from -2^31 to -2^30 stay below zero: the bias does not fit the scale, and is not needed."""
-    factors, bounds = [quantize_multiplier(0.003)], (np.array([-(1 << 31) + 1]), np.array([-(1 << 30)]))
+    """Sums from about -2^31 to -2^30 stay below zero: the bias does not fit the scale, and is not needed."""
+    factors, bounds = [quantize_multiplier(0.003)], (np.array([1 - SAFE_SUM]), np.array([-(1 << 30)]))
     found = fixed_shift(factors, bounds, -128, (-128, 127), np.array([8]), free=False)
     assert found.channels.tolist() == [[0, -128 << SHIFT]]
