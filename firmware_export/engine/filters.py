@@ -134,16 +134,20 @@ def limits_of(graph: Graph, op: Op) -> tuple[int, int]:
 
 def sums_of(graph: Graph, op: Op, weights: NDArray[np.integer[Any]]) -> list[Sums]:
     """What each channel may add up to; `weights` are ``(channels, ...)``."""
-    source, bias, outputs = tensor_of(graph, op, 0), optional(graph, op, 2), len(weights)
-    biases = [0] * outputs
-    if bias is not None:
-        if bias.size != outputs:
-            raise refuse(op, f"{describe(bias)}: the operator implies {outputs} values")
-        if bias.dtype != "int32":
-            raise refuse(op, f"{describe(bias)}: a bias must be int32")
-        biases = constant(op, bias).ravel().tolist()
-    swings = swings_of(weights, source.zero_points[0])
-    return [Sums(bias=b, swing=swing) for b, swing in zip(biases, swings, strict=True)]
+    biases, swings = biases_of(graph, op, len(weights)), swings_of(weights, tensor_of(graph, op, 0).zero_points[0])
+    return [Sums(bias=bias, swing=swing) for bias, swing in zip(biases.tolist(), swings, strict=True)]
+
+
+def biases_of(graph: Graph, op: Op, outputs: int) -> NDArray[np.int64]:
+    """The bias of each channel, zeros where none is given."""
+    bias = optional(graph, op, 2)
+    if bias is None:
+        return np.zeros(outputs, np.int64)
+    if bias.size != outputs:
+        raise refuse(op, f"{describe(bias)}: the operator implies {outputs} values")
+    if bias.dtype != "int32":
+        raise refuse(op, f"{describe(bias)}: a bias must be int32")
+    return constant(op, bias).ravel()
 
 
 def swings_of(weights: NDArray[np.integer[Any]], zero: int) -> list[int]:

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from firmware_export.engine.checks import describe, refuse, result_of, tensor_of
 from firmware_export.engine.filters import (
+    biases_of,
     conv_in_place,
     geometry_of,
     image_filter,
@@ -131,7 +132,7 @@ def _winograd_form(
     form = {"form": scaled.form, "offset": 0, "low": limits[0], "high": limits[1]}
     if fixed is None or (fixed.exponents[fixed.channels[:, 0] > 0] < 1).any():
         return np.zeros(len(weights), np.int64), (scaled.bias, scaled.channels), form
-    bias = np.where(fixed.channels[:, 0] == 0, 0, _biases(graph, op, runs) << fixed.exponents)
+    bias = np.where(fixed.channels[:, 0] == 0, 0, biases_of(graph, op, len(runs)) << fixed.exponents)
     words = bias, fixed.channels
     return np.maximum(fixed.exponents - 1, 0), words, {**form, "form": FIXED, "offset": fixed.offset}
 
@@ -177,7 +178,7 @@ def _rescaled(
     bias, rescale, form = scaled.bias, scaled.channels, {"form": scaled.form, "offset": 0}
     if fixed is not None:
         exponents, rescale, form = fixed.exponents, fixed.channels, {"form": FIXED, "offset": fixed.offset}
-        bias = np.where(rescale[:, 0] == 0, 0, _biases(graph, op, runs) << exponents)
+        bias = np.where(rescale[:, 0] == 0, 0, biases_of(graph, op, len(runs)) << exponents)
     weighted = runs.astype(np.int16) << exponents[:, None, None].astype(np.int16) if wide else runs
     return weighted, (bias, rescale), {**form, "low": limits[0], "high": limits[1]}
 
@@ -188,14 +189,10 @@ def _fixed_shift(
     source, target = tensor_of(graph, op, 0), result_of(graph, op)
     flat, zero = runs.reshape(len(runs), -1).astype(np.int64), source.zero_points[0]
     low, high = flat * (-128 - zero), flat * (127 - zero)
-    biases = _biases(graph, op, runs)
+    biases = biases_of(graph, op, len(runs))
     bounds = biases + np.minimum(low, high).sum(axis=1), biases + np.maximum(low, high).sum(axis=1)
     factors = multipliers_of(graph, op, len(runs))
     return fixed_shift(factors, bounds, target.zero_points[0], limits_of(graph, op), exponents, free=free)
-
-
-def _biases(graph: Graph, op: Op, weights: NDArray[Any]) -> NDArray[np.int64]:
-    return np.array([sums.bias for sums in sums_of(graph, op, weights)], np.int64)
 
 
 def fully_connected(graph: Graph, op: Op, *, wide: bool) -> list[Call]:
@@ -229,5 +226,5 @@ def _fits_bytes(graph: Graph, op: Op, weights: NDArray[Any]) -> bool:
 def _byte_bias(graph: Graph, op: Op, weights: NDArray[Any]) -> NDArray[np.int64]:
     """Bias times 256, with what the kernel's products lack: zero point and 127 for each odd weight; it wraps."""
     values, zero = weights.astype(np.int64), tensor_of(graph, op, 0).zero_points[0]
-    whole = _biases(graph, op, weights) + 127 * values[:, 1::2].sum(axis=1) - zero * values.sum(axis=1)
+    whole = biases_of(graph, op, len(weights)) + 127 * values[:, 1::2].sum(axis=1) - zero * values.sum(axis=1)
     return (whole << _EXPANDED).astype(np.int32).astype(np.int64)

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from firmware_export.engine.arithmetic import INT8_MAX, INT8_MIN, SAFE_SUM, output_of
-from firmware_export.engine.filters import limits_of, multipliers_of
+from firmware_export.engine.filters import biases_of, limits_of, multipliers_of
 from firmware_export.engine.graph import ABSENT, Graph, Op, Tensor
 
 _Ints = NDArray[np.int64]
@@ -145,7 +145,7 @@ def _weighted(graph: Graph, op: Op, source: Interval) -> Interval:
         low, high = low[:, None, None, None], high[:, None, None, None]
     products = np.stack([weights * low, weights * high])
     sums = products.min(axis=0).sum(axis=(1, 2, 3)), products.max(axis=0).sum(axis=(1, 2, 3))
-    bias = _bias(graph, op)
+    bias = biases_of(graph, op, len(weights))
     return _rescaled(graph, op, sums[0] + bias, sums[1] + bias)
 
 
@@ -157,12 +157,6 @@ def _by_output(graph: Graph, op: Op) -> _Ints:
     """Weights ``(outputs, height, width, inputs)``, a depthwise convolution's of one input each."""
     weights = np.asarray(graph.tensors[op.inputs[1]].data, np.int64)
     return weights.transpose(3, 1, 2, 0) if op.kind == "DEPTHWISE_CONV_2D" else weights
-
-
-def _bias(graph: Graph, op: Op) -> _Ints:
-    if len(op.inputs) < 3 or op.inputs[2] == ABSENT:
-        return np.zeros(_last(graph, op.outputs[0]), np.int64)
-    return np.asarray(graph.tensors[op.inputs[2]].data, np.int64).ravel()
 
 
 def _rescaled(graph: Graph, op: Op, least: _Ints, most: _Ints) -> Interval:
@@ -227,7 +221,7 @@ class _Edit:
         left_out = np.setdiff1d(np.arange(weights.shape[-1]), kept)
         values = interval.low[left_out] - self._graph.tensors[op.inputs[0]].zero_points[0]
         sums = (weights[..., left_out] * values).reshape(len(weights), -1).sum(axis=1)
-        bias = (_bias(self._graph, op) + sums).astype(np.int32)
+        bias = (biases_of(self._graph, op, len(weights)) + sums).astype(np.int32)
         number = self._add(Tensor(number=0, name="bias", shape=bias.shape, dtype="int32", data=bias))
         inputs = (op.inputs[0], self._part(op.inputs[1], kept, weights.ndim - 1), number)
         self._ops[op.number] = replace(op, inputs=inputs)
