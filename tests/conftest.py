@@ -2,15 +2,14 @@
 
 import shutil
 import subprocess
-import sys
 from dataclasses import replace
 
 import pytest
 from learner_helpers import EDGE, SPEC, head
+from run_helpers import end_of
 
 from datasets import load
 from datasets.sources import DEBIAN_FASHION_MNIST
-from hybrid.cli import main
 from hybrid.progress import SILENT
 
 LONG = ("test_pipeline.py", "test_runs.py", "test_notebooks.py", "test_look_runs.py", "test_quantize.py")
@@ -57,15 +56,12 @@ def int8_edge(fashion, edge_net):
 
 
 @pytest.fixture
-def hybrid(monkeypatch, capfd):
+def hybrid(capfd):
     """Call the command in this process: exit code, standard output and standard error."""
 
     def call(*arguments):
-        monkeypatch.setattr(sys, "argv", ["hybrid", *map(str, arguments)])
-        with pytest.raises(SystemExit) as stop:
-            main()
-        said = capfd.readouterr()
-        return stop.value.code or 0, said.out, said.err
+        code, said = end_of(*arguments), capfd.readouterr()
+        return code, said.out, said.err
 
     return call
 

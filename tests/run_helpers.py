@@ -10,6 +10,7 @@ from pathlib import Path
 from unittest.mock import patch
 
 import numpy as np
+import pytest
 
 from hybrid.cli import main
 
@@ -43,18 +44,21 @@ def command(*words):
     return [sys.executable, "-m", "hybrid.cli", *map(str, words)]
 
 
+def end_of(*words):
+    """Call the command in this process; gives its exit code."""
+    with patch.object(sys, "argv", ["hybrid", *map(str, words)]), pytest.raises(SystemExit) as stop:
+        main()
+    return stop.value.code or 0
+
+
 def hybrid(*words, code=0):
     """Run the command in this process; it must end with `code`. Gives what it wrote to standard output and error.
 
     What native libraries write is not among it, and nothing has to be loaded anew: see `apart`.
     """
     out, err = (io.TextIOWrapper(io.BytesIO(), "utf-8", write_through=True) for _ in range(2))
-    argv = patch.object(sys, "argv", ["hybrid", *map(str, words)])
-    with argv, redirect_stdout(out), redirect_stderr(err), warnings.catch_warnings():
-        try:
-            main()
-        except SystemExit as stop:
-            ended = stop.code or 0
+    with redirect_stdout(out), redirect_stderr(err), warnings.catch_warnings():
+        ended = end_of(*words)
     said = [stream.buffer.getvalue().decode() for stream in (out, err)]
     assert ended == code, said[1]
     return said
