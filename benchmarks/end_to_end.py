@@ -21,8 +21,8 @@ PREFIXES = {"fashion_mnist": "", "cifar10": "cifar_"}
 QUICK_RUNS = {"fashion_mnist": Path("runs/demo"), "cifar10": Path("runs/cifar10")}
 
 
-def figures_of(summary: dict[str, Any]) -> dict[str, float]:
-    """The figures of one run, accuracies in percent and differences in points."""
+def figures_of(summary: dict[str, Any]) -> dict[str, float | None]:
+    """The figures of one run, accuracies in percent and differences in points; None: not known of this run."""
     exact = {
         "edge_int8_accuracy": 100 * summary["edge_int8_accuracy"],
         "cloud_accuracy": 100 * summary["cloud_accuracy"],
@@ -48,9 +48,9 @@ def read_summary(folder: Path) -> dict[str, Any]:
     return summary
 
 
-def spread(runs: list[dict[str, float]]) -> dict[str, dict[str, float]]:
+def spread(runs: list[dict[str, float | None]]) -> dict[str, dict[str, float]]:
     """Median, least and most of each figure over seeds."""
-    columns = {name: [run[name] for run in runs if run[name] is not None] for name in runs[0]}
+    columns = {name: [value for run in runs if (value := run[name]) is not None] for name in runs[0]}
     return {
         name: {"median": statistics.median(values), "min": min(values), "max": max(values)}
         for name, values in columns.items()
@@ -85,7 +85,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, float]:
 
 def quick() -> dict[str, float]:
     """The figures of runs that were made already; for CIFAR-10 else the recorded ones, and it says so."""
-    figures = {}
+    figures: dict[str, float] = {}
     for dataset, folder in QUICK_RUNS.items():
         recorded = results_path(dataset, "quick")
         if (folder / "summary.json").is_file():

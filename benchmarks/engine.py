@@ -28,6 +28,7 @@ from firmware_export.emulate.boards import board_named
 from firmware_export.engine.compile import compile_model
 from firmware_export.engine.cores import Cpu, core_named
 from firmware_export.engine.host import Values, built
+from firmware_export.engine.layer import WeightWidth
 from firmware_export.engine.measure import Measured, measure
 from firmware_export.engine.oracle import Oracle
 from firmware_export.engine.reader import read
@@ -48,7 +49,7 @@ CPUS: dict[str, Cpu] = {
 }
 WITHOUT_DSP = ("m3", "m0plus")
 """Compared with TFLite Micro's reference kernels; a Cortex-M0+ has no long multiplications either."""
-WIDTHS = ("int16", "int8")
+WIDTHS: tuple[WeightWidth, ...] = ("int16", "int8")
 ON_BOARD = 4
 SHAPES = ((28, 28, 1), (32, 32, 3), (48, 48, 3), (49, 10, 1), (128, 1, 6))
 MOST_MACS = 4_000_000
@@ -127,7 +128,8 @@ def ratios(name: str, rows: dict[str, dict[str, Any]], peer: Peer) -> dict[str, 
 
 def drawn(count: int, seed: int) -> list[ArchSpec]:
     """Random nets of the default search spaces of a few inputs."""
-    rng, found = np.random.default_rng(seed), []
+    rng = np.random.default_rng(seed)
+    found: list[ArchSpec] = []
     while len(found) < count:
         arch = sample(edge_space(SHAPES[len(found) % len(SHAPES)], 10), rng)
         if estimate(arch).macs <= MOST_MACS:
@@ -186,9 +188,9 @@ def measured(files: Path, options: argparse.Namespace) -> dict[str, Any]:
         print(f"{name}: {wrong} of {compared} differ on the host; {json.dumps(rows)}", flush=True)
     wrong, compared = searched(nets, options.seed, net_inputs)
     result["exactness"]["searched"] = {"nets": nets, "host_differ": wrong, "host_compared": compared}
-    rows = [row for net in result["nets"].values() for row in net["engine"].values()]
+    emulated = [row for net in result["nets"].values() for row in net["engine"].values()]
     figures["mismatches"] = sum(case["host_differ"] for case in result["exactness"].values())
-    figures["mismatches"] += sum(row["mismatches"] for row in rows)
+    figures["mismatches"] += sum(row["mismatches"] for row in emulated)
     m4 = [net["engine"][f"m4 {width}"] for net in result["nets"].values() for width in WIDTHS]
     figures["code_bytes_m4"] = max(row["text_bytes"] for row in m4)
     figures["vww_compile_seconds"] = round(compile_seconds((files / PEERS["vww"].file).read_bytes()), 2)

@@ -15,6 +15,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -73,7 +74,7 @@ def predictions(program: DeviceProgram, nets: list[Net], split: str) -> Predicti
         outputs = by_flatbuffer[flatbuffer].take(rows)
         return [outputs.logits, outputs.features]
 
-    answers = device_outputs(program, np.arange(len(nets[0].labels[split])), run)  # type: ignore[arg-type]
+    answers = device_outputs(program, np.arange(len(nets[0].labels[split])), run)
     return Predictions(
         labels=nets[0].labels[split],
         edge_logits=real_logits(program, answers),
@@ -214,12 +215,12 @@ def latency_result(nets: list[Net], input_shape: tuple[int, int, int], seed: int
     }
 
 
-def guarantee_result(nets: list[Net], seed: int, work: Path) -> dict[str, float]:
+def guarantee_result(net: Net, seed: int, work: Path) -> dict[str, float]:
     """How often the certified threshold holds half a point, over resampled calibration splits."""
-    program = ship(nets, seed, work)
-    parts = [predictions(program, nets, split) for split in ("calibration", "test")]
+    program = ship([net], seed, work)
+    halves = [predictions(program, [net], split) for split in ("calibration", "test")]
     scores, edge, cloud = (
-        np.concatenate([getattr(part, name) for part in parts])
+        np.concatenate([getattr(half, name) for half in halves])
         for name in ("router_score", "edge_right", "cloud_right")
     )
     made = guarantee.resample(
@@ -265,7 +266,7 @@ def _agreement(levels: Scores, agreed: Scores) -> tuple[Scores, Scores]:
     return np.array([levels[rows].mean() for rows in groups]), np.array([agreed[rows].mean() for rows in groups])
 
 
-def human_result(net: Net, counts: NDArray[np.int64], seed: int, work: Path) -> dict[str, float]:
+def human_result(counts: NDArray[np.int64], net: Net, seed: int, work: Path) -> dict[str, float]:
     """Does the router ask about what people find hard? Area under the ROC of "fewer than 90 % of people agree"."""
     shares = counts / counts.sum(axis=1, keepdims=True)
     hard = shares[np.arange(len(shares)), net.labels["test"]] < 0.9
@@ -297,27 +298,31 @@ def kept(path: Path, make: Callable[[], Any]) -> Any:
 def parts(work: Path, human_labels: Path | None) -> dict[str, Callable[[], Any]]:
     """Every part of the results by name; a name with a slash is one of a list by seed."""
 
-    def edge(name: str, seed: int) -> Net:
-        return router_nets.edge_net(name, seed, distilled=True, work=work)
+    def of_edge(result: Callable[[Net, int, Path], Any], name: str, seed: int) -> Any:
+        return result(router_nets.edge_net(name, seed, distilled=True, work=work), seed, work)
+
+    def fm_latency(net: Net, seed: int, work: Path) -> Any:
+        return latency_result([net], (28, 28, 1), seed, work)
+
+    def cifar_latency(seed: int) -> Any:
+        return latency_result(second_look(seed, work), (32, 32, 3), seed, work)
 
     made: dict[str, Callable[[], Any]] = {}
     for seed in SEEDS:
         for kind, name in KINDS.items():
-            for training in ("distilled", "cross_entropy"):
-                made[f"edges {kind} {training}/{seed}"] = lambda n=name, s=seed, d=training == "distilled": edge_result(
-                    n, s, distilled=d, work=work
+            for distilled, training in ((True, "distilled"), (False, "cross_entropy")):
+                made[f"edges {kind} {training}/{seed}"] = partial(
+                    edge_result, name, seed, distilled=distilled, work=work
                 )
-        made[f"end_to_end/{seed}"] = lambda s=seed: end_to_end_result(s, work)
-        made[f"latency fm_medium/{seed}"] = lambda s=seed: latency_result([edge("fm-m", s)], (28, 28, 1), s, work)
-        made[f"latency cifar second look/{seed}"] = lambda s=seed: latency_result(
-            second_look(s, work), (32, 32, 3), s, work
-        )
+        made[f"end_to_end/{seed}"] = partial(end_to_end_result, seed, work)
+        made[f"latency fm_medium/{seed}"] = partial(of_edge, fm_latency, "fm-m", seed)
+        made[f"latency cifar second look/{seed}"] = partial(cifar_latency, seed)
         if human_labels is not None:
-            made[f"human/{seed}"] = lambda s=seed: human_result(edge("c16", s), np.load(human_labels), s, work)
+            made[f"human/{seed}"] = partial(of_edge, partial(human_result, np.load(human_labels)), "c16", seed)
     for kind, name in KINDS.items():
-        made[f"guarantee {kind}"] = lambda n=name: guarantee_result([edge(n, SEEDS[0])], SEEDS[0], work)
-        made[f"monitor {kind}"] = lambda n=name: monitor_result(edge(n, SEEDS[0]), SEEDS[0], work)
-        made[f"speed {kind}"] = lambda n=name: speed_result(edge(n, SEEDS[0]), SEEDS[0], work)
+        made[f"guarantee {kind}"] = partial(of_edge, guarantee_result, name, SEEDS[0])
+        made[f"monitor {kind}"] = partial(of_edge, monitor_result, name, SEEDS[0])
+        made[f"speed {kind}"] = partial(of_edge, speed_result, name, SEEDS[0])
     return made
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -39,9 +40,11 @@ def policies(net: Net, spec: RouterSpec, seed: int, *, variants: bool) -> dict[s
     p_norm = policy.fit_p_norm(logits("validation"), judge)
     two = policy.fit_two_scores(logits("validation"), query)
     offsets = policy.fit_class_offsets(logits("validation"), query)
-    made: dict[str, Callable[[str], Scores]] = {
-        name: lambda split, rule=rule: rule(logits(split)) for name, rule in policy.BASELINES.items()
-    }
+
+    def by_rule(rule: Callable[[Scores], Scores], split: str) -> Scores:
+        return rule(logits(split))
+
+    made: dict[str, Callable[[str], Scores]] = {name: partial(by_rule, rule) for name, rule in policy.BASELINES.items()}
     made["p_norm"] = lambda split: p_norm(logits(split))
     made["two_scores"] = lambda split: two(logits(split))
     made["class_offsets"] = lambda split: offsets(logits(split))
@@ -69,6 +72,9 @@ def _variants(
         "no teacher": ("learned", seen, replace(spec, teachers=0)),
     }
     for name, (kind, extra, asked) in tried.items():
-        router = fit_kind(kind, held, extra, asked, seed=seed)
-        made[name] = lambda split, router=router: router.raw(net.said[split])
+        made[name] = partial(_raw, fit_kind(kind, held, extra, asked, seed=seed), net)
     return made
+
+
+def _raw(router: Any, net: Net, split: str) -> Scores:
+    return router.raw(net.said[split])

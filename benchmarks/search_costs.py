@@ -73,7 +73,8 @@ def int8_net(arch: ArchSpec, rng: np.random.Generator) -> bytes:
 
 def random_archs(count: int, seed: int) -> list[ArchSpec]:
     """Draw nets of at most `MOST_MACS`."""
-    rng, found = np.random.default_rng(seed), []
+    rng = np.random.default_rng(seed)
+    found: list[ArchSpec] = []
     while len(found) < count:
         arch = random_arch(rng)
         if estimate(arch).macs <= MOST_MACS:
@@ -83,7 +84,9 @@ def random_archs(count: int, seed: int) -> list[ArchSpec]:
 
 def size_errors(archs: list[ArchSpec], seed: int) -> tuple[list[float], list[float]]:
     """Relative errors of flash and of SRAM against flatbuffer and least arena, in percent; below 0: too little."""
-    rng, flash, sram = np.random.default_rng(seed), [], []
+    rng = np.random.default_rng(seed)
+    flash: list[float] = []
+    sram: list[float] = []
     for number, arch in enumerate(archs, 1):
         flatbuffer, costs = int8_net(arch, rng), estimate(arch)
         needs = arena_needs(flatbuffer)
@@ -114,12 +117,16 @@ def cost_figures(count: int, seed: int) -> dict[str, float]:
     archs = random_archs(count, seed)
     flash, sram = size_errors(archs, seed)
     return {
-        "sram_error_max_pct": round(max(sram, key=abs), 3),
+        "sram_error_max_pct": round(_largest(sram), 3),
         "sram_error_min_pct": round(min(sram), 3),
-        "flash_error_max_pct": round(max(flash, key=abs), 3),
+        "flash_error_max_pct": round(_largest(flash), 3),
         "flash_error_min_pct": round(min(flash), 3),
         "specs_per_second": round(specs_per_second(archs)),
     }
+
+
+def _largest(errors: list[float]) -> float:
+    return max(errors, key=abs)
 
 
 def main() -> None:
