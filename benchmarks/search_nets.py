@@ -5,6 +5,7 @@ product's own recipe for the task, quantised as the product does it, and read on
 """
 
 import json
+import shutil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -100,21 +101,22 @@ class Alone:
 
 
 def alone(run: Run, arch: ArchSpec, *, seed: int = 0) -> Alone:
-    """Train, quantise and read a net; made once for each net, task and seed."""
+    """Train, quantise and read a net; made once for each net, task and seed, and gone on with where it was stopped."""
     stem = run.folder.root / "alone" / f"{arch.name}-{seed}-{run.spec.train.edge_epochs}"
     if not stem.with_suffix(".npz").is_file():
-        figures, logits = _trained(run, arch, seed)
-        stem.parent.mkdir(parents=True, exist_ok=True)
+        begun = stem.with_suffix(".begun")
+        figures, logits = _trained(run, arch, seed, begun)
         stem.with_suffix(".json").write_text(json.dumps(figures, indent=1), encoding="utf-8")
         np.savez(stem.with_suffix(".npz"), **logits)
+        shutil.rmtree(begun)
     with np.load(stem.with_suffix(".npz")) as stored:
         logits = {name: stored[name] for name in stored.files}
     return Alone(figures=json.loads(stem.with_suffix(".json").read_text(encoding="utf-8")), logits=logits)
 
 
-def _trained(run: Run, arch: ArchSpec, seed: int) -> tuple[dict[str, float], dict[str, Floats]]:
+def _trained(run: Run, arch: ArchSpec, seed: int, begun: Path) -> tuple[dict[str, float], dict[str, Floats]]:
     spec, data, soft = replace(run.spec, seed=seed), run.data, run.cloud(0)[1].probabilities["train"]
-    trainer, started = Trainer(data=data, spec=spec, narrator=SILENT), time.monotonic()
+    trainer, started = Trainer(data=data, spec=spec, narrator=SILENT, checkpoints=begun), time.monotonic()
     net = trainer.new_edge(arch)
     trainer.fit_edge(net, data.train, soft)
     seconds = time.monotonic() - started

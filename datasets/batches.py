@@ -40,10 +40,12 @@ def batches(
     augment: Augment | None = None,
     num_classes: int = 0,
     shuffle: bool = True,
+    first_epoch: int = 0,
 ) -> "tf.data.Dataset":
     """Batches ``(x, y, *extras)``: `x` float32 in [-1, 127/128], `y` and each row of `extras` with its example.
 
-    Each pass over the result is the next epoch, newly shuffled and augmented; a new call starts over. With mixup, `y`
+    Each pass over the result is the next epoch, newly shuffled and augmented; a new call starts over, at `first_epoch`.
+    With mixup, `y`
     becomes one-hot float32 ``(n, num_classes)``, and `extras`, which must then be floating, are blended like it.
 
     Raises: DatasetError for arrays that do not match and for augmentation that these examples do not allow.
@@ -65,7 +67,7 @@ def batches(
             return (images, labels, *others)
         return _mixed((images, tf.one_hot(labels, num_classes), *others), augment.mixup, seeds[1])
 
-    plan = _plan(count=len(y), batch_size=batch_size, seed=seed, shuffle=shuffle)
+    plan = _plan(count=len(y), batch_size=batch_size, seed=seed, shuffle=shuffle, first_epoch=first_epoch)
     return plan.map(batch, num_parallel_calls=tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE)
 
 
@@ -89,11 +91,11 @@ def _check(
         raise DatasetError(f"augment.mixup: blends floating extras only, got {[str(a.dtype) for a in extras]}")
 
 
-def _plan(*, count: int, batch_size: int, seed: int, shuffle: bool) -> "tf.data.Dataset":
+def _plan(*, count: int, batch_size: int, seed: int, shuffle: bool, first_epoch: int) -> "tf.data.Dataset":
     """Yield the indices of each batch and the seed of its augmentation, ``(rows (n,), seed (2,))``."""
     import tensorflow as tf
 
-    epochs = itertools.count()
+    epochs = itertools.count(first_epoch)
 
     def epoch() -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
         rng = np.random.default_rng([seed, next(epochs)])

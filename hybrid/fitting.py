@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from datasets.batches import Augment, batches
 from hybrid.artifacts import Floats, NetOutputs
+from hybrid.checkpoint import Checkpoint
 from hybrid.nets import normalise
 from hybrid.progress import Advance, Narrator
 from hybrid.supervision import tempered
@@ -97,27 +98,47 @@ def fit(
     seed: int,
     label: str,
     narrator: Narrator,
+    checkpoint: Checkpoint | None = None,
 ) -> None:
     """Fit the logits of `net` in place on stored examples `x`; `weights` ``(n,)`` scale each example's loss.
 
-    `target` ``(n, 2 * num_classes)`` is what is learned (see `targets`); `labels` ``(n,)`` are their classes.
+    `target` ``(n, 2 * num_classes)`` is what is learned (see `targets`); `labels` ``(n,)`` are their classes. With a
+    `checkpoint`, each epoch is kept there, and what is kept there of this training is not done again.
     """
     import keras
 
     keras.utils.set_random_seed(seed)
     batch_size = min(batch_size, len(x))
+    steps = -(-len(x) // batch_size)
     weights = np.ones(len(x), np.float32) if weights is None else weights
-    data = batches(
-        x, labels, target, weights, batch_size=batch_size, seed=seed, augment=augment, num_classes=target.shape[1] // 2
-    ).map(lambda example, _label, goal, weight: (example, goal, weight))
-    steps = len(data)
     classifier = keras.Model(net.input, net.output[0])
     optimizer = keras.optimizers.SGD(
         rate.schedule(keras, steps * epochs), momentum=0.9, nesterov=True, weight_decay=weight_decay
     )
     classifier.compile(optimizer, loss, jit_compile=False)  # XLA makes depthwise gradients 7 times slower on CPUs
-    with narrated(keras, narrator, label, steps * epochs) as callback:
-        classifier.fit(data, epochs=epochs, shuffle=False, verbose=0, callbacks=[callback])  # the data shuffles itself
+    done, callbacks = 0, []
+    if checkpoint is not None:
+        optimizer.build(classifier.trainable_variables)
+        variables = [*classifier.variables, *optimizer.variables]
+        done = checkpoint.restore(variables)
+        callbacks.append(
+            keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, _logs: checkpoint.save(epoch + 1, variables))
+        )
+    data = batches(
+        x,
+        labels,
+        target,
+        weights,
+        batch_size=batch_size,
+        seed=seed,
+        augment=augment,
+        num_classes=target.shape[1] // 2,
+        first_epoch=done,
+    ).map(lambda example, _label, goal, weight: (example, goal, weight))
+    with narrated(keras, narrator, label, steps * epochs, done=steps * done) as callback:
+        classifier.fit(  # the data shuffles itself
+            data, epochs=epochs, initial_epoch=done, shuffle=False, verbose=0, callbacks=[callback, *callbacks]
+        )
 
 
 def predict(net: Any, x: NDArray[np.uint8], *, label: str, narrator: Narrator) -> NetOutputs:
@@ -134,9 +155,11 @@ def predict(net: Any, x: NDArray[np.uint8], *, label: str, narrator: Narrator) -
 
 
 @contextmanager
-def narrated(k: ModuleType, narrator: Narrator, label: str, steps: int) -> Iterator[Any]:
-    """A callback of Keras module `k` that reports each batch and the running loss to the narrator."""
+def narrated(k: ModuleType, narrator: Narrator, label: str, steps: int, *, done: int = 0) -> Iterator[Any]:
+    """A callback of Keras module `k` that reports each batch and the running loss; so many steps are `done` before."""
     with narrator.track(label, steps) as advance:
+        if done:
+            advance(done, "goes on")
         yield k.callbacks.LambdaCallback(on_train_batch_end=lambda _batch, logs: _report(advance, logs))
 
 

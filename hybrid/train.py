@@ -6,6 +6,7 @@ whether a round helped.
 """
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from datasets import Dataset, Split
 from datasets.batches import Augment
 from hybrid import fitting, look
 from hybrid.artifacts import Floats
+from hybrid.checkpoint import Checkpoint
 from hybrid.clouds import CloudAnswers, build_cloud, net_answers
 from hybrid.estimator import Router
 from hybrid.nets import build_net
@@ -46,6 +48,8 @@ class Trainer:
     data: Dataset
     spec: RunSpec
     narrator: Narrator
+    checkpoints: Path | None = None
+    """Folder in which every training of one step keeps where it stands; None: nowhere."""
 
     def new_cloud(self) -> Any:
         """An untrained cloud net, None for a black box; the spec's seed sets its first weights."""
@@ -220,6 +224,7 @@ class Trainer:
     ) -> None:
         train = self.spec.train
         alpha = 0.0 if cloud is None else train.distillation
+        name = f"{label.replace(',', '').replace(' ', '-')}.npz"
         fitting.fit(
             net,
             rows.x,
@@ -235,6 +240,7 @@ class Trainer:
             seed=self.spec.seed if seed is None else seed,
             label=label,
             narrator=self.narrator,
+            checkpoint=None if self.checkpoints is None else Checkpoint(path=self.checkpoints / name),
         )
 
     @property

@@ -13,7 +13,6 @@ points lower after as many epochs, at each of three learning rates.
 """
 
 import io
-import itertools
 import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -26,6 +25,7 @@ from datasets.batches import Augment, batches
 from datasets.dataset import Split
 from hybrid import nets
 from hybrid.artifacts import Floats, NetOutputs
+from hybrid.checkpoint import Checkpoint
 from hybrid.errors import SpecError
 from hybrid.fitting import Rate, distillation_loss, targets
 from hybrid.progress import SILENT, Narrator
@@ -84,18 +84,20 @@ class Supernet:
         train: TrainSpec,
         mirror: bool = False,
         narrator: Narrator = SILENT,
+        checkpoint: Checkpoint | None = None,
     ) -> None:
         """Train the shared weights on `rows`, with the cloud's probabilities on them ``(n, num_classes)`` where given.
 
         No net that is not `allowed` is trained: what does not fit the device should not cost time, nor shape weights.
+        With a `checkpoint`, each epoch is kept there, and what is kept there of this training is not done again.
         """
         target = targets(rows.y, self.space.num_classes, cloud, temperature=train.temperature)
         augment = Augment(mirror=mirror and train.flip, crop_pixels=train.crop_pixels)
         size = min(train.batch_size, len(rows))
-        data = batches(rows.x, rows.y, target, batch_size=size, seed=self._seed, augment=augment)
         loss = distillation_loss(alpha=0.0 if cloud is None else train.distillation, temperature=train.temperature)
         self.see(rows)
-        steps, rng = epochs * len(data), np.random.default_rng([self._seed, 1])
+        per_epoch, rng = -(-len(rows) // size), np.random.default_rng([self._seed, 1])
+        steps = epochs * per_epoch
         sandwiches = Sandwiches(self.space, rng, allowed, steps=steps, taught=cloud is not None)
         step = _Step(
             self.weights,
@@ -105,9 +107,19 @@ class Supernet:
             steps=steps,
             weight_decay=train.weight_decay,
         )
+        done = 0 if checkpoint is None else checkpoint.restore(step.variables)
+        step.done = done * per_epoch
+        for _ in range(step.done):
+            sandwiches.draw()
+        data = batches(rows.x, rows.y, target, batch_size=size, seed=self._seed, augment=augment, first_epoch=done)
         with narrator.track("supernet", steps) as advance:
-            for x, _labels, goal in itertools.chain.from_iterable(itertools.repeat(data, epochs)):
-                advance(1, f"loss {step(sandwiches.draw(), x, goal):.3f}")
+            if done:
+                advance(step.done, "goes on")
+            for epoch in range(done, epochs):
+                for x, _labels, goal in data:
+                    advance(1, f"loss {step(sandwiches.draw(), x, goal):.3f}")
+                if checkpoint is not None:
+                    checkpoint.save(epoch + 1, step.variables)
 
     def see(self, rows: Split) -> None:
         """Keep the examples from which every candidate estimates its statistics."""
@@ -201,10 +213,15 @@ class _Step:
         self._weights, self._forward, self._loss = list(weights.values()), forward, loss
         self._gradients = [tf.Variable(tf.zeros_like(weight)) for weight in self._weights]
         self._momenta = [tf.Variable(tf.zeros_like(weight)) for weight in self._weights]
-        self._rate, self._done = Rate(peak=PEAK_RATE).schedule(keras, steps), 0
+        self._rate, self.done = Rate(peak=PEAK_RATE).schedule(keras, steps), 0
         self._decay, self._taught = weight_decay, taught
         self._update = tf.function(self._move, autograph=False)
         self._compiled: dict[tuple[ArchSpec, bool], Any] = {}
+
+    @property
+    def variables(self) -> list[Any]:
+        """All that a step leaves to the next, beside how many are `done`."""
+        return [*self._weights, *self._momenta]
 
     def __call__(self, pair: tuple[ArchSpec, ArchSpec], x: Any, goal: Any) -> float:
         """Train both nets on `x` towards `goal`; the loss of the first."""
@@ -212,8 +229,8 @@ class _Step:
 
         value, logits = self._add(pair[0], True)(x, goal)
         self._add(pair[1], self._taught)(x, goal if self._taught else tf.nn.softmax(logits))
-        self._update(tf.constant(float(self._rate(self._done)), tf.float32))
-        self._done += 1
+        self._update(tf.constant(float(self._rate(self.done)), tf.float32))
+        self.done += 1
         return float(value)
 
     def _add(self, arch: ArchSpec, first: bool) -> Any:

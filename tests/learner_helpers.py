@@ -9,6 +9,7 @@ from datasets import Dataset, Split
 from hybrid.artifacts import NetOutputs
 from hybrid.flatbuffers import Graph, dequantise
 from hybrid.predict import stage_outputs
+from hybrid.progress import Silent
 from hybrid.specs import ArchSpec, BlockSpec, CloudSpec, QuantizeSpec, RouterSpec, RunSpec, TrainSpec
 
 EDGE = ArchSpec(
@@ -56,6 +57,22 @@ class Listener:
         done = []
         yield lambda steps, note: done.append(steps)
         self.tracked.append((label, total, sum(done)))
+
+
+class Stop(Silent):
+    """A narrator that is interrupted after so many steps."""
+
+    def __init__(self, after):
+        self.left = after
+
+    @contextmanager
+    def track(self, label, total):
+        yield self.advance
+
+    def advance(self, steps, note):
+        self.left -= steps
+        if self.left < 0:
+            raise KeyboardInterrupt
 
 
 def head(split, rows):

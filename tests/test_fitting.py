@@ -4,10 +4,11 @@ import keras
 import numpy as np
 import pytest
 import tf_keras
-from learner_helpers import Listener
+from learner_helpers import Listener, Stop
 
 from datasets.batches import Augment
 from hybrid import fitting
+from hybrid.checkpoint import Checkpoint
 from hybrid.fitting import Rate, distillation_loss, targets
 from hybrid.nets import build_net, normalise
 from hybrid.progress import SILENT
@@ -87,7 +88,7 @@ def net_of(seed):
     return build_net(ARCH)
 
 
-def fitted(net, *, weights=None, epochs=1, seed=5, x=X, augment=None, narrator=SILENT, batch_size=12):
+def fitted(net, *, weights=None, epochs=1, seed=5, x=X, augment=None, narrator=SILENT, batch_size=12, checkpoint=None):
     fitting.fit(
         net,
         x,
@@ -103,6 +104,7 @@ def fitted(net, *, weights=None, epochs=1, seed=5, x=X, augment=None, narrator=S
         seed=seed,
         label="a net",
         narrator=narrator,
+        checkpoint=checkpoint,
     )
     return net
 
@@ -155,3 +157,47 @@ def test_predict_is_the_net_batch_by_batch(monkeypatch):
     got = fitting.predict(net, X, label="", narrator=SILENT)
     np.testing.assert_allclose(got.logits, logits, rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(got.features, features, rtol=1e-5, atol=1e-6)
+
+
+# Interrupted
+
+
+def training(net, **more):
+    """Four epochs of three steps, all of whose randomness is at work."""
+    augment = Augment(mirror=True, crop_pixels=1, mixup=0.2)
+    return fitted(net, epochs=4, batch_size=5, augment=augment, **more)
+
+
+def test_an_interrupted_training_goes_on_and_ends_like_one_that_never_stopped(tmp_path):
+    kept, heard = Checkpoint(path=tmp_path / "begun" / "net.npz"), Listener()
+    with pytest.raises(KeyboardInterrupt):
+        training(net_of(1), checkpoint=kept, narrator=Stop(after=7))  # in the third epoch
+    with pytest.raises(KeyboardInterrupt):
+        training(net_of(2), checkpoint=kept, narrator=Stop(after=6 + 4))  # in the fourth, six of whose steps were done
+    net = training(net_of(3), checkpoint=kept, narrator=heard)
+    assert heard.tracked == [("a net", 12, 12)]
+    whole = training(net_of(1))
+    for ours, theirs in zip(net.get_weights(), whole.get_weights(), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def test_a_finished_training_is_not_done_again(tmp_path):
+    kept = Checkpoint(path=tmp_path / "net.npz")
+    weights = training(net_of(1), checkpoint=kept).get_weights()
+    again = training(net_of(2), checkpoint=kept, narrator=Stop(after=12)).get_weights()
+    for ours, theirs in zip(again, weights, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+@pytest.mark.parametrize("damage", ["cut short", "of another net", "of no training"])
+def test_what_is_kept_and_cannot_be_used_is_passed_over(tmp_path, damage):
+    kept, net = Checkpoint(path=tmp_path / "net.npz"), net_of(1)
+    kept.save(3, [*net.weights[1:], net.weights[0]] if damage == "of another net" else net.weights)
+    if damage == "cut short":
+        kept.path.write_bytes(kept.path.read_bytes()[:-40])
+    elif damage == "of no training":
+        np.savez(kept.path, other=X)
+    before = net.get_weights()
+    assert kept.restore(net.weights) == 0
+    for ours, theirs in zip(net.get_weights(), before, strict=True):
+        np.testing.assert_array_equal(ours, theirs)

@@ -41,6 +41,11 @@ def in_journal(folder):
     return [candidate for candidate in entries if candidate["status"] == "scored"]
 
 
+def epochs_kept(folder):
+    """Where a cloud stands whose training is not done."""
+    return list(folder.glob(".cloud-*.scratch/cloud.npz"))
+
+
 def untimed(folder):
     """The candidates of a finished search, without the time that their scoring took."""
     return [{**candidate, "seconds": None} for candidate in read(folder / "search/candidates.json")]
@@ -57,7 +62,10 @@ def kill_in_the_middle(words, sentence, *, begun=lambda: True):
 
 def test_a_killed_run_goes_on_and_one_seed_gives_the_same_bytes(tmp_path, spec, npz):
     killed, whole = tmp_path / "killed", tmp_path / "whole"
-    asked = ("--dataset", npz, "--spec", spec, "--set", 'quantize.methods=["ptq"]')
+    asked = ("--dataset", npz, "--spec", spec, "--set", 'quantize.methods=["ptq"]', "--set", "cloud.epochs=3")
+    kill_in_the_middle(("search", "--out", killed, *asked), "Cloud:", begun=lambda: epochs_kept(killed))
+    assert epochs_kept(killed)
+    assert not (killed / "cloud").is_dir()
     kill_in_the_middle(("search", "--out", killed, *asked), "Search:", begun=lambda: in_journal(killed))
     assert (killed / ".search.partial").is_dir()
     scored = in_journal(killed)

@@ -4,9 +4,11 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from learner_helpers import Stop
 from supernet_helpers import inherited_net
 
 from datasets.dataset import Split
+from hybrid.checkpoint import Checkpoint
 from hybrid.configure import run_spec
 from hybrid.errors import SpecError
 from hybrid.nets import build_net, normalise
@@ -115,6 +117,22 @@ def test_training_teaches_every_net_and_the_same_again(train):
     accuracies = learned()
     assert min(accuracies) > 0.5  # a third by chance, with a standard error of 0.05
     assert learned() == accuracies
+
+
+def test_an_interrupted_training_goes_on_and_ends_like_one_that_never_stopped(tmp_path, train):
+    data, kept = rows(SPACE), Checkpoint(path=tmp_path / "supernet.npz")
+
+    def learned(**more):
+        supernet = Supernet(SPACE, seed=0)
+        supernet.fit(data, None, epochs=3, train=train, **more)
+        return supernet.weights
+
+    whole = learned()
+    with pytest.raises(KeyboardInterrupt):
+        learned(checkpoint=kept, narrator=Stop(after=5))  # in the third epoch of two steps
+    gone_on = learned(checkpoint=kept)
+    for name, weight in whole.items():
+        np.testing.assert_array_equal(gone_on[name], weight, err_msg=name)
 
 
 @pytest.mark.parametrize("taught", [False, True])

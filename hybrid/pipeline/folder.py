@@ -36,7 +36,7 @@ class RunFolder:
         """`made` is called whenever a stage has been made."""
         self.root = root
         self.reused = False
-        """Whether a stage was found finished, so that this process did not do all of the work."""
+        """Whether a stage was found finished or begun, so that this process did not do all of the work."""
         self._made: set[str] = set()
         self._tell = made
 
@@ -52,6 +52,7 @@ class RunFolder:
             self.reused |= name not in self._made
             return done
         work, start = self.root / f".{name}.partial", time.monotonic()
+        self.reused |= self.scratch(name, key).exists()
         try:
             shutil.rmtree(work, ignore_errors=True)
             work.mkdir(parents=True)

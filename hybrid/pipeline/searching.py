@@ -11,6 +11,7 @@ from datasets import Split
 from firmware_export.payload import payload_sizes
 from hybrid import cost, latency, profiles
 from hybrid.artifacts import Floats
+from hybrid.checkpoint import Checkpoint
 from hybrid.clouds import CloudAnswers
 from hybrid.cost import Estimate
 from hybrid.look import staged
@@ -205,6 +206,7 @@ def supernet(run: "Run", space: Space, answers: list[CloudAnswers], rows: Split)
             train=run.spec.train,
             mirror=run.data.mirror,
             narrator=run.narrator,
+            checkpoint=Checkpoint(path=run.folder.scratch("supernet", run.keys["supernet"]) / SUPERNET_WEIGHTS),
         )
         net.write(folder / SUPERNET_WEIGHTS)
 

@@ -47,7 +47,8 @@ def cloud_stage(place: int) -> str:
 def cloud(run: "Run", place: int) -> tuple[Any, CloudAnswers]:
     """Train one of the clouds to choose from, or ask the black box."""
     spec, data, stage = run.clouds[place], run.data, cloud_stage(place)
-    trainer = Trainer(data=data, spec=replace(run.spec, cloud=spec), narrator=run.narrator)
+    asked, checkpoints = replace(run.spec, cloud=spec), run.folder.scratch(stage, run.keys[stage])
+    trainer = Trainer(data=data, spec=asked, narrator=run.narrator, checkpoints=checkpoints)
     net = trainer.new_cloud()
 
     def make(folder: Path) -> None:
@@ -69,11 +70,12 @@ def cloud(run: "Run", place: int) -> tuple[Any, CloudAnswers]:
 
 def edge(run: "Run", answers: CloudAnswers) -> Any:
     """Train the edge net with the cloud as its teacher."""
-    net = trainer(run).new_edge(run.searched.edge)
+    maker = trainer(run, "edge")
+    net = maker.new_edge(run.searched.edge)
 
     def make(folder: Path) -> None:
         run.narrator.say(f"Edge: training a net of {net.count_params():,} parameters, the cloud as its teacher.")
-        trainer(run).fit_edge(net, run.data.train, answers.probabilities.get("train"))
+        maker.fit_edge(net, run.data.train, answers.probabilities.get("train"))
         storage.write_weights(folder / EDGE_WEIGHTS, net)
 
     _load(net, run.folder.stage("edge", run.keys["edge"], make) / EDGE_WEIGHTS)
@@ -85,7 +87,7 @@ def alternate(run: "Run", edge_net: Any, cloud_net: Any, answers: CloudAnswers) 
 
     def make(folder: Path) -> None:
         run.narrator.say("Alternation: the router flags what to ask; edge and cloud each turn to their share.")
-        new_answers, rounds = trainer(run).alternate(edge_net, cloud_net, answers)
+        new_answers, rounds = trainer(run, "alternate").alternate(edge_net, cloud_net, answers)
         storage.write_weights(folder / EDGE_WEIGHTS, edge_net)
         if cloud_net is not None:
             storage.write_weights(folder / CLOUD_WEIGHTS, cloud_net)
@@ -114,7 +116,7 @@ def looks(run: "Run", edge_net: Any, answers: CloudAnswers) -> tuple[Any, ...]:
 
     def make(folder: Path) -> None:
         run.narrator.say(f"Second look: {LOOKS[kind]}")
-        made = trainer(run).fit_looks(edge_net, arch, answers.probabilities.get("train"))
+        made = trainer(run, "look").fit_looks(edge_net, arch, answers.probabilities.get("train"))
         for name, net in zip(stage_names(len(made)), made, strict=True):
             storage.write_weights(folder / f"{name}.npz", net)
 
@@ -144,7 +146,7 @@ def router(run: "Run", edges: tuple[Int8Edge, ...]) -> Quantized:
 
     def make(folder: Path) -> None:
         narrator.say("Router: fitted on what the int8 nets say, compared with the free rules by cross-validation.")
-        held_out = trainer(run).held_out_rows(trained.answers)
+        held_out = trainer(run, "router").held_out_rows(trained.answers)
         routed = route(edges, held_out, seen_rows(run), spec, narrator=narrator)
         takes = footprint(routed.program, estimated_arena_bytes=staged(trained.arch, spec.look).peak_sram_bytes)
         storage.write_routed(folder, routed, takes)
@@ -161,7 +163,7 @@ def seen_rows(run: "Run") -> Rows | None:
     if run.spec.router.supervision == "held_out" or known is None:
         return None
     crossed = run.spec.router.supervision == "cross_fit" and run.trained.cloud_net is not None
-    return trainer(run).seen_rows(cross_fitted(run) if crossed else known)
+    return trainer(run, "router").seen_rows(cross_fitted(run) if crossed else known)
 
 
 def cross_fitted(run: "Run") -> Floats:
@@ -169,7 +171,7 @@ def cross_fitted(run: "Run") -> Floats:
 
     def make(folder: Path) -> None:
         run.narrator.say(f"Cross-fitting: {run.spec.router.folds} clouds label what they were not trained on.")
-        storage.write_arrays(folder / "rows.npz", {"cloud_probabilities": trainer(run).cross_fitted()})
+        storage.write_arrays(folder / "rows.npz", {"cloud_probabilities": trainer(run, "folds").cross_fitted()})
 
     folder = run.folder.stage("folds", run.keys["folds"], make)
     probabilities: Floats = storage.read_arrays(folder / "rows.npz")["cloud_probabilities"]
@@ -259,9 +261,10 @@ def report(run: "Run") -> Path:
     return run.folder.write_text("report.html", render(report_content(run, bundle)))
 
 
-def trainer(run: "Run") -> Trainer:
-    """The trainer of this run's pair."""
-    return Trainer(data=run.data, spec=run.pair, narrator=run.narrator)
+def trainer(run: "Run", stage: str) -> Trainer:
+    """The trainer of this run's pair, which goes on with what was begun of a stage."""
+    checkpoints = run.folder.scratch(stage, run.keys[stage])
+    return Trainer(data=run.data, spec=run.pair, narrator=run.narrator, checkpoints=checkpoints)
 
 
 def _load(net: Any, weights: Path) -> None:

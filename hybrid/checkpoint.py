@@ -1,0 +1,48 @@
+"""Where a training stands at the end of an epoch, on disk: the same command goes on there after a kill.
+
+A training that goes on ends with the weights of one that was never stopped: batches follow from seed and epoch (see
+`datasets.batches`), and what an optimiser remembers is kept with the weights.
+"""
+
+import io
+import os
+import zipfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+EPOCHS = "epochs"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkpoint:
+    """One file for one training; it stays after the last epoch, and who made its folder removes it."""
+
+    path: Path
+
+    def save(self, epochs: int, variables: Sequence[Any]) -> None:
+        """Keep all `variables` as they are after so many epochs, whole or not at all. Raises: OSError."""
+        arrays = {f"v{place}": np.asarray(variable) for place, variable in enumerate(variables)}
+        buffer = io.BytesIO()
+        np.savez(buffer, **arrays, **{EPOCHS: np.array(epochs)})
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        work = self.path.with_suffix(".partial")
+        work.write_bytes(buffer.getvalue())
+        os.replace(work, self.path)
+
+    def restore(self, variables: Sequence[Any]) -> int:
+        """Set `variables` to what was kept, and return after how many epochs that was; 0: nothing usable is there."""
+        try:
+            with np.load(self.path) as stored:
+                epochs = int(stored[EPOCHS])
+                arrays = [stored[f"v{place}"] for place in range(len(variables))]
+        except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile):
+            return 0
+        if [array.shape for array in arrays] != [tuple(variable.shape) for variable in variables]:
+            return 0
+        for variable, array in zip(variables, arrays, strict=True):
+            variable.assign(array)
+        return epochs
