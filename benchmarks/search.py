@@ -11,6 +11,7 @@ latency model (minutes), and prints the stored figures.
 import argparse
 import json
 import os
+import shutil
 import sys
 from collections.abc import Callable
 from dataclasses import asdict, replace
@@ -103,11 +104,20 @@ def tau_figures(pairs: list[Any]) -> dict[str, float]:
     }
 
 
-def cifar(work: Path) -> dict[str, Any]:
+def cifar(work: Path, name: str = "cifar", *ceilings: str) -> dict[str, Any]:
     """The search on CIFAR-10 for a small board, and its net trained."""
-    run = opened(work, "cifar", *CIFAR)
+    run = opened(work, name, *CIFAR, *ceilings)
     found = searched_figures(run)
     return found | {"alone": alone(run, run.searched.edge).figures, "edge": asdict(run.searched.edge)}
+
+
+def cifar_within(work: Path, name: str) -> dict[str, Any]:
+    """The same within the MACs, flash and SRAM of a hand-made net; with the same cloud."""
+    first, folder = opened(work, "cifar", *CIFAR), f"cifar-within-{name}"
+    first.cloud(0)
+    if not (work / folder / "cloud").is_dir():
+        shutil.copytree(work / "cifar" / "cloud", work / folder / "cloud")
+    return cifar(work, folder, *search_nets.within(first, name))
 
 
 def beside(work: Path, name: str) -> dict[str, Any]:
@@ -206,6 +216,7 @@ def parts(work: Path, data: Path) -> dict[str, Callable[[], Any]]:
         "fm": partial(fm, work),
         "rank": partial(rank, work),
         "cifar": partial(cifar, work),
+        **{f"within {name}": partial(cifar_within, work, name) for name in BASELINES},
         **{f"beside {name}": partial(beside, work, name) for name in beside_names},
         **{f"joint {task} {seed}": partial(joint, work, task, seed) for task in JOINT for seed in SEEDS},
     }
@@ -230,11 +241,12 @@ def figures(found: dict[str, Any]) -> dict[str, float]:
         made["minutes_cifar"] = found["cifar"]["minutes"]
         made["chosen_cifar_int8_accuracy"] = alone_figures["test_accuracy"]
         made["chosen_cifar_macs_share_of_resnet8"] = alone_figures["macs"] / RESNET8_MACS
-    made |= {
-        f"{name.removeprefix('beside ')}_cifar_int8_accuracy": value["test_accuracy"]
-        for name, value in found.items()
-        if name.startswith("beside ")
-    }
+    for name, value in found.items():
+        part, _, other = name.partition(" ")
+        if part == "beside":
+            made[f"{other}_cifar_int8_accuracy"] = value["test_accuracy"]
+        elif part == "within":
+            made[f"chosen_within_{other}_cifar_int8_accuracy"] = value["alone"]["test_accuracy"]
     by_task = {
         task: [joint_minus_separate(of) for name, of in found.items() if name.startswith(f"joint {task} ")]
         for task in JOINT
@@ -301,7 +313,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="re-check the cheap figures, print the stored ones")
     parser.add_argument("--work", type=Path, default=Path("runs/search-benchmark"), help="what is made is kept here")
-    names = "costs, fm, rank, cifar, beside, joint, or one such as 'joint cifar 0'; default: all"
+    names = "costs, fm, rank, cifar, within, beside, joint, or one such as 'joint cifar 0'; default: all"
     parser.add_argument("--parts", nargs="*", default=[], help=names)
     parser.add_argument("--data", type=Path, default=os.environ.get("HYBRID_DATA_DIR"), help="folder of MLPerf Tiny's")
     options = parser.parse_args()

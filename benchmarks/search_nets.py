@@ -83,6 +83,12 @@ def baseline(name: str, run: Run) -> ArchSpec:
     )
 
 
+def within(run: Run, name: str) -> tuple[str, ...]:
+    """Ask for no more MACs, flash and SRAM than a hand-made net takes."""
+    costs = estimate(baseline(name, run))
+    return tuple(f"search.max_{cost}={getattr(costs, cost)}" for cost in ("macs", "flash_bytes", "peak_sram_bytes"))
+
+
 def kept(path: Path, make: Callable[[], Any]) -> Any:
     """What `make` gave, the first time."""
     if not path.is_file():

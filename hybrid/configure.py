@@ -185,6 +185,7 @@ _ALLOWED = {
     "search.noise_tolerance": (0, _ANY),
     "search.max_macs": (0, _ANY),
     "search.max_flash_bytes": (0, _ANY),
+    "search.max_peak_sram_bytes": (0, _ANY),
     "train.batch_size": (1, _ANY),
     "train.edge_epochs": (1, _ANY),
     "train.edge_learning_rate": (1e-9, _ANY),

@@ -87,6 +87,8 @@ class SearchSpec:
     """Ceiling on a candidate's MACs; 0 leaves only the device's own limits."""
     max_flash_bytes: int = 0
     """Ceiling on the model's flash; 0 leaves only the device's own limit."""
+    max_peak_sram_bytes: int = 0
+    """Ceiling on the model's peak SRAM; 0 leaves only the device's own limit."""
     arch: str = ""
     """A TOML file with the edge ArchSpec: no search, this net."""
     kinds: tuple[BlockKind, ...] = ("conv",)

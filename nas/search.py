@@ -96,8 +96,8 @@ class Pricing(Generic[E]):
     def check(self, cost: E) -> None:
         """Raise BudgetError where a net of this cost cannot be used."""
         self.fits(cost)
-        latency = round(self.latency_ms(cost), 3)
-        for name, needed in (("macs", cost.macs), ("flash_bytes", cost.flash_bytes), ("latency_ms", latency)):
+        needs = {name: getattr(cost, name) for name in ("macs", "flash_bytes", "peak_sram_bytes")}
+        for name, needed in (*needs.items(), ("latency_ms", round(self.latency_ms(cost), 3))):
             limit = getattr(self.spec, f"max_{name}")
             if limit and needed > limit:
                 key = f"search.max_{name}"
@@ -306,7 +306,7 @@ def _refuse(space: Space, pricing: Pricing[E]) -> None:
     try:
         pricing.check(pricing.estimate(smallest(space)))
     except BudgetError as exc:
-        why = "this is the smallest net of the space; loosen search.max_macs, max_flash_bytes or max_latency_ms"
+        why = "this is the smallest net of the space; loosen the ceilings (search.max_macs and its like)"
         remedy = f"{why} where set, choose a larger device, or a space with narrower widths"
         raise BudgetError(exc.resource, exc.needed, exc.available, exc.device, remedy) from None
 

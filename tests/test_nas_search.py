@@ -216,6 +216,7 @@ def test_nothing_fits_tells_what_the_smallest_net_needs():
     [
         ({"max_macs": 7999}, "macs: needs 8,000, device toy under search.max_macs has 7,999"),
         ({"max_flash_bytes": 799}, "flash_bytes: needs 800, device toy under search.max_flash_bytes has 799"),
+        ({"max_peak_sram_bytes": 7}, "peak_sram_bytes: needs 8, device toy under search.max_peak_sram_bytes has 7"),
         (
             {"max_latency_ms": 7.5},
             "latency_ms: needs 8, device toy under search.max_latency_ms has 7.5; this is the smallest net",

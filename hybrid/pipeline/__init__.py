@@ -107,7 +107,8 @@ class Run:
         A net that is given depends on its file and the device alone.
         """
         asked, look = self.spec.search, self.spec.look
-        device = (asked.max_macs, asked.max_flash_bytes, asked.max_latency_ms, self.device, look.kind, look.nets)
+        ceilings = (asked.max_macs, asked.max_flash_bytes, asked.max_peak_sram_bytes, asked.max_latency_ms)
+        device = (*ceilings, self.device, look.kind, look.nets)
         if self.space is None:
             given = digest("given", base, file_digest(asked.arch), *device, look.width)
             return "", given, given

@@ -219,15 +219,13 @@ def chosen_rows(run: "Run") -> list[tuple[str, str]]:
     found, device, spec = run.searched, run.device, run.spec.search
     chosen, score = found.chosen, found.chosen.score
     flash = min(device.flash_bytes - device.reserved_flash_bytes, spec.max_flash_bytes or device.flash_bytes)
+    sram = min(device.sram_bytes - device.reserved_sram_bytes, spec.max_peak_sram_bytes or device.sram_bytes)
     rows = [
         ("edge net", chosen.arch.name),
         ("cloud", cloud_title(found.cloud)),
         ("MACs", count(chosen.macs) + (f" of {count(spec.max_macs)}" if spec.max_macs else "")),
         ("flash, estimated", f"{kib(chosen.flash_bytes)} of {kib(flash)}"),
-        (
-            "peak SRAM, estimated",
-            f"{kib(chosen.peak_sram_bytes)} of {kib(device.sram_bytes - device.reserved_sram_bytes)}",
-        ),
+        ("peak SRAM, estimated", f"{kib(chosen.peak_sram_bytes)} of {kib(sram)}"),
         ("edge latency, estimated", quantity(chosen.latency_ms, "ms")),
     ]
     if score is None:
