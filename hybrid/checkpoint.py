@@ -30,8 +30,11 @@ class Checkpoint:
         np.savez(buffer, **arrays, **{EPOCHS: np.array(epochs)})
         self.path.parent.mkdir(parents=True, exist_ok=True)
         work = self.path.with_suffix(".partial")
-        work.write_bytes(buffer.getvalue())
-        os.replace(work, self.path)
+        try:
+            work.write_bytes(buffer.getvalue())
+            os.replace(work, self.path)
+        finally:
+            work.unlink(missing_ok=True)
 
     def restore(self, variables: Sequence[Any]) -> int:
         """Set `variables` to what was kept, and return after how many epochs that was; 0: nothing usable is there."""

@@ -120,10 +120,11 @@ def test_training_teaches_every_net_and_the_same_again(train):
 
 
 def test_an_interrupted_training_goes_on_and_ends_like_one_that_never_stopped(tmp_path, train):
-    data, kept = rows(SPACE), Checkpoint(path=tmp_path / "supernet.npz")
+    space = replace(SPACE, stages=(Choices(width=(4, 8)),), num_stages=(1,), input_pool=(1,), grey=(False,))
+    data, kept = rows(space), Checkpoint(path=tmp_path / "supernet.npz")
 
     def learned(**more):
-        supernet = Supernet(SPACE, seed=0)
+        supernet = Supernet(space, seed=0)
         supernet.fit(data, None, epochs=3, train=train, **more)
         return supernet.weights
 
