@@ -227,14 +227,18 @@ class _Step:
         """Train both nets on `x` towards `goal`; the loss of the first."""
         import tensorflow as tf
 
-        value, logits = self._add(pair[0], True)(x, goal)
-        self._add(pair[1], self._taught)(x, goal if self._taught else tf.nn.softmax(logits))
+        value, logits = self._add(pair[0], True, x, goal)
+        self._add(pair[1], self._taught, x, goal if self._taught else tf.nn.softmax(logits))
         self._update(tf.constant(float(self._rate(self.done)), tf.float32))
         self.done += 1
         return float(value)
 
-    def _add(self, arch: ArchSpec, first: bool) -> Any:
-        """The compiled function that adds the gradients of a net; loss and logits. `first`: it learns from the goal."""
+    def _add(self, arch: ArchSpec, first: bool, x: Any, goal: Any) -> Any:
+        """Add the gradients of a net; its loss and logits. `first`: it learns from the goal.
+
+        Compiled for batches of any size: what is compiled for one rounds differently, and which nets meet the last,
+        smaller batch of an epoch would depend on where a training goes on.
+        """
         import tensorflow as tf
 
         def add(x: Any, goal: Any) -> tuple[Any, Any]:
@@ -248,8 +252,9 @@ class _Step:
             return value, logits
 
         if (arch, first) not in self._compiled:
-            self._compiled[arch, first] = tf.function(add, autograph=False, reduce_retracing=True)
-        return self._compiled[arch, first]
+            signature = [tf.TensorSpec((None, *batch.shape[1:]), tf.float32) for batch in (x, goal)]
+            self._compiled[arch, first] = tf.function(add, autograph=False, input_signature=signature)
+        return self._compiled[arch, first](x, goal)
 
     def _move(self, rate: Any) -> None:
         import tensorflow as tf

@@ -10,12 +10,14 @@ from contextlib import closing
 
 import numpy as np
 import pytest
+from learner_helpers import Stop
 from PIL import Image
-from run_helpers import ROOT, STAGES, TINY, TRIALS, apart, command, hybrid, read, stamps, stripes, tree
+from run_helpers import ROOT, STAGES, TINY, TRIALS, command, hybrid, read, stamps, stripes, tree
 
 from datasets import load
 from hybrid.configure import run_spec
-from hybrid.pipeline import Run
+from hybrid.pipeline import Run, searching
+from hybrid.pipeline.storage import read_arrays
 
 
 @pytest.fixture(scope="module")
@@ -41,11 +43,6 @@ def in_journal(folder):
     return [candidate for candidate in entries if candidate["status"] == "scored"]
 
 
-def epochs_kept(folder):
-    """Where a cloud stands whose training is not done."""
-    return list(folder.glob(".cloud-*.scratch/cloud.npz"))
-
-
 def untimed(folder):
     """The candidates of a finished search, without the time that their scoring took."""
     return [{**candidate, "seconds": None} for candidate in read(folder / "search/candidates.json")]
@@ -62,10 +59,7 @@ def kill_in_the_middle(words, sentence, *, begun=lambda: True):
 
 def test_a_killed_run_goes_on_and_one_seed_gives_the_same_bytes(tmp_path, spec, npz):
     killed, whole = tmp_path / "killed", tmp_path / "whole"
-    asked = ("--dataset", npz, "--spec", spec, "--set", 'quantize.methods=["ptq"]', "--set", "cloud.epochs=3")
-    kill_in_the_middle(("search", "--out", killed, *asked), "Cloud:", begun=lambda: epochs_kept(killed))
-    assert epochs_kept(killed)
-    assert not (killed / "cloud").is_dir()
+    asked = ("--dataset", npz, "--spec", spec, "--set", 'quantize.methods=["ptq"]')
     kill_in_the_middle(("search", "--out", killed, *asked), "Search:", begun=lambda: in_journal(killed))
     assert (killed / ".search.partial").is_dir()
     scored = in_journal(killed)
@@ -79,7 +73,7 @@ def test_a_killed_run_goes_on_and_one_seed_gives_the_same_bytes(tmp_path, spec, 
     found = read(killed / "search/candidates.json")
     assert [c for c in found if c["status"] == "scored"][: len(scored)] == scored  # not again: the seconds are the same
 
-    apart("run", "--out", killed, *asked)
+    hybrid("run", "--out", killed, *asked)
     hybrid("run", "--out", whole, *asked)
     assert not list(killed.rglob("*.partial"))
     assert {name: stamps(killed)[name] for name in early} == made
@@ -92,6 +86,34 @@ def test_a_killed_run_goes_on_and_one_seed_gives_the_same_bytes(tmp_path, spec, 
     differ = {path for path in ours if ours[path] != others[path]}
     assert not [path for path in differ if not path.startswith("cloud/models/") and path != "manifest.json"]
     assert ours["edge.tflite"] == others["edge.tflite"]
+
+
+def test_interrupted_trainings_go_on_within_their_steps(tmp_path, spec, npz):
+    """Cloud and supernet end like those of an undisturbed run; the run no longer tells its time as its own."""
+
+    def run(name, stop=10**9):
+        asked = (f'data.name="{npz}"', "cloud.epochs=3", "search.supernet_epochs=3")
+        return Run(tmp_path / name, run_spec(paths=[spec], assignments=asked), Stop(after=stop))
+
+    def supernet(run):
+        answers = [run.cloud(0)[1]]
+        searching.supernet(run, run.space, answers, searching.question(run, answers).rows)
+        return read_arrays(run.folder.root / "supernet/supernet.npz")
+
+    whole, begun = run("whole"), tmp_path / "begun"
+    expected = {"cloud": whole.cloud(0)[1].probabilities, "supernet": supernet(whole)}
+    for name in expected:
+        with pytest.raises(KeyboardInterrupt):
+            supernet(run("begun", stop=8))  # in the second of three epochs of five steps
+        assert [path.name for path in begun.glob(f".{name}-*.scratch/*")] == [f"{name}.npz"]
+        gone_on = run("begun")
+        got = gone_on.cloud(0)[1].probabilities if name == "cloud" else supernet(gone_on)
+        assert set(got) == set(expected[name])
+        for key, value in expected[name].items():
+            np.testing.assert_array_equal(got[key], value, err_msg=key)
+        assert gone_on.folder.reused
+        assert not list(begun.glob(f".{name}-*"))
+    assert not whole.folder.reused
 
 
 @pytest.mark.slow

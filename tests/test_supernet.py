@@ -121,7 +121,7 @@ def test_training_teaches_every_net_and_the_same_again(train):
 
 def test_an_interrupted_training_goes_on_and_ends_like_one_that_never_stopped(tmp_path, train):
     space = replace(SPACE, stages=(Choices(width=(4, 8)),), num_stages=(1,), input_pool=(1,), grey=(False,))
-    data, kept = rows(space), Checkpoint(path=tmp_path / "supernet.npz")
+    data, kept = rows(space, 80), Checkpoint(path=tmp_path / "supernet.npz")
 
     def learned(**more):
         supernet = Supernet(space, seed=0)
@@ -130,7 +130,7 @@ def test_an_interrupted_training_goes_on_and_ends_like_one_that_never_stopped(tm
 
     whole = learned()
     with pytest.raises(KeyboardInterrupt):
-        learned(checkpoint=kept, narrator=Stop(after=5))  # in the third epoch of two steps
+        learned(checkpoint=kept, narrator=Stop(after=7))  # in the third epoch of three steps
     gone_on = learned(checkpoint=kept)
     for name, weight in whole.items():
         np.testing.assert_array_equal(gone_on[name], weight, err_msg=name)
