@@ -4,15 +4,15 @@ A training that goes on ends with the weights of one that was never stopped: bat
 `datasets.batches`), and what an optimiser remembers is kept with the weights.
 """
 
-import io
 import os
-import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from hybrid.arrays import DAMAGE, write_arrays
 
 EPOCHS = "epochs"
 
@@ -26,12 +26,10 @@ class Checkpoint:
     def save(self, epochs: int, variables: Sequence[Any]) -> None:
         """Keep all `variables` as they are after so many epochs, whole or not at all. Raises: OSError."""
         arrays = {f"v{place}": np.asarray(variable) for place, variable in enumerate(variables)}
-        buffer = io.BytesIO()
-        np.savez(buffer, **arrays, **{EPOCHS: np.array(epochs)})
         self.path.parent.mkdir(parents=True, exist_ok=True)
         work = self.path.with_suffix(".partial")
         try:
-            work.write_bytes(buffer.getvalue())
+            write_arrays(work, {**arrays, EPOCHS: np.array(epochs)})
             os.replace(work, self.path)
         finally:
             work.unlink(missing_ok=True)
@@ -42,7 +40,7 @@ class Checkpoint:
             with np.load(self.path) as stored:
                 epochs = int(stored[EPOCHS])
                 arrays = [stored[f"v{place}"] for place in range(len(variables))]
-        except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile):
+        except (*DAMAGE, KeyError):
             return 0
         if [array.shape for array in arrays] != [tuple(variable.shape) for variable in variables]:
             return 0

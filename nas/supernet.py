@@ -12,8 +12,6 @@ The chosen net is later trained from first weights of its own: started from thos
 points lower after as many epochs, at each of three learning rates.
 """
 
-import io
-import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,6 +22,7 @@ from numpy.typing import NDArray
 from datasets.batches import Augment, batches
 from datasets.dataset import Split
 from hybrid import nets
+from hybrid.arrays import DAMAGE, write_arrays
 from hybrid.artifacts import Floats, NetOutputs
 from hybrid.checkpoint import Checkpoint
 from hybrid.errors import SpecError
@@ -128,9 +127,7 @@ class Supernet:
     def write(self, path: Path) -> None:
         """Write the shared weights and the examples for the statistics, at once."""
         arrays = {name: weight.numpy() for name, weight in self.weights.items()}
-        buffer = io.BytesIO()
-        np.savez(buffer, **arrays, **{SEEN: np.asarray(self._seen)})
-        path.write_bytes(buffer.getvalue())
+        write_arrays(path, {**arrays, SEEN: np.asarray(self._seen)})
 
     def read(self, path: Path) -> None:
         """Take up what `write` wrote. Raises: SpecError where it is damaged or of another space."""
@@ -138,7 +135,7 @@ class Supernet:
         try:
             with np.load(path) as stored:
                 arrays = {name: stored[name] for name in stored.files}
-        except (OSError, EOFError, ValueError, zipfile.BadZipFile) as exc:
+        except DAMAGE as exc:
             raise SpecError(f"{path}: damaged ({exc}); {remedy}") from exc
         self._seen = arrays.pop(SEEN, None)
         shapes = {name: tuple(weight.shape) for name, weight in self.weights.items()}

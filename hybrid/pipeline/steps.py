@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from firmware_export import bundle as bundles
 from hybrid import clouds, guarantee, sweep
 from hybrid.arena import footprint
+from hybrid.arrays import write_arrays
 from hybrid.artifacts import Floats, Predictions
 from hybrid.cascade import stage_names
 from hybrid.clouds import CloudAnswers
@@ -22,7 +23,7 @@ from hybrid.quantize import Int8Edge, quantize_stages
 from hybrid.report import render
 from hybrid.routing import Rows, route
 from hybrid.runtimes import ENGINE_TITLES, STAND_IN, device_engine
-from hybrid.specs import SweepSpec
+from hybrid.specs import RunSpec, SweepSpec
 from hybrid.train import HELD_OUT_SPLITS, Trainer
 
 if TYPE_CHECKING:
@@ -47,9 +48,8 @@ def cloud_stage(place: int) -> str:
 def cloud(run: "Run", place: int) -> tuple[Any, CloudAnswers]:
     """Train one of the clouds to choose from, or ask the black box."""
     spec, data, stage = run.clouds[place], run.data, cloud_stage(place)
-    asked, checkpoints = replace(run.spec, cloud=spec), run.folder.scratch(stage, run.keys[stage])
-    trainer = Trainer(data=data, spec=asked, narrator=run.narrator, checkpoints=checkpoints)
-    net = trainer.new_cloud()
+    maker = _maker(run, stage, replace(run.spec, cloud=spec))
+    net = maker.new_cloud()
 
     def make(folder: Path) -> None:
         if net is None:
@@ -57,7 +57,7 @@ def cloud(run: "Run", place: int) -> tuple[Any, CloudAnswers]:
             answers = clouds.black_box_answers(data, spec, narrator=run.narrator)
         else:
             run.narrator.say(f"Cloud: training a net of {net.count_params():,} parameters.")
-            trainer.fit_cloud(net, data.train)
+            maker.fit_cloud(net, data.train)
             storage.write_weights(folder / CLOUD_WEIGHTS, net)
             splits = ("train", *HELD_OUT_SPLITS)
             answers = clouds.net_answers(net, data, splits=splits, narrator=run.narrator)
@@ -171,7 +171,7 @@ def cross_fitted(run: "Run") -> Floats:
 
     def make(folder: Path) -> None:
         run.narrator.say(f"Cross-fitting: {run.spec.router.folds} clouds label what they were not trained on.")
-        storage.write_arrays(folder / "rows.npz", {"cloud_probabilities": trainer(run, "folds").cross_fitted()})
+        write_arrays(folder / "rows.npz", {"cloud_probabilities": trainer(run, "folds").cross_fitted()})
 
     folder = run.folder.stage("folds", run.keys["folds"], make)
     probabilities: Floats = storage.read_arrays(folder / "rows.npz")["cloud_probabilities"]
@@ -263,8 +263,12 @@ def report(run: "Run") -> Path:
 
 def trainer(run: "Run", stage: str) -> Trainer:
     """The trainer of this run's pair, which goes on with what was begun of a stage."""
+    return _maker(run, stage, run.pair)
+
+
+def _maker(run: "Run", stage: str, spec: RunSpec) -> Trainer:
     checkpoints = run.folder.scratch(stage, run.keys[stage])
-    return Trainer(data=run.data, spec=run.pair, narrator=run.narrator, checkpoints=checkpoints)
+    return Trainer(data=run.data, spec=spec, narrator=run.narrator, checkpoints=checkpoints)
 
 
 def _load(net: Any, weights: Path) -> None:

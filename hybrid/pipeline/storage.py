@@ -1,9 +1,7 @@
 """Artifacts to and from a stage's folder: arrays and weights as .npz, the rest as JSON."""
 
-import io
 import json
-import zipfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, fields
 from pathlib import Path
@@ -12,6 +10,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from hybrid.arrays import DAMAGE, write_arrays
 from hybrid.artifacts import Footprint, OperatingPoint, Predictions
 from hybrid.cascade import stage_names
 from hybrid.clouds import CloudAnswers
@@ -41,16 +40,9 @@ def read_json(path: Path) -> Any:
 def _damage_told(path: Path) -> Iterator[None]:
     try:
         yield
-    except (OSError, EOFError, ValueError, zipfile.BadZipFile) as exc:
+    except DAMAGE as exc:
         remedy = f"delete {path.parent}, then give the same command again: other steps are kept"
         raise HybridError(f"{path}: damaged ({exc}); {remedy}") from exc
-
-
-def write_arrays(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
-    """Write named arrays, at once: on a full disk an open archive would complain a second time when it is dropped."""
-    buffer = io.BytesIO()
-    np.savez(buffer, **arrays)
-    path.write_bytes(buffer.getvalue())
 
 
 def read_arrays(path: Path) -> dict[str, NDArray[Any]]:
