@@ -39,6 +39,7 @@ REHEARSAL = (
     "data.limit=3000",
     "data.calibration_fraction=0.03",
     "data.validation_fraction=0.03",
+    "search.max_macs=400_000",
     "search.trials=8",
     "search.rows=1000",
     "search.supernet_epochs=1",
