@@ -216,17 +216,17 @@ def hyperband(run: Run, space: Space, folder: Path, *, seed: int) -> dict[str, A
 
 
 def searched_figures(run: Run) -> dict[str, Any]:
-    """What a search of the product took and found; each step is made before the next, so that its time is its own."""
+    """What a search of the product took and found; each step is made before the next, so that its time is its own.
+
+    Without times where the search was killed in between.
+    """
     answers = [run.cloud(0)[1]]
     searching.supernet(run, searching.space_of(run), answers, searching.question(run, answers).rows)
-    found, seconds = run.searched, run.folder.stage_seconds()
-    return {
-        "candidates": found.counts["scored"],
-        "skipped": found.counts["skipped"],
-        "cloud_seconds": seconds["cloud"],
-        "supernet_seconds": seconds["supernet"],
-        "scoring_seconds": seconds["search"],
-        "minutes": (seconds["supernet"] + seconds["search"]) / 60,
-        "candidates_per_minute": 60 * found.counts["scored"] / seconds["search"],
-        "chosen": metrics_of(found.chosen),
-    }
+    found, seconds = run.searched, run.stage_seconds
+    times: dict[str, float] = {}
+    if "supernet" in seconds and "search" in seconds:
+        times = {"supernet_seconds": seconds["supernet"], "scoring_seconds": seconds["search"]}
+        times["minutes"] = (seconds["supernet"] + seconds["search"]) / 60
+        times["candidates_per_minute"] = 60 * found.counts["scored"] / seconds["search"]
+    counts = {"candidates": found.counts["scored"], "skipped": found.counts["skipped"]}
+    return {**counts, **times, "chosen": metrics_of(found.chosen)}

@@ -7,6 +7,7 @@ Targets travel as one array ``(n, 2 * num_classes)``: the labels' one-hot rows b
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from math import isfinite
 from types import ModuleType
 from typing import Any
 
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 from datasets.batches import Augment, batches
 from hybrid.artifacts import Floats, NetOutputs
 from hybrid.checkpoint import Checkpoint
+from hybrid.errors import SpecError
 from hybrid.nets import normalise
 from hybrid.progress import Advance, Narrator
 from hybrid.supervision import tempered
@@ -104,6 +106,7 @@ def fit(
 
     `target` ``(n, 2 * num_classes)`` is what is learned (see `targets`); `labels` ``(n,)`` are their classes. With a
     `checkpoint`, each epoch is kept there, and what is kept there of this training is not done again.
+    Raises: SpecError where the loss is no number any more.
     """
     import keras
 
@@ -116,7 +119,7 @@ def fit(
         rate.schedule(keras, steps * epochs), momentum=0.9, nesterov=True, weight_decay=weight_decay
     )
     classifier.compile(optimizer, loss, jit_compile=False)  # XLA makes depthwise gradients 7 times slower on CPUs
-    done, callbacks = 0, []
+    done, callbacks = 0, [keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: _check(label, epoch, logs))]
     if checkpoint is not None:
         optimizer.build(classifier.trainable_variables)
         variables = [*classifier.variables, *optimizer.variables]
@@ -139,6 +142,12 @@ def fit(
         classifier.fit(  # the data shuffles itself
             data, epochs=epochs, initial_epoch=done, shuffle=False, verbose=0, callbacks=[callback, *callbacks]
         )
+
+
+def _check(label: str, epoch: int, logs: dict[str, float]) -> None:
+    if not isfinite(logs["loss"]):
+        remedy = "lower its learning rate (train.edge_learning_rate, train.cloud_learning_rate), or look at the data"
+        raise SpecError(f"{label}: got a loss of {logs['loss']} in epoch {epoch + 1}; {remedy}")
 
 
 def predict(net: Any, x: NDArray[np.uint8], *, label: str, narrator: Narrator) -> NetOutputs:

@@ -165,13 +165,12 @@ class Pair:
 
 @dataclass(frozen=True, kw_only=True)
 class SearchView:
-    """What the search scored, most accurate first, and how many nets did not fit or failed."""
+    """What the search scored, most accurate first, and how many nets did not fit."""
 
     pairs: tuple[Pair, ...]
     tabled: tuple[Pair, ...]
     """Of the Pareto set, what the table shows."""
     skipped: int
-    failed: int
     budget: str
     """What pairs were scored at, in words."""
     num_clouds: int

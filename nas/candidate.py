@@ -21,7 +21,7 @@ class PairScore:
     expected_accuracy: float
     """The same once the edge net is trained on its own, for comparing pairs (see `nas.score.errors_left`)."""
     bound: float
-    """The same with the proxy labels in the router's place: what no router exceeds."""
+    """`hybrid_accuracy` with the proxy labels in the router's place: what no router exceeds with these weights."""
     coverage: float
     mean_latency_ms: float
     """At that coverage, queries included."""

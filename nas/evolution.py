@@ -3,9 +3,9 @@
 Real et al., "Regularized evolution for image classifier architecture search", 2019: parents come by tournament from the
 latest nets alone, so that a net that was lucky once grows old and goes. Here a net counts for several things: one in
 four tournaments is won by rank (`nas.pareto.ranking`), which keeps small and fast nets in play, the others by
-hybrid accuracy. By rank alone, four objectives leave most of a population undominated, and the crowding distance spends
-the search on the tiny and the fast, where nobody chooses a net: on a model of accuracy under a device's limits, 500
-trials then gain over random sampling a tenth of what they gain with these shares.
+expected accuracy. By rank alone, four objectives leave most of a population undominated, and the crowding distance
+spends the search on the tiny and the fast, where nobody chooses a net: on a model of accuracy under a device's limits,
+500 trials then gain over random sampling a tenth of what they gain with these shares.
 """
 
 from collections.abc import Collection, Sequence
@@ -13,7 +13,7 @@ from collections.abc import Collection, Sequence
 import numpy as np
 
 from hybrid.specs import ArchSpec
-from nas.candidate import Candidate, PairScore
+from nas.candidate import Candidate
 from nas.pareto import ranking
 from nas.space import Space, crossover, mutate, sample
 
@@ -24,7 +24,7 @@ POPULATION = 64
 TOURNAMENT = 8
 """Nets that compete to be one parent."""
 ACCURACY_SHARE = 0.75
-"""Share of tournaments that hybrid accuracy decides."""
+"""Share of tournaments that expected accuracy decides."""
 SAMPLE_SHARE = 0.05
 CROSS_SHARE = 0.35
 """Shares of proposals; the rest are mutations. A child that is its parent's equal is mutated further."""
@@ -32,16 +32,16 @@ MAX_MUTATIONS = 4
 
 
 def propose(
-    space: Space, scored: Sequence[Candidate], seen: Collection[ArchSpec], rng: np.random.Generator
+    space: Space, scored: Sequence[Candidate], proposed: Collection[ArchSpec], rng: np.random.Generator
 ) -> ArchSpec:
-    """Draw the next net, given the scored ones in the order of their end; it may be among `seen` all the same."""
+    """Draw the next net, given the scored ones in the order of their end; it may be a `proposed` one all the same."""
     if len(scored) < SAMPLED_FIRST or rng.random() < SAMPLE_SHARE:
         return sample(space, rng)
     population = scored[-POPULATION:]
     parent = _win(population, rng).arch
     child = crossover(parent, _win(population, rng).arch, space, rng) if rng.random() < CROSS_SHARE else parent
     for _ in range(MAX_MUTATIONS):
-        if child != parent and child not in seen:
+        if child != parent and child not in proposed:
             break
         child = mutate(child, space, rng)
     return child
@@ -56,4 +56,4 @@ def _win(population: Sequence[Candidate], rng: np.random.Generator) -> Candidate
 
 
 def _accuracy(candidate: Candidate) -> float:
-    return candidate.score.expected_accuracy if isinstance(candidate.score, PairScore) else 0.0
+    return candidate.score.expected_accuracy if candidate.score else 0.0

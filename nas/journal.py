@@ -13,14 +13,10 @@ from typing import Any
 
 from hybrid.configure import structure
 from hybrid.errors import SpecError
+from hybrid.locks import taken
 from nas.candidate import Candidate
 
 JOURNAL_FILE = "journal.jsonl"
-
-try:
-    import fcntl
-except ImportError:  # Windows: two searches in one folder are not told apart
-    fcntl = None  # type: ignore[assignment]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,17 +59,14 @@ class Journal:
             file = FileIO(os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644), "r+")
         except OSError as exc:
             raise SpecError(f"{self.path}: cannot be opened ({exc.strerror}); choose another run folder") from exc
-        if fcntl is not None:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as exc:
-                file.close()
-                raise SpecError(f"{self.path}: another search is at work here; wait for it, or stop it") from exc
+        if not taken(file):
+            file.close()
+            raise SpecError(f"{self.path}: another search is at work here; wait for it, or stop it")
         return file
 
     def _check(self, text: bytes, identity: str) -> None:
         if structure(self._json(text, 1), _Header, where=f"{self.path}, line 1").identity != identity:
-            what = "holds the search of another space, data, device, seed or scoring"
+            what = "holds the search of another space, data, device, seed, scoring, shared weights or cloud answers"
             raise SpecError(f"{self.path}: {what}; choose another run folder, or delete {self.path.parent}")
 
     def _entry(self, text: bytes, number: int) -> Entry:

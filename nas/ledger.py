@@ -47,6 +47,7 @@ class Ledger:
         self._price, self._told = price, told
         self.candidates: dict[ArchSpec, Candidate] = {}
         self.proposed: list[ArchSpec] = []
+        self._proposed: set[ArchSpec] = set()
         self._running: dict[int, ArchSpec] = {}
         self._scored: list[Candidate] = []
         self._skipped = 0
@@ -112,7 +113,7 @@ class Ledger:
 
     def _draw(self, rng: np.random.Generator) -> Candidate | None:
         for _ in range(MAX_DRAWS):
-            if found := self._look(propose(self.space, self._scored, self.candidates, rng)):
+            if found := self._look(propose(self.space, self._scored, self._proposed, rng)):
                 return found
         return self._look(smallest(self.space)) if not self.proposed else None
 
@@ -147,6 +148,7 @@ class Ledger:
             self._skipped += 1
         elif candidate.status == "fits":
             self.proposed.append(candidate.arch)
+            self._proposed.add(candidate.arch)
             self._running[entry.trial] = candidate.arch
         else:
             del self._running[entry.trial]

@@ -64,7 +64,7 @@ class SearchResult:
     cloud: CloudSpec
     candidates: tuple[Candidate, ...]
     front: tuple[Candidate, ...] = ()
-    """The Pareto set: hybrid accuracy against latency, SRAM and flash."""
+    """The Pareto set: expected accuracy against latency, SRAM and flash."""
 
     @property
     def chosen(self) -> Candidate:
@@ -78,9 +78,9 @@ class SearchResult:
 
     @property
     def counts(self) -> dict[str, int]:
-        """How many candidates were scored, skipped, or failed."""
+        """How many candidates were scored, and how many skipped."""
         states = [c.status for c in self.candidates]
-        return {state: states.count(state) for state in ("scored", "skipped", "failed")}
+        return {state: states.count(state) for state in ("scored", "skipped")}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -181,6 +181,7 @@ def search(
         raise WorkerDoneError("search: this worker has nothing left to do; the chief of the search has its results")
     if not any(c.score for c in candidates):
         _refuse(space, pricing)
+        raise SpecError(f"search: no net was scored; {candidates[0].arch.name}: {candidates[0].reason}")
     chosen, score = choose(candidates, scorer.right, tolerance=spec.noise_tolerance)
     result = SearchResult(
         edge=chosen.arch, cloud=clouds[score.cloud], candidates=candidates, front=pareto_set(candidates)
@@ -203,9 +204,12 @@ class Scorer:
     _packed: dict[ArchSpec, NDArray[np.uint8]] = field(default_factory=dict)
 
     def score(self, candidate: Candidate) -> PairScore:
-        """The net with the cloud that suits it best."""
-        left = errors_left(candidate.macs, self.least_macs, self.macs_exponent)
-        judged = self.judge.judge(self.outputs(candidate.arch), candidate.latency_ms, left=left)
+        """The net with the cloud that suits it best. Raises: SpecError for logits that are not finite."""
+        left, logits = errors_left(candidate.macs, self.least_macs, self.macs_exponent), self.outputs(candidate.arch)
+        if not np.isfinite(logits).all():
+            what = f"{candidate.arch.name}: its logits with shared weights are not finite"
+            raise SpecError(f"{what}; the supernet's training went astray: look at the data, or change the seed")
+        judged = self.judge.judge(logits, candidate.latency_ms, left=left)
         self._packed[candidate.arch] = np.packbits(judged.right)
         return judged.score
 
@@ -313,7 +317,7 @@ def _refuse(space: Space, pricing: Pricing[E]) -> None:
 
 def _summary(result: SearchResult, trials: int) -> str:
     chosen, score, counts = result.chosen, result.chosen.score, result.counts
-    fewer = f" of {trials:,}, for the space has no more" if counts["scored"] < trials else ""
+    fewer = f" of {trials:,}, for no further one was found" if counts["scored"] < trials else ""
     reached = f"{score.hybrid_accuracy:.1%} with the cloud (at most {score.bound:.1%}), " if score else ""
     return (
         f"scored {counts['scored']:,}{fewer}, {counts['skipped']:,} did not fit; {chosen.arch.name} goes on: {reached}"

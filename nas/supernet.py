@@ -13,6 +13,7 @@ points lower after as many epochs, at each of three learning rates.
 """
 
 from collections.abc import Callable, Sequence
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -89,6 +90,7 @@ class Supernet:
 
         No net that is not `allowed` is trained: what does not fit the device should not cost time, nor shape weights.
         With a `checkpoint`, each epoch is kept there, and what is kept there of this training is not done again.
+        Raises: SpecError where the loss is no number any more.
         """
         target = targets(rows.y, self.space.num_classes, cloud, temperature=train.temperature)
         augment = Augment(mirror=mirror and train.flip, crop_pixels=train.crop_pixels)
@@ -116,7 +118,9 @@ class Supernet:
                 advance(step.done, "goes on")
             for epoch in range(done, epochs):
                 for x, _labels, goal in data:
-                    advance(1, f"loss {step(sandwiches.draw(), x, goal):.3f}")
+                    if not isfinite(reached := step(sandwiches.draw(), x, goal)):
+                        raise SpecError(f"supernet: got a loss of {reached} in epoch {epoch + 1}; look at the data")
+                    advance(1, f"loss {reached:.3f}")
                 if checkpoint is not None:
                     checkpoint.save(epoch + 1, step.variables)
 

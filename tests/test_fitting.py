@@ -9,6 +9,7 @@ from learner_helpers import Listener, Stop
 from datasets.batches import Augment
 from hybrid import fitting
 from hybrid.checkpoint import Checkpoint
+from hybrid.errors import SpecError
 from hybrid.fitting import Rate, distillation_loss, targets
 from hybrid.nets import build_net, normalise
 from hybrid.progress import SILENT
@@ -88,7 +89,9 @@ def net_of(seed):
     return build_net(ARCH)
 
 
-def fitted(net, *, weights=None, epochs=1, seed=5, x=X, augment=None, narrator=SILENT, batch_size=12, checkpoint=None):
+def fitted(
+    net, *, weights=None, epochs=1, seed=5, x=X, augment=None, narrator=SILENT, batch_size=12, peak=0.1, checkpoint=None
+):
     fitting.fit(
         net,
         x,
@@ -97,7 +100,7 @@ def fitted(net, *, weights=None, epochs=1, seed=5, x=X, augment=None, narrator=S
         weights=weights,
         epochs=epochs,
         batch_size=batch_size,
-        rate=Rate(peak=0.1),
+        rate=Rate(peak=peak),
         weight_decay=0.0,
         loss=distillation_loss(alpha=0.0, temperature=1.0),
         augment=augment,
@@ -111,6 +114,13 @@ def fitted(net, *, weights=None, epochs=1, seed=5, x=X, augment=None, narrator=S
 
 def trainable(net):
     return [np.asarray(weight) for weight in net.trainable_weights]
+
+
+def test_a_training_that_went_astray_is_refused_and_not_kept(tmp_path):
+    kept = Checkpoint(path=tmp_path / "net.npz")
+    with pytest.raises(SpecError, match=r"a net: got a loss of (nan|inf) in epoch \d+; lower its learning rate"):
+        fitted(net_of(1), peak=1e30, epochs=4, batch_size=4, checkpoint=kept)
+    assert fitted(net_of(1), epochs=4, batch_size=4, checkpoint=kept)
 
 
 def test_weights_scale_the_loss():

@@ -140,6 +140,30 @@ def test_a_killed_search_goes_on_and_ends_like_an_undisturbed_one(whole, tmp_pat
     assert len(asked) == 26
 
 
+def test_a_search_killed_while_it_draws_goes_on_where_it_was(tmp_path):
+    """Most nets do not fit, and are recorded on the way to one that does."""
+
+    def searched(folder, killed_at=0):
+        calls = itertools.count(1)
+
+        def mostly_too_wide(arch):
+            if next(calls) == killed_at:
+                raise KeyboardInterrupt
+            found = price(arch)
+            fits = width(arch) <= 50 and sum(block.kernel * block.stride for block in arch.blocks) % 3 == 0
+            return found if fits else replace(found, status="skipped", reason="too wide")
+
+        found = search(folder, price=mostly_too_wide, trials=40)
+        return [c.arch for c in found if c.status == "scored"], next(calls) - 1
+
+    whole, calls = searched(tmp_path / "whole")
+    for killed_at in range(calls // 2, calls, max(1, calls // 30)):
+        folder = tmp_path / str(killed_at)
+        with pytest.raises(KeyboardInterrupt):
+            searched(folder, killed_at)
+        assert searched(folder)[0] == whole
+
+
 def test_a_torn_last_line_is_dropped(whole, tmp_path):
     text = (whole[0] / "journal.jsonl").read_bytes()
     for end in (3, len(text) // 2, len(text) - 1):  # in the first line, in the middle of some line, before the last \n
@@ -170,7 +194,9 @@ def test_other_damage_is_refused_with_its_line(whole, tmp_path):
 
 
 def test_a_folder_is_not_taken_for_another_search(whole):
-    with pytest.raises(SpecError, match="another space, data, device, seed or scoring; choose another run folder"):
+    with pytest.raises(
+        SpecError, match=r"another space, data, .*, shared weights or cloud answers; choose another run folder"
+    ):
         search(whole[0], identity="other")
 
 

@@ -55,6 +55,35 @@ def test_a_pair_by_hand():
     assert halved == replace(fewer, expected_accuracy=pytest.approx((fewer.hybrid_accuracy + 0.9) / 2))
 
 
+def test_training_the_edge_mends_no_error_of_the_cloud():
+    """Logits that tell nothing: all rows are asked, and the pair is wrong where the cloud is, the edge right or not."""
+    labels = np.array([0, 1] * 20)
+    edge_wrong, cloud_wrong = np.arange(40) % 4 < 2, np.arange(40) % 4 == 3
+    logits = one_hot(np.where(edge_wrong, 1 - labels, labels)) / 10
+    cloud = 0.05 + 0.9 * one_hot(np.where(cloud_wrong, 1 - labels, labels))
+    judged = judge_of(labels, (cloud, 1.0), min_coverage=0.0).judge(logits, 1.0, left=0.5)
+    assert (~judged.right & ~edge_wrong & cloud_wrong).any()  # it was asked, and is wrong
+    mended = (~judged.right & edge_wrong & ~cloud_wrong).mean() / 2
+    assert judged.score.expected_accuracy == pytest.approx(judged.score.hybrid_accuracy + mended)
+
+
+def test_of_two_clouds_the_one_with_which_more_is_expected_is_taken():
+    differed = 0
+    for seed in range(40):
+        rng = np.random.default_rng(seed)
+        labels, logits, _ = task(n=400, seed=seed)
+        clouds = [rng.normal(0, 0.5, (400, 10)) + sharp * one_hot(labels, 10) for sharp in (1.6, 1.65)]
+        offers = [(np.exp(2 * z) / np.exp(2 * z).sum(axis=1, keepdims=True), 1.0) for z in clouds]
+        both, *alone = (
+            judge_of(labels, *some, min_coverage=0.85).judge(logits, 1.0, left=0.6).score
+            for some in (offers, offers[:1], offers[1:])
+        )
+        assert both.expected_accuracy == max(score.expected_accuracy for score in alone)
+        more_now = max(range(2), key=lambda place: alone[place].hybrid_accuracy)
+        differed += both.cloud != more_now
+    assert differed  # from the one that is more accurate with shared weights
+
+
 @pytest.mark.parametrize(
     ("edge_ms", "query_ms", "queries"),
     [

@@ -183,7 +183,7 @@ def test_the_progress_line_tells_the_best_pair_so_far(tmp_path):
     narrator = Listening()
     found = run_search(tmp_path, narrator=narrator)
     scores = [c.score for c in found.candidates if c.score]
-    best = max(scores, key=lambda s: (s.hybrid_accuracy, -s.mean_latency_ms))
+    best = max(scores, key=lambda s: (s.expected_accuracy, -s.mean_latency_ms))
     assert len(narrator.notes) == 12
     assert narrator.notes[0].startswith(f"best pair {scores[0].hybrid_accuracy:.1%} at ")
     assert narrator.notes[-1] == f"best pair {best.hybrid_accuracy:.1%} at {best.mean_latency_ms:.0f} ms"
@@ -372,6 +372,20 @@ def test_of_equals_with_shared_weights_more_is_expected_of_the_one_that_computes
     assert max(gains) > 0
     as_they_are = run_search(tmp_path, spec=replace(SPEC, macs_exponent=0.0))
     assert all(c.score.expected_accuracy == c.score.hybrid_accuracy for c in as_they_are.candidates if c.score)
+
+
+def test_logits_that_are_no_numbers_are_refused():
+    scorer = Scorer(judge=JUDGE, outputs=lambda arch: np.full((N, 3), np.nan, np.float32))
+    with pytest.raises(SpecError, match=r"edge-.*: its logits with shared weights are not finite; the supernet's"):
+        scorer.score(pricing_of().price(smallest(SPACE)))
+
+
+def test_where_no_net_can_be_scored_the_reason_of_the_first_is_told(tmp_path):
+    def never(space, *, price, **_):
+        return (replace(price(smallest(space)), status="skipped", reason="too slow to score"),)
+
+    with pytest.raises(SpecError, match=r"search: no net was scored; edge-\w+: too slow to score"):
+        run_search(tmp_path, explore=never)
 
 
 # The folder

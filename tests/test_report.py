@@ -186,9 +186,7 @@ PAIRS = tuple(
         ("ds-16-32-72", 2_520_000, 108_304, 65_000, 0.908, 31.0, False),
     )
 )  # fmt: skip
-SEARCH = SearchView(
-    pairs=PAIRS, tabled=PAIRS[:3], skipped=1234, failed=0, budget="at a coverage of 70 % or more", num_clouds=1
-)
+SEARCH = SearchView(pairs=PAIRS, tabled=PAIRS[:3], skipped=1234, budget="at a coverage of 70 % or more", num_clouds=1)
 
 
 def stage(name, **changes):

@@ -107,6 +107,57 @@ def test_a_journal_of_another_question_is_called_so_whatever_is_in_it(tmp_path):
         Journal(tmp_path, identity="mine")
 
 
+def test_two_processes_do_not_make_stages_in_one_folder(tmp_path):
+    first, second = RunFolder(tmp_path), RunFolder(tmp_path)
+
+    def make(folder):
+        first.stage("other", "k", lambda inner: None)  # a stage may ask for another one
+        with pytest.raises(HybridError, match=r"another run is at work here; wait for it, or choose another --out"):
+            second.stage("one", "k", lambda inner: None)
+        (folder / "file").write_text("made")
+
+    assert (first.stage("one", "k", make) / "file").read_text() == "made"
+    assert second.stage("one", "k", lambda inner: None) == tmp_path / "one"  # finished: nothing is to be made
+
+
+@pytest.mark.parametrize("damage", ["", "[]", '"text"', "{}"])
+def test_a_damaged_stamp_counts_as_none(tmp_path, damage):
+    folder, made = RunFolder(tmp_path), []
+    folder.stage("one", "k", lambda inner: made.append(1))
+    assert set(folder.stage_seconds({"one": "k", "two": "k"})) == {"one"}
+    assert folder.stage_seconds({"one": "other"}) == {}
+    (tmp_path / "one" / ".stage.json").write_text(damage)
+    assert folder.stage_seconds({"one": "k"}) == {}
+    folder.stage("one", "k", lambda inner: made.append(2))
+    assert made == [1, 2]
+
+
+def test_a_stage_that_was_killed_in_between_does_not_tell_its_last_part_for_all_of_its_time(tmp_path):
+    folder = RunFolder(tmp_path)
+    folder.scratch("one", "k").mkdir()
+    folder.stage("one", "k", lambda inner: None)
+    assert folder.reused
+    assert folder.stage_seconds({"one": "k"}) == {}
+
+
+def test_another_net_of_the_same_spec_is_trained_anew(tmp_path):
+    """A search that was longer before knows more nets than the spec asks for."""
+    (tmp_path / "space.toml").write_text(to_toml(SPACE))
+    data, out = stripes(tmp_path / "toy.npz"), tmp_path / "run"
+    ours = (f'search.space="{tmp_path / "space.toml"}"', "train.edge_epochs=1", "train.rounds=0")
+    run = run_of(out, data, *ours)
+    found, _ = run.searched.edge, run.trained
+    candidates = run_of(out, data, *ours, "search.trials=6").searched.candidates
+    other = next(c.arch for c in candidates if c.score and c.arch != found)
+    assert run_of(out, data, *ours).searched.candidates == candidates
+    (out / "search" / "edge.toml").write_text(to_toml(other))
+    edited = run_of(out, data, *ours)
+    assert edited.keys == run.keys
+    assert edited.searched.edge == other
+    assert edited.trained.arch == other
+    assert edited.key("edge") != run.key("edge")
+
+
 def test_a_search_is_prolonged_and_outlives_damage(tmp_path):
     (tmp_path / "space.toml").write_text(to_toml(SPACE))
     data, out, ours = stripes(tmp_path / "toy.npz"), tmp_path / "run", f'search.space="{tmp_path / "space.toml"}"'
@@ -124,7 +175,7 @@ def test_a_search_is_prolonged_and_outlives_damage(tmp_path):
 
     said = Said()
     assert len(Run(out, run_of(out, data, ours, "search.trials=9").spec, said).searched.candidates) == 6  # 2 x 3 widths
-    assert said.lines[-1].startswith("scored 6 of 9, for the space has no more, 0 did not fit; edge-")
+    assert said.lines[-1].startswith("scored 6 of 9, for no further one was found, 0 did not fit; edge-")
 
     run = run_of(out, data, ours)
     judge = searching.question(run, [run.cloud(0)[1]]).judge

@@ -28,6 +28,7 @@ from nas.search import SearchResult
 from nas.space import Space
 
 SPEC_FILE = "spec.toml"
+AFTER_SEARCH = ("edge", "alternate", "look", "quantize", "folds", "router", "predict", "sweep", "bundle")
 
 
 class Run:
@@ -46,6 +47,11 @@ class Run:
         servers = [profiles.cloud(name, key="sweep.clouds") for name in spec.sweep.clouds]
         self.compared = {server.name: server for server in servers}
 
+    @property
+    def stage_seconds(self) -> dict[str, float]:
+        """How long each stage took, in their order; without those that were killed in between."""
+        return self.folder.stage_seconds({step: self.key(step) for step in self.keys})
+
     @cached_property
     def data(self) -> Dataset:
         """Four disjoint splits: train fits, validation chooses, calibration sets the threshold, test confirms."""
@@ -62,9 +68,17 @@ class Run:
         """
         self.folder.write_text(SPEC_FILE, to_toml(self.spec))
 
+    def key(self, step: str) -> str:
+        """What a step in the run folder must have been made from: its `keys` and, after the search, the pair found.
+
+        The pair does not follow from the spec alone: a search that was longer before answers with all that it scored.
+        """
+        key = self.keys[step]
+        return digest(key, self.searched.edge, self.searched.place) if step in AFTER_SEARCH else key
+
     @cached_property
     def keys(self) -> dict[str, str]:
-        """What each step depends on, as a digest; a step's key holds those of the steps before it."""
+        """What each step depends on of the spec, as a digest; a step's key holds those of the steps before it."""
         spec, base = self.spec, digest(project_version(), self.data.digest, self.spec.seed)
         clouds = {steps.cloud_stage(place): self._cloud_key(base, cloud) for place, cloud in enumerate(self.clouds)}
         supernet, question, found = self._search_keys(base, tuple(clouds.values()))

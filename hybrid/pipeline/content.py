@@ -255,7 +255,6 @@ def _search(run: "Run") -> SearchView | None:
         pairs=tuple(sorted(pairs.values(), key=lambda pair: -pair.expected_accuracy)),
         tabled=tuple(pairs[c.arch.name] for c in shown(found, MAX_ROWS)),
         skipped=counts["skipped"],
-        failed=counts["failed"],
         budget=budget_words(run.spec.search),
         num_clouds=len(run.clouds),
     )

@@ -5,12 +5,14 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
 from typing import Any
 
 from hybrid.errors import HybridError
+from hybrid.locks import taken
 
 STAMP = ".stage.json"
 
@@ -39,52 +41,86 @@ class RunFolder:
         """Whether a stage was found finished or begun, so that this process did not do all of the work."""
         self._made: set[str] = set()
         self._tell = made
+        self._locked = False
 
     def stage(self, name: str, key: str, make: Callable[[Path], None], *, keep: Path | None = None) -> Path:
         """The folder of stage `name`; `make` fills it, unless it stands there already with the same `key`.
 
         `make` works in a temporary folder that is renamed when it is done: a killed run leaves no half stage. The
         stage's scratch folders are then removed, all but `keep`.
-        Raises: HybridError where the disk is full or the folder cannot be written.
+        Raises: HybridError where the disk is full, the folder cannot be written, or another process makes a stage here.
         """
         done = self.root / name
         if self.is_done(name, key):
             self.reused |= name not in self._made
             return done
         work, start = self.root / f".{name}.partial", time.monotonic()
-        self.reused |= self.scratch(name, key).exists()
+        begun = any(path.exists() for path in (self.scratch(name, key), keep) if path)
+        self.reused |= begun
         try:
-            shutil.rmtree(work, ignore_errors=True)
-            work.mkdir(parents=True)
-            make(work)
-            stamp = {"key": key, "seconds": round(time.monotonic() - start, 1)}
-            (work / STAMP).write_text(json.dumps(stamp), encoding="utf-8")
-            shutil.rmtree(done, ignore_errors=True)
-            os.replace(work, done)
-            self._made.add(name)
-            self._tell()
-            for left in {*self.root.glob(f".{name}-*.scratch")} - {keep}:
-                shutil.rmtree(left, ignore_errors=True)
+            with self._alone(), self._empty(work):
+                make(work)
+                stamp = {"key": key} | ({} if begun else {"seconds": round(time.monotonic() - start, 1)})
+                (work / STAMP).write_text(json.dumps(stamp), encoding="utf-8")
+                shutil.rmtree(done, ignore_errors=True)
+                os.replace(work, done)
+                self._made.add(name)
+                self._tell()
+                for left in {*self.root.glob(f".{name}-*.scratch")} - {keep}:
+                    shutil.rmtree(left, ignore_errors=True)
+        except (ConnectionError, TimeoutError):
+            raise
         except OSError as exc:
             raise HybridError(
                 f"{done}: cannot be written ({exc.strerror or exc}); free space or choose another --out, "
                 "then run the same command again: finished stages are kept"
             ) from exc
-        finally:
-            shutil.rmtree(work, ignore_errors=True)
         return done
+
+    @staticmethod
+    @contextmanager
+    def _empty(folder: Path) -> Iterator[None]:
+        """An empty folder, which is removed in the end if it is still there."""
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        try:
+            yield
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Keep other processes from making stages here; a stage may ask for others. Raises: HybridError."""
+        if self._locked:
+            yield
+            return
+        self.root.mkdir(parents=True, exist_ok=True)
+        folder = os.open(self.root, os.O_RDONLY)
+        try:
+            if not taken(folder):
+                raise HybridError(f"{self.root}: another run is at work here; wait for it, or choose another --out")
+            self._locked = True
+            yield
+        finally:
+            self._locked = False
+            os.close(folder)
 
     def is_done(self, name: str, key: str) -> bool:
         """Whether stage `name` was finished with this `key`."""
-        try:
-            return bool(json.loads((self.root / name / STAMP).read_text(encoding="utf-8"))["key"] == key)
-        except (OSError, ValueError, KeyError):
-            return False
+        return self._stamp(name).get("key") == key
 
-    def stage_seconds(self) -> dict[str, float]:
-        """How long each finished stage took to make."""
-        stamps = sorted(self.root.glob(f"*/{STAMP}"))
-        return {stamp.parent.name: json.loads(stamp.read_text(encoding="utf-8"))["seconds"] for stamp in stamps}
+    def stage_seconds(self, keys: Mapping[str, str]) -> dict[str, float]:
+        """How long each stage took that is finished with its key; without those that were killed in between."""
+        stamps = {name: self._stamp(name) for name in keys if self.is_done(name, keys[name])}
+        return {name: stamp["seconds"] for name, stamp in stamps.items() if "seconds" in stamp}
+
+    def _stamp(self, name: str) -> dict[str, Any]:
+        """What a finished stage says of itself; nothing where there is none, or it is damaged."""
+        try:
+            stamp = json.loads((self.root / name / STAMP).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return {}
+        return stamp if isinstance(stamp, dict) else {}
 
     def scratch(self, name: str, key: str) -> Path:
         """A hidden folder for a stage that can go on in the middle; one for each key. It survives a killed run."""

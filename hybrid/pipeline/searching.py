@@ -46,7 +46,7 @@ class Question:
 def search(run: "Run") -> SearchResult:
     """Find the edge net and the cloud that are best together, or price the edge net that is given."""
     pricing = pricing_of(run)
-    if not run.folder.is_done("search", run.keys["search"]):
+    if not run.folder.is_done("search", run.key("search")):
         check(run, pricing)
         run.keep_spec()
 
@@ -58,7 +58,7 @@ def search(run: "Run") -> SearchResult:
             found = searched(run, run.space, pricing)
         nas_search.write(found, folder)
 
-    done = run.folder.stage("search", run.keys["search"], make, keep=journal_folder(run))
+    done = run.folder.stage("search", run.key("search"), make, keep=journal_folder(run))
     return nas_search.read(done)
 
 
@@ -80,7 +80,7 @@ def given(run: "Run", pricing: Pricing[Estimate]) -> SearchResult:
 
 def journal_folder(run: "Run") -> Path:
     """Where the search remembers every net it met; it stays, so that a finished search can be prolonged."""
-    return run.folder.scratch("search", run.keys["question"])
+    return run.folder.scratch("search", run.key("question"))
 
 
 def searched(run: "Run", space: Space, pricing: Pricing[Estimate]) -> SearchResult:
@@ -111,7 +111,7 @@ def searched(run: "Run", space: Space, pricing: Pricing[Estimate]) -> SearchResu
 def identity(run: "Run", judge: Judge) -> str:
     """Of the question with what it is answered by: another machine's training gives other weights and other scores."""
     said = [(sha256(offer.probabilities.tobytes()).hexdigest(), offer.query_ms) for offer in judge.offers]
-    return digest(run.keys["question"], file_digest(str(run.folder.root / "supernet" / SUPERNET_WEIGHTS)), said)
+    return digest(run.key("question"), file_digest(str(run.folder.root / "supernet" / SUPERNET_WEIGHTS)), said)
 
 
 def space_of(run: "Run") -> Space:
@@ -206,11 +206,11 @@ def supernet(run: "Run", space: Space, answers: list[CloudAnswers], rows: Split)
             train=run.spec.train,
             mirror=run.data.mirror,
             narrator=run.narrator,
-            checkpoint=Checkpoint(path=run.folder.scratch("supernet", run.keys["supernet"]) / SUPERNET_WEIGHTS),
+            checkpoint=Checkpoint(path=run.folder.scratch("supernet", run.key("supernet")) / SUPERNET_WEIGHTS),
         )
         net.write(folder / SUPERNET_WEIGHTS)
 
-    net.read(run.folder.stage("supernet", run.keys["supernet"], make) / SUPERNET_WEIGHTS)
+    net.read(run.folder.stage("supernet", run.key("supernet"), make) / SUPERNET_WEIGHTS)
     return lambda arch: net.outputs(arch, rows.x).logits
 
 
@@ -233,10 +233,10 @@ def chosen_rows(run: "Run") -> list[tuple[str, str]]:
     budget = f" of {quantity(spec.max_latency_ms, 'ms')}" if spec.max_latency_ms else ""
     return [
         *rows,
-        ("hybrid accuracy, with shared weights", percent(score.hybrid_accuracy)),
-        ("the same, expected of full training", percent(score.expected_accuracy)),
-        ("at most, with the best router", percent(score.bound)),
-        ("edge accuracy", percent(score.edge_accuracy)),
+        ("hybrid accuracy, expected of full training", percent(score.expected_accuracy)),
+        ("with shared weights", percent(score.hybrid_accuracy)),
+        ("with shared weights and the best router", percent(score.bound)),
+        ("with shared weights, edge alone", percent(score.edge_accuracy)),
         ("coverage (answered on the edge)", percent(score.coverage)),
         ("mean latency, queries included", quantity(score.mean_latency_ms, "ms") + budget),
     ]

@@ -63,7 +63,7 @@ def cloud(run: "Run", place: int) -> tuple[Any, CloudAnswers]:
             answers = clouds.net_answers(net, data, splits=splits, narrator=run.narrator)
         storage.write_answers(folder, answers)
 
-    folder = run.folder.stage(stage, run.keys[stage], make)
+    folder = run.folder.stage(stage, run.key(stage), make)
     _load(net, folder / CLOUD_WEIGHTS)
     return net, storage.read_answers(folder)
 
@@ -78,7 +78,7 @@ def edge(run: "Run", answers: CloudAnswers) -> Any:
         maker.fit_edge(net, run.data.train, answers.probabilities.get("train"))
         storage.write_weights(folder / EDGE_WEIGHTS, net)
 
-    _load(net, run.folder.stage("edge", run.keys["edge"], make) / EDGE_WEIGHTS)
+    _load(net, run.folder.stage("edge", run.key("edge"), make) / EDGE_WEIGHTS)
     return net
 
 
@@ -94,7 +94,7 @@ def alternate(run: "Run", edge_net: Any, cloud_net: Any, answers: CloudAnswers) 
         storage.write_answers(folder, new_answers)
         storage.write_rounds(folder / "rounds.json", rounds)
 
-    folder = run.folder.stage("alternate", run.keys["alternate"], make)
+    folder = run.folder.stage("alternate", run.key("alternate"), make)
     _load(edge_net, folder / EDGE_WEIGHTS)
     _load(cloud_net, folder / CLOUD_WEIGHTS)
     alternated = storage.read_answers(folder)
@@ -120,7 +120,7 @@ def looks(run: "Run", edge_net: Any, answers: CloudAnswers) -> tuple[Any, ...]:
         for name, net in zip(stage_names(len(made)), made, strict=True):
             storage.write_weights(folder / f"{name}.npz", net)
 
-    folder = run.folder.stage("look", run.keys["look"], make)
+    folder = run.folder.stage("look", run.key("look"), make)
     nets = build_stages(arch, run.spec.look)
     for name, net in zip(stage_names(len(nets)), nets, strict=True):
         _load(net, folder / f"{name}.npz")
@@ -137,7 +137,7 @@ def quantize(run: "Run") -> tuple[Int8Edge, ...]:
         made = quantize_stages(trained.arch, trained.stage_nets, run.data, soft, run.spec, narrator=run.narrator)
         storage.write_edges(folder, made)
 
-    return storage.read_edges(run.folder.stage("quantize", run.keys["quantize"], make))
+    return storage.read_edges(run.folder.stage("quantize", run.key("quantize"), make))
 
 
 def router(run: "Run", edges: tuple[Int8Edge, ...]) -> Quantized:
@@ -153,7 +153,7 @@ def router(run: "Run", edges: tuple[Int8Edge, ...]) -> Quantized:
 
     if device_engine() != "tflite-micro":
         narrator.say(STAND_IN)
-    routed, taken = storage.read_routed(run.folder.stage("router", run.keys["router"], make))
+    routed, taken = storage.read_routed(run.folder.stage("router", run.key("router"), make))
     return Quantized(edges=edges, routed=routed, footprint=taken)
 
 
@@ -173,7 +173,7 @@ def cross_fitted(run: "Run") -> Floats:
         run.narrator.say(f"Cross-fitting: {run.spec.router.folds} clouds label what they were not trained on.")
         write_arrays(folder / "rows.npz", {"cloud_probabilities": trainer(run, "folds").cross_fitted()})
 
-    folder = run.folder.stage("folds", run.keys["folds"], make)
+    folder = run.folder.stage("folds", run.key("folds"), make)
     probabilities: Floats = storage.read_arrays(folder / "rows.npz")["cloud_probabilities"]
     return probabilities
 
@@ -195,7 +195,7 @@ def predict(run: "Run") -> tuple[Predictions, Predictions]:
             made = predictions(program, split, probabilities[name], label=label, narrator=run.narrator)
             storage.write_predictions(folder / f"{name}.npz", made)
 
-    folder = run.folder.stage("predict", run.keys["predict"], make)
+    folder = run.folder.stage("predict", run.key("predict"), make)
     return storage.read_predictions(folder / "calibration.npz"), storage.read_predictions(folder / "test.npz")
 
 
@@ -218,7 +218,7 @@ def sweep_thresholds(run: "Run", calibration: Predictions, test: Predictions) ->
         storage.write_points(folder / "confirmed.json", (confirmed,))
         storage.write_json(folder / "payload.json", {"mean_bytes": float(sizes.mean())})
 
-    folder = run.folder.stage("sweep", run.keys["sweep"], make)
+    folder = run.folder.stage("sweep", run.key("sweep"), make)
     return Swept(
         calibration=calibration,
         test=test,
@@ -243,13 +243,13 @@ def export(run: "Run") -> Path:
     """The folder for firmware and cloud; an older one stays until the new one is whole."""
     folder = run.folder.root / "bundle"
     stamp = run.folder.root / ".bundle.key"
-    if not (folder.is_dir() and stamp.is_file() and stamp.read_text(encoding="utf-8") == run.keys["bundle"]):
+    if not (folder.is_dir() and stamp.is_file() and stamp.read_text(encoding="utf-8") == run.key("bundle")):
         swept = run.swept
         run.narrator.say("Export: model, firmware sources, golden vectors, cloud endpoint.")
         made = bundle_of(run, swept)
         run.narrator.say(engines_told(run, made))
         bundles.write(made, folder)
-        run.folder.write_text(stamp.name, run.keys["bundle"])
+        run.folder.write_text(stamp.name, run.key("bundle"))
         run.keep_spec()
     return folder
 
@@ -267,7 +267,7 @@ def trainer(run: "Run", stage: str) -> Trainer:
 
 
 def _maker(run: "Run", stage: str, spec: RunSpec) -> Trainer:
-    checkpoints = run.folder.scratch(stage, run.keys[stage])
+    checkpoints = run.folder.scratch(stage, run.key(stage))
     return Trainer(data=run.data, spec=spec, narrator=run.narrator, checkpoints=checkpoints)
 
 

@@ -53,7 +53,7 @@ def _summary(run: "Run") -> dict[str, Any]:
     changed = run.drift
     at_70 = next(point for point in swept.named if point.name == "coverage_70")
     return {
-        "key": run.keys["bundle"],
+        "key": run.key("bundle"),
         "run_seconds": None,
         "dataset": run.data.name,
         "data_digest": run.data.digest,
@@ -82,7 +82,7 @@ def _summary(run: "Run") -> dict[str, Any]:
         "quantization": [edge.method for edge in run.quantized.edges],
         "nauc": naucs(policy_scores(test, run.spec.seed), test),
         "rounds": [asdict(one) for one in run.trained.rounds],
-        "stage_seconds": run.folder.stage_seconds(),
+        "stage_seconds": run.stage_seconds,
         "tools": tool_versions(),
     }
 
