@@ -114,7 +114,8 @@ def cifar_within(work: Path, name: str) -> dict[str, Any]:
     first, folder = opened(work, "cifar", *CIFAR), f"cifar-within-{name}"
     first.cloud(0)
     if not (work / folder / "cloud").is_dir():
-        shutil.copytree(work / "cifar" / "cloud", work / folder / "cloud")
+        shutil.copytree(work / "cifar" / "cloud", work / folder / ".cloud.copy", dirs_exist_ok=True)
+        (work / folder / ".cloud.copy").rename(work / folder / "cloud")
     return cifar(work, folder, *search_nets.within(first, name))
 
 

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from hybrid import runtimes
+from hybrid.arrays import write_arrays
 from hybrid.artifacts import Floats
 from hybrid.configure import run_spec
 from hybrid.cost import estimate
@@ -92,9 +93,10 @@ def within(run: Run, name: str) -> tuple[str, ...]:
 def kept(path: Path, make: Callable[[], Any]) -> Any:
     """What `make` gave, the first time."""
     if not path.is_file():
-        made = make()
+        made, work = make(), path.with_suffix(".partial")
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(made, indent=1), encoding="utf-8")
+        work.write_text(json.dumps(made, indent=1), encoding="utf-8")
+        work.replace(path)
     return json.loads(path.read_text(encoding="utf-8"))
 
 
@@ -107,13 +109,17 @@ class Alone:
 
 
 def alone(run: Run, arch: ArchSpec, *, seed: int = 0) -> Alone:
-    """Train, quantise and read a net; made once for each net, task and seed, and gone on with where it was stopped."""
+    """Train, quantise and read a net; made once for each net, task and seed, and gone on with where it was stopped.
+
+    What is kept does not know the recipe: after a change of that, take another work folder.
+    """
     stem = run.folder.root / "alone" / f"{arch.name}-{seed}-{run.spec.train.edge_epochs}"
     if not stem.with_suffix(".npz").is_file():
         begun = stem.with_suffix(".begun")
         figures, logits = _trained(run, arch, seed, begun)
         stem.with_suffix(".json").write_text(json.dumps(figures, indent=1), encoding="utf-8")
-        np.savez(stem.with_suffix(".npz"), **logits)
+        write_arrays(work := stem.with_suffix(".partial"), logits)
+        work.replace(stem.with_suffix(".npz"))
         shutil.rmtree(begun)
     with np.load(stem.with_suffix(".npz")) as stored:
         logits = {name: stored[name] for name in stored.files}
