@@ -1,7 +1,9 @@
 """Named arrays to a file: the one way in which weights, answers and checkpoints are written."""
 
 import io
+import struct
 import zipfile
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -9,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-DAMAGE = (OSError, EOFError, ValueError, zipfile.BadZipFile)
+DAMAGE = (OSError, EOFError, ValueError, RuntimeError, MemoryError, struct.error, zlib.error, zipfile.BadZipFile)
 """What reading a damaged file raises."""
 
 

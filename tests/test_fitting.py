@@ -1,5 +1,7 @@
 """Targets, loss and learning rate by pencil; one seed, one net."""
 
+import io
+
 import keras
 import numpy as np
 import pytest
@@ -8,6 +10,7 @@ from learner_helpers import Listener, Stop
 
 from datasets.batches import Augment
 from hybrid import fitting
+from hybrid.arrays import DAMAGE, write_arrays
 from hybrid.checkpoint import Checkpoint
 from hybrid.errors import SpecError
 from hybrid.fitting import Rate, distillation_loss, targets
@@ -211,3 +214,21 @@ def test_what_is_kept_and_cannot_be_used_is_passed_over(tmp_path, damage):
     assert kept.restore(net.weights) == 0
     for ours, theirs in zip(net.get_weights(), before, strict=True):
         np.testing.assert_array_equal(ours, theirs)
+
+
+def test_whatever_happened_to_a_file_of_arrays_it_is_called_damaged(tmp_path):
+    path, rng = tmp_path / "arrays.npz", np.random.default_rng(0)
+    write_arrays(path, {"a": np.arange(6.0), "b": np.ones((2, 3), np.float32)})
+    whole, met = path.read_bytes(), set()
+    for _ in range(2000):
+        places = rng.integers(len(whole), size=3)
+        harmed = bytearray(whole)
+        for place in places:
+            harmed[place] = rng.integers(256)
+        try:
+            with np.load(io.BytesIO(bytes(harmed))) as stored:
+                for name in stored.files:
+                    assert stored[name] is not None
+        except DAMAGE as exc:
+            met.add(type(exc).__name__)
+    assert {"BadZipFile", "NotImplementedError", "ValueError"} <= met
