@@ -10,8 +10,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+from hybrid.arena import shared_needs
 from hybrid.cascade import Reads
-from hybrid.cost import Estimate, estimate
+from hybrid.cost import Estimate, estimate, estimate_exit
 from hybrid.errors import SpecError
 from hybrid.nets import build_exit, build_net
 from hybrid.specs import ArchSpec, LookSpec
@@ -67,13 +68,20 @@ def reads(spec: LookSpec, stage: int) -> Reads:
 
 
 def staged(arch: ArchSpec, spec: LookSpec) -> Estimate:
-    """What all stages take on the device where `arch` is the edge; MACs are the edge's alone, which always runs."""
+    """What all stages take on the device where `arch` is the edge; MACs and parameters are the edge's alone.
+
+    The nets share one arena, in which what each keeps lies beside the activations of the one that runs. A net too short
+    for its exit, which `exit_after` refuses later, is reckoned whole.
+    """
     nets = [estimate(one) for one in stage_archs(arch, spec)]
+    after = spec.exit_after or len(arch.blocks) - 1
+    cuts = spec.kind == "exit" and 0 < after < len(arch.blocks)
+    stages = estimate_exit(arch, after) if cuts else nets
     routers = len(nets) + (spec.kind == "exit")
     return replace(
         nets[0],
         flash_bytes=sum(net.flash_bytes for net in nets) + routers * ROUTER_FLASH_BYTES,
-        peak_sram_bytes=max(net.peak_sram_bytes for net in nets),
+        arena=shared_needs([stage.arena for stage in stages]),
     )
 
 

@@ -119,7 +119,9 @@ def test_each_further_net_takes_the_flash_again():
     one = cost.estimate(DEEP)
     three = staged(DEEP, replace(NET, nets=2, width=1.0))
     assert three.flash_bytes == 3 * (one.flash_bytes + ROUTER_FLASH_BYTES)
-    assert replace(three, flash_bytes=one.flash_bytes) == one  # one after the other in the same arena
+    assert replace(three, flash_bytes=one.flash_bytes, arena=one.arena) == one
+    assert (three.arena.head_bytes, three.arena.tail_bytes) == (one.arena.head_bytes, 3 * one.arena.tail_bytes)
+    assert three.peak_sram_bytes == one.arena.head_bytes + 3 * one.arena.tail_bytes  # each stays, one at a time runs
     assert staged(DEEP, LookSpec()).flash_bytes == one.flash_bytes + ROUTER_FLASH_BYTES
     assert staged(DEEP, EXIT).flash_bytes == one.flash_bytes + 2 * ROUTER_FLASH_BYTES  # one net in two parts
 
@@ -130,7 +132,8 @@ def test_a_further_net_is_wider():
     assert [block.width for block in second.blocks] == [round(1.5 * block.width) for block in DEEP.blocks]
     both = staged(DEEP, replace(NET, width=1.5))
     assert both.flash_bytes == sum(cost.estimate(one).flash_bytes + ROUTER_FLASH_BYTES for one in (edge, second))
-    assert both.peak_sram_bytes == cost.estimate(second).peak_sram_bytes  # the larger of the two
+    tails = [cost.estimate(one).arena.tail_bytes for one in (edge, second)]
+    assert both.peak_sram_bytes == sum(tails) + cost.estimate(second).arena.head_bytes  # the larger one's activations
 
 
 def test_a_net_that_fits_once_may_not_fit_twice():
