@@ -46,8 +46,10 @@ _CHANNEL_FLASH_BYTES = 28
 """An int32 bias, and for weight and bias a float32 scale and an int64 zero point each: 4 + 2 * (4 + 8)."""
 _FLASH_FIXED_BYTES, _CODE_FLASH_BYTES = 1277, 76
 """Model, subgraph, signature, metadata, mean and dense layer, and 40 bytes for alignment; an operator code."""
-_OP_FLASH_BYTES = {"conv": 347, "depthwise": 347, "add": 150, "pool": 152}
+_OP_FLASH_BYTES = {"conv": 347, "depthwise": 347, "add": 150, "pool": 152, "quantize": 132}
 """Tables and vectors of the operator, its tensors and their buffers."""
+_TRUNK_FLASH_BYTES = 40
+"""A third output: its name, and its entry in the signature."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,7 +99,7 @@ def _estimate(walk: Walk) -> Estimate:
     return Estimate(
         work=total(_task(walk, op) for op in walk.ops),
         parameters=sum(op.weights + op.shape[2] for op in weighted),
-        flash_bytes=_flash_bytes(walk.ops),
+        flash_bytes=_flash_bytes(walk),
         arena=_arena_needs(walk),
     )
 
@@ -110,9 +112,10 @@ def _task(walk: Walk, op: Op) -> Task:
     return Task(op.kind, 0, max(height * breadth * channels, before[0] * before[1] * before[2]), False)
 
 
-def _flash_bytes(ops: Sequence[Op]) -> int:
-    size = _FLASH_FIXED_BYTES + _CODE_FLASH_BYTES * len({_code(op) for op in ops})
-    for op in ops:
+def _flash_bytes(walk: Walk) -> int:
+    size = _FLASH_FIXED_BYTES + _CODE_FLASH_BYTES * len({_code(op) for op in walk.ops})
+    size += _TRUNK_FLASH_BYTES if len(walk.outputs) > 2 else 0
+    for op in walk.ops:
         size += _OP_FLASH_BYTES.get(_code(op), 0)
         if op.weights:
             size += -(-op.weights // 4) * 4 + _CHANNEL_FLASH_BYTES * op.shape[2]

@@ -77,10 +77,9 @@ def staged(arch: ArchSpec, spec: LookSpec) -> Estimate:
     after = spec.exit_after or len(arch.blocks) - 1
     cuts = spec.kind == "exit" and 0 < after < len(arch.blocks)
     stages = estimate_exit(arch, after) if cuts else nets
-    routers = len(nets) + (spec.kind == "exit")
     return replace(
         nets[0],
-        flash_bytes=sum(net.flash_bytes for net in nets) + routers * ROUTER_FLASH_BYTES,
+        flash_bytes=sum(stage.flash_bytes + ROUTER_FLASH_BYTES for stage in stages),
         arena=shared_needs([stage.arena for stage in stages]),
     )
 

@@ -123,7 +123,10 @@ def test_each_further_net_takes_the_flash_again():
     assert (three.arena.head_bytes, three.arena.tail_bytes) == (one.arena.head_bytes, 3 * one.arena.tail_bytes)
     assert three.peak_sram_bytes == one.arena.head_bytes + 3 * one.arena.tail_bytes  # each stays, one at a time runs
     assert staged(DEEP, LookSpec()).flash_bytes == one.flash_bytes + ROUTER_FLASH_BYTES
-    assert staged(DEEP, EXIT).flash_bytes == one.flash_bytes + 2 * ROUTER_FLASH_BYTES  # one net in two parts
+    parts = cost.estimate_exit(DEEP, 3)
+    assert staged(DEEP, EXIT).flash_bytes == sum(part.flash_bytes + ROUTER_FLASH_BYTES for part in parts)
+    head = 16 * 10 + 28 * 10  # weights, and what each class takes beside them
+    assert parts[0].flash_bytes + parts[1].flash_bytes > one.flash_bytes + head
 
 
 def test_a_further_net_is_wider():

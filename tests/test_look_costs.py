@@ -7,7 +7,7 @@ import pytest
 
 from hybrid.arena import arena_needs, recorded_arena_bytes, shared_arena_bytes
 from hybrid.flatbuffers import continuing, named_outputs
-from hybrid.look import build_stages, stage_archs, staged
+from hybrid.look import ROUTER_FLASH_BYTES, build_stages, stage_archs, staged
 from hybrid.nets import build_net, normalise
 from hybrid.quantize import convert
 from hybrid.specs import ArchSpec, BlockSpec, LookSpec
@@ -106,3 +106,10 @@ def test_all_looks_share_the_arena_that_they_are_measured_to_need(made):
     needs, costs = [arena_needs(flatbuffer) for flatbuffer in flatbuffers], staged(arch, look)
     assert shared_arena_bytes(needs) <= costs.peak_sram_bytes <= 1.05 * shared_arena_bytes(needs)
     assert recorded_arena_bytes([costs.arena]) >= recorded_arena_bytes(needs)
+
+
+def test_the_flash_of_all_looks_is_that_of_their_flatbuffers(made):
+    """Each part of an exit is a file with a head of its own."""
+    arch, look, flatbuffers = made
+    measured, estimated = sum(map(len, flatbuffers)), staged(arch, look).flash_bytes
+    assert measured <= estimated - len(flatbuffers) * ROUTER_FLASH_BYTES <= 1.03 * measured
