@@ -11,10 +11,11 @@ TensorFlow 2.21; ``benchmarks/search_costs.py`` measures the errors on 50 others
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from math import ceil
 
 from hybrid.artifacts import ArenaNeeds, Device
 from hybrid.cascade import DeviceProgram, Stage
-from hybrid.errors import BudgetError
+from hybrid.errors import BudgetError, SpecError
 from hybrid.layers import WEIGHTED, Op, Walk, exit_walks
 from hybrid.specs import ArchSpec
 from hybrid.work import Task, Work, flatbuffer_work, ragged, total
@@ -205,16 +206,28 @@ def _first_gap(alive: list[tuple[int, int, int, int]], size: int) -> int:
     return offset
 
 
-def check_fits(costs: Estimate, device: Device) -> None:
-    """Compare with the device.
+def arena_bytes(least_bytes: int, margin: float) -> int:
+    """Count the bytes to reserve: the least that works and a share of margin, rounded up to the alignment.
 
-    Raises: BudgetError where flash or SRAM exceeds what the device has left beside runtime and application.
+    >>> arena_bytes(1000, 0.1)
+    1104
     """
-    budgets = (
-        ("flash_bytes", costs.flash_bytes, device.flash_bytes - device.reserved_flash_bytes, "lower the widths"),
-        ("peak_sram_bytes", costs.peak_sram_bytes, device.sram_bytes - device.reserved_sram_bytes, "stride earlier"),
-    )
-    for resource, needed, available, remedy in budgets:
+    if not 0 <= margin < 10:
+        raise SpecError(f"export.arena_margin: got {margin}, allowed 0 to 10")
+    return _aligned(least_bytes + ceil(least_bytes * margin))
+
+
+def check_fits(costs: Estimate, device: Device, *, arena_margin: float) -> None:
+    """Compare with the device: the flash, and the arena with the share of margin that the export will add.
+
+    Raises: BudgetError where either exceeds what the device has left beside runtime and application.
+    """
+    flash, sram = device.flash_bytes - device.reserved_flash_bytes, device.sram_bytes - device.reserved_sram_bytes
+    arena = arena_bytes(costs.peak_sram_bytes, arena_margin)
+    for resource, needed, available, remedy in (
+        ("flash_bytes", costs.flash_bytes, flash, "lower the widths"),
+        ("arena_bytes", arena, sram, "stride earlier, lower export.arena_margin"),
+    ):
         if needed > available:
             raise BudgetError(resource, needed, available, device.name, f"{remedy} or choose another device")
 

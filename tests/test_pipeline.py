@@ -315,6 +315,7 @@ def test_a_limit_that_no_threshold_holds(copied):
         ("sweep.no_excess_loss=true", {"sweep", "bundle"}),
         ("export.golden_examples=3", {"bundle"}),
         ('export.engines="tflm"', {"bundle"}),
+        ("export.arena_margin=0.2", EVERY - {"cloud"}),  # what does not fit with it is not searched
     ],
 )
 def test_what_a_change_makes_again(tmp_path, npz, change, made_again):

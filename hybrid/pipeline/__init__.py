@@ -108,7 +108,7 @@ class Run:
         """
         asked, look = self.spec.search, self.spec.look
         ceilings = (asked.max_macs, asked.max_flash_bytes, asked.max_peak_sram_bytes, asked.max_latency_ms)
-        device = (*ceilings, self.device, look.kind, look.nets)
+        device = (*ceilings, self.device, self.spec.export.arena_margin, look.kind, look.nets)
         if self.space is None:
             given = digest("given", base, file_digest(asked.arch), *device, look.width)
             return "", given, given

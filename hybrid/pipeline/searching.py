@@ -124,10 +124,14 @@ def space_of(run: "Run") -> Space:
 
 
 def pricing_of(run: "Run") -> Pricing[Estimate]:
-    """What a net costs on the run's device, all of its looks together."""
+    """What a net costs on the run's device, all of its looks together.
+
+    The device must hold the arena with `export.arena_margin`; the user's own ceilings are on the costs as they are.
+    """
+    margin = run.spec.export.arena_margin
     return Pricing(
         estimate=lambda arch: staged(arch, run.spec.look),
-        fits=lambda estimate: cost.check_fits(estimate, run.device),
+        fits=lambda estimate: cost.check_fits(estimate, run.device, arena_margin=margin),
         latency_ms=lambda estimate: latency.edge_latency_ms(estimate.work, run.device),
         spec=run.spec.search,
         device=run.device,
