@@ -58,6 +58,8 @@ class Estimate:
     """What a net, or all nets of a device together, will cost."""
 
     work: Work
+    stage_work: tuple[Work, ...]
+    """Of each net by itself, in the order in which they run."""
     parameters: int
     flash_bytes: int
     arena: ArenaNeeds
@@ -97,8 +99,10 @@ def estimate_exit(arch: ArchSpec, after: int) -> tuple[Estimate, Estimate]:
 
 def _estimate(walk: Walk) -> Estimate:
     weighted = [op for op in walk.ops if op.weights]
+    work = total(_task(walk, op) for op in walk.ops)
     return Estimate(
-        work=total(_task(walk, op) for op in walk.ops),
+        work=work,
+        stage_work=(work,),
         parameters=sum(op.weights + op.shape[2] for op in weighted),
         flash_bytes=_flash_bytes(walk),
         arena=_arena_needs(walk),

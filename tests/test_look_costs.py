@@ -11,6 +11,7 @@ from hybrid.look import ROUTER_FLASH_BYTES, build_stages, stage_archs, staged
 from hybrid.nets import build_net, normalise
 from hybrid.quantize import convert
 from hybrid.specs import ArchSpec, BlockSpec, LookSpec
+from hybrid.work import flatbuffer_work
 
 IB = ArchSpec(
     name="ib",
@@ -113,3 +114,8 @@ def test_the_flash_of_all_looks_is_that_of_their_flatbuffers(made):
     arch, look, flatbuffers = made
     measured, estimated = sum(map(len, flatbuffers)), staged(arch, look).flash_bytes
     assert measured <= estimated - len(flatbuffers) * ROUTER_FLASH_BYTES <= 1.03 * measured
+
+
+def test_the_work_of_each_look_is_that_of_its_flatbuffer(made):
+    arch, look, flatbuffers = made
+    assert staged(arch, look).stage_work == tuple(map(flatbuffer_work, flatbuffers))
