@@ -146,6 +146,12 @@ def test_the_search_priced_the_time_that_the_sweep_finds(story):
     assert priced == pytest.approx(swept.points[0].mean_latency_ms + (0.4 - share) * ms[1], rel=0.03)
 
 
+def test_the_device_program_takes_no_more_than_the_search_reckoned_with(story):
+    priced, taken = story.run.searched.chosen, story.run.quantized.footprint
+    assert taken.least_arena_bytes <= priced.peak_sram_bytes <= 1.05 * taken.least_arena_bytes
+    assert taken.flash_bytes <= priced.flash_bytes
+
+
 def test_the_report_tells_the_second_look(story):
     assert "What runs on the device, and how often" in story.page
     words = {"net": "a further net reads the input", "exit": "the rest of the net goes on"}
