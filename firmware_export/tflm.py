@@ -5,7 +5,7 @@ Each file comes from a template in ``templates/``; a hole without a value and a 
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from math import ceil, prod
+from math import prod
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,6 +19,7 @@ from firmware_export.stages import resolver_ops, router_values, stage_models
 from hybrid.artifacts import ArenaSource, Device, OperatingPoint
 from hybrid.cascade import DeviceOutputs, DeviceProgram
 from hybrid.configure import did_you_mean
+from hybrid.cost import arena_bytes
 from hybrid.errors import BudgetError, SpecError
 from hybrid.guarantee import Certificate
 from hybrid.monitor import DriftReference, monitor_values
@@ -28,7 +29,6 @@ from hybrid.runtimes import ENGINE_TITLES, DeviceEngine
 if TYPE_CHECKING:
     from firmware_export.aot import AotEngine
 
-ARENA_ALIGNMENT_BYTES = 16
 STATUSES = (
     ("OK", "ok"),
     ("ERROR_ARGUMENT", "a pointer is NULL or a value is outside its range"),
@@ -193,18 +193,6 @@ def template_values(spec: FirmwareSpec) -> dict[str, Any]:
         "golden_engine": ENGINE_TITLES[spec.golden.engine],
         **router_values(models),
     }
-
-
-def arena_bytes(least_bytes: int, margin: float) -> int:
-    """Count the bytes to reserve: the least that works and a share of margin, rounded up to the alignment.
-
-    >>> arena_bytes(1000, 0.1)
-    1104
-    """
-    if not 0 <= margin < 10:
-        raise SpecError(f"export.arena_margin: got {margin}, allowed 0 to 10")
-    needed = least_bytes + ceil(least_bytes * margin)
-    return -(-needed // ARENA_ALIGNMENT_BYTES) * ARENA_ALIGNMENT_BYTES
 
 
 def render(name: str, values: Mapping[str, Any]) -> str:

@@ -14,9 +14,8 @@ import re
 import subprocess
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
 
-from hybrid.artifacts import Footprint
+from hybrid.artifacts import ArenaNeeds, Footprint
 from hybrid.cascade import DeviceProgram
 from hybrid.cost import flatbuffer_macs, program_flash_bytes
 from hybrid.errors import UnsupportedOpError
@@ -61,18 +60,6 @@ interpreter.print_allocations()
 _PART = re.compile(r"Arena allocation (head|tail) (\d+) bytes")
 _STEP_BYTES = 16
 _MOST_BYTES = 256 << 20
-
-
-@dataclass(frozen=True, kw_only=True)
-class ArenaNeeds:
-    """What one net needs of an arena."""
-
-    head_bytes: int
-    """Recorded: activations and scratch, free again once the net has run."""
-    tail_bytes: int
-    """Recorded: what stays."""
-    least_bytes: int
-    """The least arena in which it works alone."""
 
 
 def footprint(program: DeviceProgram, *, estimated_arena_bytes: int) -> Footprint:
@@ -123,6 +110,15 @@ def shared_arena_bytes(needs: Sequence[ArenaNeeds]) -> int:
 def recorded_arena_bytes(needs: Sequence[ArenaNeeds]) -> int:
     """Add up what stays in use: all tails, and the largest head."""
     return sum(need.tail_bytes for need in needs) + max(need.head_bytes for need in needs)
+
+
+def shared_needs(needs: Sequence[ArenaNeeds]) -> ArenaNeeds:
+    """What several nets need together."""
+    return ArenaNeeds(
+        head_bytes=max(need.head_bytes for need in needs),
+        tail_bytes=sum(need.tail_bytes for need in needs),
+        least_bytes=shared_arena_bytes(needs),
+    )
 
 
 def arena_needs(flatbuffer: bytes) -> ArenaNeeds:

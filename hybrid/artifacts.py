@@ -30,6 +30,18 @@ class Affine:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ArenaNeeds:
+    """What a net, or all nets of a device together, need of an arena of TFLite Micro."""
+
+    head_bytes: int
+    """Activations and scratch, free again once the net has run."""
+    tail_bytes: int
+    """What stays."""
+    least_bytes: int
+    """The least arena in which it works alone; a small net needs more while it is prepared than head and tail."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Footprint:
     """What a device program takes on the device; all its nets share one arena."""
 

@@ -10,12 +10,13 @@ TensorFlow 2.21; ``benchmarks/search_costs.py`` measures the errors on 50 others
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from math import ceil
 
-from hybrid.artifacts import Device
+from hybrid.artifacts import ArenaNeeds, Device
 from hybrid.cascade import DeviceProgram, Stage
-from hybrid.errors import BudgetError
-from hybrid.layers import WEIGHTED, Op, Walk
+from hybrid.errors import BudgetError, SpecError
+from hybrid.layers import WEIGHTED, Op, Walk, exit_walks
 from hybrid.specs import ArchSpec
 from hybrid.work import Task, Work, flatbuffer_work, ragged, total
 
@@ -26,12 +27,14 @@ _EVAL_TENSOR_BYTES, _NODE_BYTES, _SRAM_FIXED_BYTES = 24, 64, 960
 _PARAMETER_BYTES = {"conv": 28, "pointwise": 28, "depthwise": 28, "add": 8, "pool": 40}
 _FURTHER_PARAMETER_BYTES = 28
 """The operator's options as a C struct; of the mean and the dense layer together."""
-_KERNEL_BYTES = {"conv": 80, "pointwise": 80, "depthwise": 80, "add": 64, "pool": 32}
+_KERNEL_BYTES = {"conv": 80, "pointwise": 80, "depthwise": 80, "add": 64, "pool": 32, "quantize": 32}
 """What a kernel keeps from its preparation; the mean's and the dense layer's are in the fixed part."""
 _AXES_BYTES = 32
 """Two small buffers of the mean."""
-_TENSORS = {"conv": 3, "pointwise": 3, "depthwise": 3, "dense": 3, "mean": 2, "add": 1, "pool": 1}
+_TENSORS = {"conv": 3, "pointwise": 3, "depthwise": 3, "dense": 3, "mean": 2, "add": 1, "pool": 1, "quantize": 1}
 """Output, weights and bias; output and axes; output."""
+_TRUNK_BYTES = 112
+"""A third output as TfLiteTensor, allocated once the activations are planned."""
 
 _PLAN_TENSOR_BYTES, _PLAN_BUFFER_BYTES, _PLAN_FIXED_BYTES = 32, 40, 24
 """While TFLite Micro plans the activations: for each tensor or buffer of the mean, for each of them that it places, and
@@ -44,18 +47,27 @@ _CHANNEL_FLASH_BYTES = 28
 """An int32 bias, and for weight and bias a float32 scale and an int64 zero point each: 4 + 2 * (4 + 8)."""
 _FLASH_FIXED_BYTES, _CODE_FLASH_BYTES = 1277, 76
 """Model, subgraph, signature, metadata, mean and dense layer, and 40 bytes for alignment; an operator code."""
-_OP_FLASH_BYTES = {"conv": 347, "depthwise": 347, "add": 150, "pool": 152}
+_OP_FLASH_BYTES = {"conv": 347, "depthwise": 347, "add": 150, "pool": 152, "quantize": 132}
 """Tables and vectors of the operator, its tensors and their buffers."""
+_TRUNK_FLASH_BYTES = 40
+"""A third output: its name, and its entry in the signature."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Estimate:
-    """What a net will cost; `peak_sram_bytes` is TFLite Micro's arena."""
+    """What a net, or all nets of a device together, will cost."""
 
     work: Work
+    stage_work: tuple[Work, ...]
+    """Of each net by itself, in the order in which they run."""
     parameters: int
     flash_bytes: int
-    peak_sram_bytes: int
+    arena: ArenaNeeds
+
+    @property
+    def peak_sram_bytes(self) -> int:
+        """TFLite Micro's arena, the least that works."""
+        return self.arena.least_bytes
 
     @property
     def macs(self) -> int:
@@ -70,13 +82,30 @@ class Estimate:
 
 def estimate(arch: ArchSpec) -> Estimate:
     """Estimate what `arch` costs as an int8 flatbuffer under TFLite Micro."""
-    walk = Walk(arch)
+    return _estimate(Walk(arch))
+
+
+def estimate_exit(arch: ArchSpec, after: int) -> tuple[Estimate, Estimate]:
+    """Estimate near and far part of `arch`, cut after so many blocks.
+
+    The far part is reckoned with the QUANTIZE that it nearly always begins with; its arena as without where that needs
+    more, as it may: the planner is greedy.
+    """
+    near, far, direct = (_estimate(walk) for walk in exit_walks(arch, after))
+    names = ("head_bytes", "tail_bytes", "least_bytes")
+    worst = {name: max(getattr(part.arena, name) for part in (far, direct)) for name in names}
+    return near, replace(far, arena=ArenaNeeds(**worst))
+
+
+def _estimate(walk: Walk) -> Estimate:
     weighted = [op for op in walk.ops if op.weights]
+    work = total(_task(walk, op) for op in walk.ops)
     return Estimate(
-        work=total(_task(walk, op) for op in walk.ops),
+        work=work,
+        stage_work=(work,),
         parameters=sum(op.weights + op.shape[2] for op in weighted),
-        flash_bytes=_flash_bytes(walk.ops),
-        peak_sram_bytes=_arena_bytes(walk),
+        flash_bytes=_flash_bytes(walk),
+        arena=_arena_needs(walk),
     )
 
 
@@ -88,9 +117,10 @@ def _task(walk: Walk, op: Op) -> Task:
     return Task(op.kind, 0, max(height * breadth * channels, before[0] * before[1] * before[2]), False)
 
 
-def _flash_bytes(ops: Sequence[Op]) -> int:
-    size = _FLASH_FIXED_BYTES + _CODE_FLASH_BYTES * len({_code(op) for op in ops})
-    for op in ops:
+def _flash_bytes(walk: Walk) -> int:
+    size = _FLASH_FIXED_BYTES + _CODE_FLASH_BYTES * len({_code(op) for op in walk.ops})
+    size += _TRUNK_FLASH_BYTES if len(walk.outputs) > 2 else 0
+    for op in walk.ops:
         size += _OP_FLASH_BYTES.get(_code(op), 0)
         if op.weights:
             size += -(-op.weights // 4) * 4 + _CHANNEL_FLASH_BYTES * op.shape[2]
@@ -101,12 +131,14 @@ def _code(op: Op) -> str:
     return "conv" if op.kind == "pointwise" else op.kind
 
 
-def _arena_bytes(walk: Walk) -> int:
+def _arena_needs(walk: Walk) -> ArenaNeeds:
     """What stays, and beside it the activations or, in a net of small images, what only its preparation needs."""
     tensors = 1 + sum(_TENSORS[op.kind] for op in walk.ops)
     planning = _PLAN_TENSOR_BYTES * (tensors + 2) + _PLAN_BUFFER_BYTES * (len(walk.ops) + 3) + _PLAN_FIXED_BYTES
-    beside = (_planned_bytes(walk), _aligned(planning), _preparing_bytes(walk.ops))
-    return _persistent_bytes(walk.ops, tensors) + max(beside)
+    head, tail = _planned_bytes(walk), _persistent_bytes(walk.ops, tensors)
+    further = _TRUNK_BYTES if len(walk.outputs) > 2 else 0
+    beside = max(head + further, _aligned(planning), _preparing_bytes(walk.ops))
+    return ArenaNeeds(head_bytes=head, tail_bytes=tail + further, least_bytes=tail + beside)
 
 
 def _preparing_bytes(ops: Sequence[Op]) -> int:
@@ -141,20 +173,24 @@ def _planned_bytes(walk: Walk) -> int:
 
     It places the largest tensor first (of equals the last one) at the lowest address where nothing alive at the same
     time lies. A tensor lives from the operator that writes it to the last that reads it, a net's outputs to the end.
-    While the mean runs, its int32 sums and axes are the last buffer.
+    An input that QUANTIZE reads was appended to the flatbuffer: it is the last tensor. While the mean runs, its int32
+    sums and axes are the last buffer.
     """
     end = len(walk.ops)
     last = [0] * (end + 1)
     for index, op in enumerate(walk.ops):
         for x in op.inputs:
             last[x] = index
-    last[end] = last[end - 1] = end - 1  # logits and features
+    for x in walk.outputs:
+        last[x] = end - 1
     sizes = [_aligned(h * w * c) for h, w, c in (walk.input_shape, *(op.shape for op in walk.ops))]
     sizes.append(_aligned(4 * walk.ops[-2].shape[2]) + _AXES_BYTES)
     starts = [0, *range(end), end - 2]
     last.append(end - 2)
     placed: list[tuple[int, int, int, int]] = []  # offset, end offset, first, last
-    for x in sorted(range(end + 1, -1, -1), key=sizes.__getitem__, reverse=True):
+    appended = walk.ops[0].kind == "quantize"
+    latest_first = (end + 1, 0, *range(end, 0, -1)) if appended else range(end + 1, -1, -1)
+    for x in sorted(latest_first, key=sizes.__getitem__, reverse=True):
         first, final = starts[x], last[x]
         offset = _first_gap([p for p in placed if p[2] <= final and first <= p[3]], sizes[x])
         placed.append((offset, offset + sizes[x], first, final))
@@ -174,16 +210,28 @@ def _first_gap(alive: list[tuple[int, int, int, int]], size: int) -> int:
     return offset
 
 
-def check_fits(costs: Estimate, device: Device) -> None:
-    """Compare with the device.
+def arena_bytes(least_bytes: int, margin: float) -> int:
+    """Count the bytes to reserve: the least that works and a share of margin, rounded up to the alignment.
 
-    Raises: BudgetError where flash or SRAM exceeds what the device has left beside runtime and application.
+    >>> arena_bytes(1000, 0.1)
+    1104
     """
-    budgets = (
-        ("flash_bytes", costs.flash_bytes, device.flash_bytes - device.reserved_flash_bytes, "lower the widths"),
-        ("peak_sram_bytes", costs.peak_sram_bytes, device.sram_bytes - device.reserved_sram_bytes, "stride earlier"),
-    )
-    for resource, needed, available, remedy in budgets:
+    if not 0 <= margin < 10:
+        raise SpecError(f"export.arena_margin: got {margin}, allowed 0 to 10")
+    return _aligned(least_bytes + ceil(least_bytes * margin))
+
+
+def check_fits(costs: Estimate, device: Device, *, arena_margin: float) -> None:
+    """Compare with the device: the flash, and the arena with the share of margin that the export will add.
+
+    Raises: BudgetError where either exceeds what the device has left beside runtime and application.
+    """
+    flash, sram = device.flash_bytes - device.reserved_flash_bytes, device.sram_bytes - device.reserved_sram_bytes
+    arena = arena_bytes(costs.peak_sram_bytes, arena_margin)
+    for resource, needed, available, remedy in (
+        ("flash_bytes", costs.flash_bytes, flash, "lower the widths"),
+        ("arena_bytes", arena, sram, "stride earlier, lower export.arena_margin"),
+    ):
         if needed > available:
             raise BudgetError(resource, needed, available, device.name, f"{remedy} or choose another device")
 

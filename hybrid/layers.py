@@ -1,5 +1,6 @@
 """The operators that an ArchSpec becomes on a device, without building the net."""
 
+from dataclasses import replace
 from math import ceil
 from typing import NamedTuple
 
@@ -13,7 +14,7 @@ class Op(NamedTuple):
     """One operator of the flatbuffer; op `i` writes tensor ``i + 1``, tensor 0 is the net's input."""
 
     kind: str
-    """One of `WEIGHTED`, or ``add``, ``pool``, ``mean``."""
+    """One of `WEIGHTED`, or ``add``, ``pool``, ``mean``, ``quantize``."""
     inputs: tuple[int, ...]
     shape: Shape
     """Of the output: height, width, channels."""
@@ -31,12 +32,19 @@ class Walk:
     shortcut or the convolutions beside it; see `_res_layer`. The memory plan follows that order.
     """
 
-    def __init__(self, arch: ArchSpec) -> None:
+    def __init__(self, arch: ArchSpec, *, trunk: bool = False, convolutions: int = 0, quantize: bool = False) -> None:
+        """List them, after so many `convolutions` of a net before; the parts of an exit have more.
+
+        With `trunk` the last block's output is one of the net's, with `quantize` the input is first brought to another
+        scale.
+        """
         self.input_shape = arch.input_shape
         self.ops: list[Op] = []
-        self.convolutions = 0
+        self.convolutions = convolutions
         """Of them that have a number in their names: all but the grey one and the depthwise ones."""
-        x = self._seen(arch)
+        channels = arch.input_shape[2]
+        x = self._append(Op("quantize", (0,), self.input_shape, channels)) if quantize else 0
+        x = self._seen(arch, x)
         for block in arch.blocks:
             layer = _LAYERS[block.kind]
             for index in range(block.depth):
@@ -45,6 +53,8 @@ class Walk:
         x = self._append(Op("mean", (x,), (1, 1, channels), channels))
         weights = channels * arch.num_classes
         self._append(Op("dense", (x,), (1, 1, arch.num_classes), channels, weights, weights))
+        self.outputs = (x + 1, x, *self.ops[-2].inputs) if trunk else (x + 1, x)
+        """Tensors: logits, features and, where there is one, the trunk."""
 
     def shape(self, x: int) -> Shape:
         """Height, width and channels of a tensor."""
@@ -54,11 +64,11 @@ class Walk:
         self.ops.append(op)
         return len(self.ops)
 
-    def _seen(self, arch: ArchSpec) -> int:
-        x, (height, breadth, channels) = 0, arch.input_shape
+    def _seen(self, arch: ArchSpec, x: int) -> int:
+        height, breadth, channels = arch.input_shape
         if arch.input_pool > 1:
             shape = (ceil(height / arch.input_pool), ceil(breadth / arch.input_pool), channels)
-            x = self._append(Op("pool", (0,), shape, channels))
+            x = self._append(Op("pool", (x,), shape, channels))
         return self._conv(x, 1, 1, 1, layers=1) if arch.grey and channels > 1 else x
 
     def conv(self, x: int, width: int, kernel: int, stride: int, *, relu: bool = True) -> int:
@@ -123,3 +133,15 @@ def _pair(walk: Walk, x: int, block: BlockSpec, stride: int) -> int:
 
 
 _LAYERS = {"conv": _conv_layer, "ds": _ds_layer, "ib": _ib_layer, "res": _res_layer}
+
+
+def exit_walks(arch: ArchSpec, after: int) -> tuple[Walk, Walk, Walk]:
+    """List the operators of `hybrid.nets.build_exit`: of the near part, and of the far part with and without QUANTIZE.
+
+    That operator comes first where the two are quantised differently, which only their ranges tell.
+    """
+    near = Walk(replace(arch, blocks=arch.blocks[:after]), trunk=True)
+    shape = near.shape(near.outputs[2])
+    rest = replace(arch, input_shape=shape, blocks=arch.blocks[after:], input_pool=1, grey=False)
+    requantised = Walk(rest, convolutions=near.convolutions, quantize=True)
+    return near, requantised, Walk(rest, convolutions=near.convolutions)

@@ -10,9 +10,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+from hybrid.arena import shared_needs
+from hybrid.artifacts import Device
 from hybrid.cascade import Reads
-from hybrid.cost import Estimate, estimate
+from hybrid.cost import Estimate, estimate, estimate_exit
 from hybrid.errors import SpecError
+from hybrid.latency import edge_latency_ms
 from hybrid.nets import build_exit, build_net
 from hybrid.specs import ArchSpec, LookSpec
 
@@ -37,10 +40,10 @@ def exit_after(arch: ArchSpec, spec: LookSpec) -> int:
 
 def stage_archs(arch: ArchSpec, spec: LookSpec) -> tuple[ArchSpec, ...]:
     """The nets that take the image: the edge and, for ``net``, the further ones."""
-    further = replace(
-        arch, blocks=tuple(replace(block, width=max(1, round(block.width * spec.width))) for block in arch.blocks)
-    )
-    return (arch, *(further,) * (spec.nets if spec.kind == "net" else 0))
+    if spec.kind != "net":
+        return (arch,)
+    blocks = tuple(replace(block, width=max(1, round(block.width * spec.width))) for block in arch.blocks)
+    return (arch, *(replace(arch, blocks=blocks),) * spec.nets)
 
 
 def build_stages(arch: ArchSpec, spec: LookSpec, k: Any = None) -> tuple[Any, ...]:
@@ -67,14 +70,26 @@ def reads(spec: LookSpec, stage: int) -> Reads:
 
 
 def staged(arch: ArchSpec, spec: LookSpec) -> Estimate:
-    """What all stages take on the device where `arch` is the edge; MACs are the edge's alone, which always runs."""
+    """What all stages take on the device where `arch` is the edge; MACs and parameters are the edge net's, cut or not.
+
+    The nets share one arena, in which what each keeps lies beside the activations of the one that runs. A net too short
+    for its exit, which `exit_after` refuses later, is reckoned whole.
+    """
     nets = [estimate(one) for one in stage_archs(arch, spec)]
-    routers = len(nets) + (spec.kind == "exit")
+    after = spec.exit_after or len(arch.blocks) - 1
+    cuts = spec.kind == "exit" and 0 < after < len(arch.blocks)
+    stages = estimate_exit(arch, after) if cuts else nets
     return replace(
         nets[0],
-        flash_bytes=sum(net.flash_bytes for net in nets) + routers * ROUTER_FLASH_BYTES,
-        peak_sram_bytes=max(net.peak_sram_bytes for net in nets),
+        stage_work=tuple(stage.work for stage in stages),
+        flash_bytes=sum(stage.flash_bytes + ROUTER_FLASH_BYTES for stage in stages),
+        arena=shared_needs([stage.arena for stage in stages]),
     )
+
+
+def mean_latency_ms(costs: Estimate, device: Device, share: float) -> float:
+    """Mean time on the device; each further stage runs for `share` of the examples of the one before."""
+    return sum(share**stage * edge_latency_ms(work, device) for stage, work in enumerate(costs.stage_work))
 
 
 def cut(edge: Any, arch: ArchSpec, spec: LookSpec) -> tuple[Any, Any]:

@@ -88,7 +88,7 @@ class SearchSpec:
     max_flash_bytes: int = 0
     """Ceiling on the model's flash; 0 leaves only the device's own limit."""
     max_peak_sram_bytes: int = 0
-    """Ceiling on the model's peak SRAM; 0 leaves only the device's own limit."""
+    """Ceiling on the model's peak SRAM, without `export.arena_margin`; 0 leaves only the device's own limit."""
     arch: str = ""
     """A TOML file with the edge ArchSpec: no search, this net."""
     kinds: tuple[BlockKind, ...] = ("conv",)
@@ -238,7 +238,7 @@ class ExportSpec:
     """What computes the nets on the device. ``auto``: the sources for TFLite Micro, and plain C compiled ahead of time
     where it has the nets' operators; ``both``: refuse a net that has others; ``tflm``: TFLite Micro alone."""
     arena_margin: float = 0.1
-    """Share added to the measured arena of TFLite Micro."""
+    """Share added to the measured arena of TFLite Micro; the search takes only nets that fit the device with it."""
     golden_examples: int = 16
     url: str = "http://127.0.0.1:8080/v2/models/cloud"
     """Where the cloud will answer; goes into endpoint.toml."""

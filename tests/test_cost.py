@@ -130,11 +130,11 @@ def test_what_does_not_fit_is_refused_with_figures():
     with pytest.raises(
         BudgetError, match=r"flash_bytes: needs .* device stm32f746 has 10,000; .*another device"
     ) as caught:
-        cost.check_fits(cost.estimate(wide), device)
+        cost.check_fits(cost.estimate(wide), device, arena_margin=0.1)
     assert (caught.value.resource, caught.value.needed, caught.value.available) == ("flash_bytes", needed, 10_000)
     small = replace(device, flash_bytes=1 << 20, sram_bytes=9000, reserved_sram_bytes=4000)
-    with pytest.raises(BudgetError, match=r"peak_sram_bytes: needs .* has 5,000"):
-        cost.check_fits(cost.estimate(wide), small)
+    with pytest.raises(BudgetError, match=r"arena_bytes: needs .* has 5,000"):
+        cost.check_fits(cost.estimate(wide), small, arena_margin=0.1)
 
 
 def test_the_budget_itself_still_fits():
@@ -143,12 +143,22 @@ def test_the_budget_itself_still_fits():
         profiles.device("stm32f746"),
         flash_bytes=e.flash_bytes + 1000,
         reserved_flash_bytes=1000,
-        sram_bytes=e.peak_sram_bytes + 10,
+        sram_bytes=cost.arena_bytes(e.peak_sram_bytes, 0.0) + 10,
         reserved_sram_bytes=10,
     )
-    cost.check_fits(e, device)
+    cost.check_fits(e, device, arena_margin=0.0)
     with pytest.raises(BudgetError):
-        cost.check_fits(e, replace(device, reserved_sram_bytes=11))
+        cost.check_fits(e, replace(device, reserved_sram_bytes=11), arena_margin=0.0)
+
+
+def test_the_arena_must_fit_with_its_margin():
+    e, device = cost.estimate(BASE), profiles.device("stm32f746")
+    reserved = cost.arena_bytes(e.peak_sram_bytes, 0.1)
+    assert reserved >= 1.1 * e.peak_sram_bytes
+    cost.check_fits(e, replace(device, sram_bytes=reserved, reserved_sram_bytes=0), arena_margin=0.1)
+    with pytest.raises(BudgetError) as caught:
+        cost.check_fits(e, replace(device, sram_bytes=reserved, reserved_sram_bytes=1), arena_margin=0.1)
+    assert (caught.value.needed, caught.value.available) == (reserved, reserved - 1)
 
 
 def test_estimates_are_fast():

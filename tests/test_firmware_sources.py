@@ -12,9 +12,9 @@ from tiny_edge import CLASS_NAMES, DEVICE, POINTS, cascade, cascade_bundle, firm
 from firmware_export import tflm
 from firmware_export.edge import build_edge_bundle
 from firmware_export.host import C_FLAGS, CXX_FLAGS, c_compiler
-from firmware_export.tflm import STATUSES, arena_bytes, check_spare, render
+from firmware_export.tflm import STATUSES, check_spare, render
 from hybrid.artifacts import Footprint
-from hybrid.cost import program_flash_bytes
+from hybrid.cost import arena_bytes, program_flash_bytes
 from hybrid.errors import BudgetError, BundleError, SpecError
 
 TFLM_API = Path(__file__).parent / "tflm_api"

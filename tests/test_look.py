@@ -8,7 +8,18 @@ from learner_helpers import EDGE, head, spec
 
 from hybrid import cost, profiles
 from hybrid.errors import BudgetError, SpecError
-from hybrid.look import ROUTER_FLASH_BYTES, build_stages, cut, exit_after, mix_weights, reads, stage_archs, staged
+from hybrid.latency import edge_latency_ms
+from hybrid.look import (
+    ROUTER_FLASH_BYTES,
+    build_stages,
+    cut,
+    exit_after,
+    mean_latency_ms,
+    mix_weights,
+    reads,
+    stage_archs,
+    staged,
+)
 from hybrid.nets import build_net, normalise
 from hybrid.progress import SILENT
 from hybrid.specs import ArchSpec, BlockSpec, LookSpec
@@ -119,9 +130,15 @@ def test_each_further_net_takes_the_flash_again():
     one = cost.estimate(DEEP)
     three = staged(DEEP, replace(NET, nets=2, width=1.0))
     assert three.flash_bytes == 3 * (one.flash_bytes + ROUTER_FLASH_BYTES)
-    assert replace(three, flash_bytes=one.flash_bytes) == one  # one after the other in the same arena
+    assert three.stage_work == 3 * (one.work,)
+    assert replace(three, flash_bytes=one.flash_bytes, arena=one.arena, stage_work=one.stage_work) == one
+    assert (three.arena.head_bytes, three.arena.tail_bytes) == (one.arena.head_bytes, 3 * one.arena.tail_bytes)
+    assert three.peak_sram_bytes == one.arena.head_bytes + 3 * one.arena.tail_bytes  # each stays, one at a time runs
     assert staged(DEEP, LookSpec()).flash_bytes == one.flash_bytes + ROUTER_FLASH_BYTES
-    assert staged(DEEP, EXIT).flash_bytes == one.flash_bytes + 2 * ROUTER_FLASH_BYTES  # one net in two parts
+    parts = cost.estimate_exit(DEEP, 3)
+    assert staged(DEEP, EXIT).flash_bytes == sum(part.flash_bytes + ROUTER_FLASH_BYTES for part in parts)
+    head = 16 * 10 + 28 * 10  # weights, and what each class takes beside them
+    assert parts[0].flash_bytes + parts[1].flash_bytes > one.flash_bytes + head
 
 
 def test_a_further_net_is_wider():
@@ -130,13 +147,31 @@ def test_a_further_net_is_wider():
     assert [block.width for block in second.blocks] == [round(1.5 * block.width) for block in DEEP.blocks]
     both = staged(DEEP, replace(NET, width=1.5))
     assert both.flash_bytes == sum(cost.estimate(one).flash_bytes + ROUTER_FLASH_BYTES for one in (edge, second))
-    assert both.peak_sram_bytes == cost.estimate(second).peak_sram_bytes  # the larger of the two
+    tails = [cost.estimate(one).arena.tail_bytes for one in (edge, second)]
+    assert both.peak_sram_bytes == sum(tails) + cost.estimate(second).arena.head_bytes  # the larger one's activations
 
 
 def test_a_net_that_fits_once_may_not_fit_twice():
     device = profiles.device("stm32f746")
     room = device.reserved_flash_bytes + int(1.5 * staged(DEEP, LookSpec()).flash_bytes)
     small = replace(device, flash_bytes=room)
-    cost.check_fits(staged(DEEP, LookSpec()), small)
+    cost.check_fits(staged(DEEP, LookSpec()), small, arena_margin=0.1)
     with pytest.raises(BudgetError, match="flash_bytes"):
-        cost.check_fits(staged(DEEP, NET), small)
+        cost.check_fits(staged(DEEP, NET), small, arena_margin=0.1)
+
+
+def test_each_further_look_takes_time_for_its_share_of_the_one_before():
+    device = profiles.device("stm32f746")
+    one, wide = (edge_latency_ms(cost.estimate(arch).work, device) for arch in stage_archs(DEEP, NET))
+    found = [mean_latency_ms(staged(DEEP, replace(NET, nets=nets)), device, share=0.5) for nets in (1, 2)]
+    assert found == pytest.approx([one + wide / 2, one + wide / 2 + wide / 4])
+    assert mean_latency_ms(staged(DEEP, LookSpec()), device, share=0.5) == one
+
+
+def test_an_exit_saves_the_time_of_its_far_part():
+    device = profiles.device("stm32f746")
+    near, far = (edge_latency_ms(part.work, device) for part in cost.estimate_exit(DEEP, 3))
+    costs = staged(DEEP, EXIT)
+    assert mean_latency_ms(costs, device, share=0.25) == pytest.approx(near + far / 4)
+    assert near < edge_latency_ms(costs.work, device) < near + far
+    assert costs.macs == cost.estimate(DEEP).macs

@@ -14,6 +14,7 @@ from firmware_export.emulate.gateway import Way
 from firmware_export.verify import verify
 from hybrid import cost
 from hybrid.configure import run_spec, to_toml
+from hybrid.errors import BudgetError
 from hybrid.latency import edge_latency_ms
 from hybrid.look import ROUTER_FLASH_BYTES
 from hybrid.pipeline import Run
@@ -135,6 +136,22 @@ def test_time_on_the_device_by_hand(story):
     assert (test.stage <= 1).all()
 
 
+def test_the_search_priced_the_time_that_the_sweep_finds(story):
+    """All but the routers; the sweep's share is what the int8 thresholds come to on calibration."""
+    priced, swept = story.run.searched.chosen.latency_ms, story.run.swept
+    device, stages = story.run.device, story.run.quantized.routed.program.stages
+    ms = [edge_latency_ms(cost.stage_work(stage), device) for stage in stages]
+    share = (swept.calibration.stage == 1).mean()
+    assert priced == pytest.approx(ms[0] + 0.4 * ms[1], rel=0.03)
+    assert priced == pytest.approx(swept.points[0].mean_latency_ms + (0.4 - share) * ms[1], rel=0.03)
+
+
+def test_the_device_program_takes_no_more_than_the_search_reckoned_with(story):
+    priced, taken = story.run.searched.chosen, story.run.quantized.footprint
+    assert taken.least_arena_bytes <= priced.peak_sram_bytes <= 1.05 * taken.least_arena_bytes
+    assert taken.flash_bytes <= priced.flash_bytes
+
+
 def test_the_report_tells_the_second_look(story):
     assert "What runs on the device, and how often" in story.page
     words = {"net": "a further net reads the input", "exit": "the rest of the net goes on"}
@@ -164,3 +181,22 @@ def test_the_search_leaves_flash_for_every_net(asked, tmp_path, kind):
     assert all(c.flash_bytes >= nets * cost.estimate(c.arch).flash_bytes for c in found.candidates)
     assert {c.flash_bytes <= limit for c in found.candidates if c.status == "scored"} == {True}
     assert nets * (cost.estimate(found.edge).flash_bytes + ROUTER_FLASH_BYTES) <= limit
+
+
+def test_what_export_would_refuse_is_refused_before_any_training(asked, folder, tmp_path):
+    """The arena with its margin must fit the device; a ceiling of the user's is on the arena without it."""
+    need = cost.estimate(EDGE).peak_sram_bytes
+    room = cost.arena_bytes(need, 0.05)
+    given = [*asked, f'search.arch="{folder / "edge.toml"}"', f"search.max_peak_sram_bytes={need}"]
+
+    def on_a_tight_board(name, *changes):
+        run = Run(tmp_path / name, run_spec(assignments=[*given, *changes]))
+        run.device = replace(run.device, sram_bytes=run.device.reserved_sram_bytes + room)
+        return run.searched
+
+    with pytest.raises(
+        BudgetError, match=r"^arena_bytes: needs .*; stride earlier, lower export\.arena_margin or "
+    ) as no:
+        on_a_tight_board("refused")
+    assert no.value.needed == cost.arena_bytes(need, 0.1) > no.value.available == room
+    assert on_a_tight_board("fits", "export.arena_margin=0.05").edge == EDGE

@@ -315,6 +315,7 @@ def test_a_limit_that_no_threshold_holds(copied):
         ("sweep.no_excess_loss=true", {"sweep", "bundle"}),
         ("export.golden_examples=3", {"bundle"}),
         ('export.engines="tflm"', {"bundle"}),
+        ("export.arena_margin=0.2", EVERY - {"cloud"}),  # what does not fit with it is not searched
     ],
 )
 def test_what_a_change_makes_again(tmp_path, npz, change, made_again):
@@ -322,6 +323,19 @@ def test_what_a_change_makes_again(tmp_path, npz, change, made_again):
     before = Run(tmp_path, run_spec(assignments=[set_data])).keys
     after = Run(tmp_path, run_spec(assignments=[set_data, change])).keys
     assert {name for name in before if before[name] != after[name]} == made_again
+
+
+@pytest.mark.parametrize(
+    ("kind", "change"),
+    [("net", "look.share=0.3"), ("net", "look.nets=2"), ("exit", "look.share=0.3"), ("exit", "look.exit_after=1")],
+)
+def test_what_the_looks_take_is_a_question_of_the_search(tmp_path, npz, kind, change):
+    looks = [f'data.name="{npz}"', f'look.kind="{kind}"']
+    before = Run(tmp_path, run_spec(assignments=looks)).keys
+    after = Run(tmp_path, run_spec(assignments=[*looks, change])).keys
+    assert {name for name in before if before[name] != after[name]} == EVERY - {"cloud"}
+    given = [*looks, 'search.arch="mine.toml"']
+    assert Run(tmp_path, run_spec(assignments=given)).keys != Run(tmp_path, run_spec(assignments=[*given, change])).keys
 
 
 def test_a_further_cloud_is_trained_beside_the_first_and_asks_a_new_question(tmp_path, npz):

@@ -122,19 +122,20 @@ class Run:
         """
         asked, look = self.spec.search, self.spec.look
         ceilings = (asked.max_macs, asked.max_flash_bytes, asked.max_peak_sram_bytes, asked.max_latency_ms)
-        device = (*ceilings, self.device, look.kind, look.nets)
+        looks = {"none": (), "net": (look.nets, look.width, look.share), "exit": (look.exit_after, look.share)}
+        device = (*ceilings, self.device, self.spec.export.arena_margin, look.kind, *looks[look.kind])
         if self.space is None:
-            given = digest("given", base, file_digest(asked.arch), *device, look.width)
+            given = digest("given", base, file_digest(asked.arch), *device)
             return "", given, given
         place = searching.teacher(self.clouds)
         taught_by = "" if place is None else clouds[place]
         train = self.spec.train
         recipe = (train.batch_size, train.weight_decay, train.distillation, train.temperature)
         trained = (asked.supernet_epochs, asked.supernet_rows, *recipe, train.flip, train.crop_pixels)
-        supernet = digest("supernet", base, self.space, taught_by, *trained, *device, look.width)
+        supernet = digest("supernet", base, self.space, taught_by, *trained, *device)
         times = [(server.latency_ms, cloud.latency_ms) for server, cloud in zip(self.servers, self.clouds, strict=True)]
         scored = (asked.rows, asked.min_coverage, asked.macs_exponent, self.link, self.spec.sweep.payload, times)
-        question = digest("question", supernet, *clouds, *device, look.width, *scored)
+        question = digest("question", supernet, *clouds, *device, *scored)
         return supernet, question, digest("search", question, asked.trials, asked.noise_tolerance)
 
     @cached_property

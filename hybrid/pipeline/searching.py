@@ -14,7 +14,7 @@ from hybrid.artifacts import Floats
 from hybrid.checkpoint import Checkpoint
 from hybrid.clouds import CloudAnswers
 from hybrid.cost import Estimate
-from hybrid.look import staged
+from hybrid.look import mean_latency_ms, staged
 from hybrid.pipeline.folder import digest, file_digest
 from hybrid.specs import ArchSpec, CloudSpec, SearchSpec
 from hybrid.units import count, kib, percent, quantity
@@ -124,11 +124,16 @@ def space_of(run: "Run") -> Space:
 
 
 def pricing_of(run: "Run") -> Pricing[Estimate]:
-    """What a net costs on the run's device, all of its looks together."""
+    """What a net costs on the run's device, all of its looks together.
+
+    Its latency is the mean over inputs, of which each further look sees a share; its MACs are the edge net's alone.
+    The device must hold the arena with `export.arena_margin`; the user's own ceilings are on the costs as they are.
+    """
+    margin = run.spec.export.arena_margin
     return Pricing(
         estimate=lambda arch: staged(arch, run.spec.look),
-        fits=lambda estimate: cost.check_fits(estimate, run.device),
-        latency_ms=lambda estimate: latency.edge_latency_ms(estimate.work, run.device),
+        fits=lambda estimate: cost.check_fits(estimate, run.device, arena_margin=margin),
+        latency_ms=lambda estimate: mean_latency_ms(estimate, run.device, run.spec.look.share),
         spec=run.spec.search,
         device=run.device,
     )
