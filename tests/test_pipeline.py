@@ -18,7 +18,8 @@ from datasets import load
 from firmware_export.emulate import programs
 from firmware_export.packing import pack
 from firmware_export.payload import Query, encode_payload
-from hybrid.configure import run_spec
+from hybrid import profiles
+from hybrid.configure import run_spec, to_toml
 from hybrid.device_router import StoredOutputs
 from hybrid.pipeline import Run
 from hybrid.pipeline.storage import read_routed
@@ -350,6 +351,21 @@ def test_another_content_of_a_file_that_the_spec_names_counts_as_a_change(tmp_pa
     before = run.keys
     named.write_bytes(b"two")
     assert Run(tmp_path / "run", replace(run.spec)).keys[stage] != before[stage]
+
+
+def test_a_link_of_one_s_own_counts_also_where_a_shipped_one_has_its_name(tmp_path, npz):
+    mine = tmp_path / "lte.toml"
+
+    def keys(rtt_mean_ms):
+        mine.write_text(to_toml(replace(profiles.link("lte"), rtt_mean_ms=rtt_mean_ms)))
+        given = [f'data.name="{npz}"', 'search.arch="mine.toml"', f'link="{mine}"']
+        run = Run(tmp_path / "run", run_spec(assignments=given))
+        assert run.links["lte"].rtt_mean_ms == rtt_mean_ms
+        assert next(iter(run.links.values())) is run.link
+        return run.keys
+
+    before, after = keys(5000.0), keys(9000.0)
+    assert {name for name in before if before[name] != after[name]} == {"sweep", "bundle"}
 
 
 # Killed, resumed, and the same bytes
