@@ -23,9 +23,10 @@ from tritonclient.utils import InferenceServerException
 
 from firmware_export.cloud import cloud_files
 from firmware_export.packing import pack
+from firmware_export.payload import payload_bytes
 from hybrid.errors import BundleError, CloudError, HybridError, SpecError
 from hybrid.serve import create_app, load_model, serve
-from hybrid.serve.app import body_limit
+from hybrid.serve.app import body_limit, query_limit
 from hybrid.serve.errors import RequestError
 from hybrid.serve.oip import read_infer
 from hybrid.serve.query import decode_query
@@ -318,11 +319,12 @@ def test_an_answer_is_small(server):
     ("change", "status", "message"),
     [
         ({"v": 2}, 400, "v is 2, expected 1"),
-        ({"v": None}, 400, "v is None, expected 1"),
+        ({"v": None}, 400, "v is missing, expected 1"),
         ({"m": bytes(8)}, 409, "m: not the edge model 0123456789abcdef this cloud is paired with"),
         ({"m": None}, 400, "keys ['c', 's', 'v', 'x'], expected"),
         ({"x": bytes(3)}, 400, "x: got 3 bytes, expected 4 for pixels of shape [2, 2, 1]"),
-        ({"x": [0, 0, 0, 0]}, 400, "x is list, expected bytes"),
+        ({"x": [0, 0, 0, 0]}, 400, "x is a list, expected an integer or bytes"),
+        ({"c": 2**64}, 400, "c is a tag, expected an integer or bytes"),
         ({"z": b""}, 400, "keys ['c', 'm', 's', 'v', 'x', 'z'], expected"),
         ({"x": None}, 400, "keys ['c', 'm', 's', 'v'], expected"),
     ],
@@ -355,8 +357,18 @@ def test_whatever_packed_pixels_come_are_read_or_refused(packed):
 
 @pytest.mark.parametrize("body", [b"\x9f" * 5000, b"\x81" * 5000, b"\x5b" + b"\xff" * 8, b"\x9b" + b"\x7f" * 8])
 def test_deep_and_boastful_cbor(body):
-    with pytest.raises(RequestError, match="not CBOR"):
+    with pytest.raises(RequestError, match="payload: "):
         decode_query(body, "cbor", INFO)
+
+
+def test_a_query_is_limited_to_the_longest_frame(server):
+    """Its map and five keys, whose heads an encoder may write 8 bytes longer than need be, as those of the values."""
+    limit = query_limit(INFO)
+    assert limit == payload_bytes(INFO.input_shape) + 11 * 8
+    assert post(server, "query", b" " * limit, CBOR).status == 400  # read, and no frame
+    answer = post(server, "query", iter([b" " * limit, b" "]), CBOR)
+    assert answer.status == 413
+    assert answer.json()["error"] == f"body: more than {limit} bytes, the most that a query takes; send one at a time"
 
 
 def test_pixels_alone(server):
