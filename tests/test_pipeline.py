@@ -180,6 +180,10 @@ def test_the_threshold_is_guaranteed_by_the_calibration_split(folder, summary, p
     assert accuracy >= (found["cloud_scores"].argmax(axis=1) == found["labels"]).mean() - 0.005
 
 
+def test_the_console_says_what_is_guaranteed(story, summary):
+    assert f"Guaranteed: {summary['guarantee']}.\n" in story[1]
+
+
 def test_chosen_threshold_by_hand(summary, predicted):
     coverage, accuracy = hand_made(predicted["test"], summary["hybrid"]["threshold"])
     assert summary["hybrid"]["coverage"] == pytest.approx(coverage)
@@ -273,6 +277,20 @@ def test_a_late_key_makes_late_stages_again(copied, predicted):
     assert certificate["targets"] == [{"kind": "max_queries", "value": pytest.approx(0.2)}]
     assert certificate["lowest"] <= threshold <= certificate["highest"]
     assert run_spec(paths=[copied / "spec.toml"]).sweep.min_coverage == 0.8
+
+
+def test_limits_of_one_command_after_the_other_hold_together(copied, predicted):
+    hybrid("sweep", "--out", copied, "--max-queries", "0.9")
+    out, _ = hybrid("sweep", "--out", copied, "--max-loss", "0.02")
+    assert "Guaranteed: accuracy at most 2 points below the cloud's, at most 90 % queries, with confidence 90 %" in out
+    coverage, accuracy = hand_made(predicted["calibration"], read(copied / "sweep/confirmed.json")[0]["threshold"])
+    found = predicted["calibration"]
+    assert coverage >= 0.1
+    assert accuracy >= (found["cloud_scores"].argmax(axis=1) == found["labels"]).mean() - 0.02
+    out, _ = hybrid("sweep", "--out", copied, "--max-loss", "0")
+    assert "Guaranteed: at most 90 % queries, with confidence 90 %" in out
+    out, _ = hybrid("sweep", "--out", copied, "--confidence", "0")
+    assert "Guaranteed" not in out
 
 
 def test_a_limit_that_no_threshold_holds(copied):
