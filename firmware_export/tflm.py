@@ -201,7 +201,7 @@ def arena_bytes(least_bytes: int, margin: float) -> int:
     >>> arena_bytes(1000, 0.1)
     1104
     """
-    if not 0 <= margin < 10:
+    if not 0 <= margin <= 10:
         raise SpecError(f"export.arena_margin: got {margin}, allowed 0 to 10")
     needed = least_bytes + ceil(least_bytes * margin)
     return -(-needed // ARENA_ALIGNMENT_BYTES) * ARENA_ALIGNMENT_BYTES

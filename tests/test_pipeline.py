@@ -499,7 +499,7 @@ def test_a_bundle_is_not_measured_by_another_run(copied):
     spec = copied / "spec.toml"
     spec.write_text(spec.read_text().replace("limit = 1300", "limit = 1200"))
     _, err = hybrid("emulate", copied / "bundle", code=2)
-    assert "this run went on since the bundle was made, with other data or nets; hybrid export makes" in err
+    assert "this run went on since the bundle was made, with other data, nets or routers; hybrid export makes" in err
 
 
 @needs_emulator
