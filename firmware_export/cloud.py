@@ -127,7 +127,7 @@ def _check(inputs: CloudInputs) -> None:
         raise SpecError(f"model_name: got {inputs.model_name!r}, allowed a-z, 0-9 and -, as Kubernetes names")
     if not _DIGEST.fullmatch(inputs.edge_digest):
         raise SpecError(f"edge_digest: got {inputs.edge_digest!r}, expected a SHA-256 as 64 lower-case hex digits")
-    if not 0 < inputs.deadline_ms < 86_400_000:
+    if not 0 < inputs.deadline_ms <= 86_400_000:
         raise SpecError(f"export.deadline_ms: got {inputs.deadline_ms}, allowed above 0 to a day")
     if inputs.max_batch < 1:
         raise SpecError(f"max_batch: got {inputs.max_batch}, allowed 1 or more")

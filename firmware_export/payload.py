@@ -7,7 +7,6 @@ they would not become smaller it is ``cbor``, so that it is never longer. ``raw`
 Pixels are uint8, row by row, channels last.
 """
 
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
@@ -26,6 +25,9 @@ Encoding = Literal["raw", "cbor", "packed"]
 _PIXELS, _PACKED = "x", "z"
 _KEYS = ("c", "m", "s", "v")
 _PACKED_SAMPLES = 1 << 24
+_KINDS = ("an integer", "an integer", "bytes", "text", "a list", "a map", "a tag", "a simple value or float")
+"""CBOR's major types."""
+_UNSIGNED, _NEGATIVE, _BYTES, _TEXT, _MAP = 0, 1, 2, 3, 5
 
 
 class PayloadError(HybridError, ValueError):
@@ -78,11 +80,12 @@ def decode_payload(payload: bytes, encoding: Encoding, input_shape: tuple[int, .
         pixels = _check_size(_PIXELS, payload, input_shape)
         return Query(pixels=pixels, edge_class=None, score=None, model=None)
     fields = _read_map(payload)
-    if fields.get("v") != PAYLOAD_VERSION or isinstance(fields["v"], bool):
-        raise PayloadError(f"payload: v is {fields.get('v')!r}, expected {PAYLOAD_VERSION}; update the endpoint")
+    if fields.get("v") != PAYLOAD_VERSION:
+        version = _told(fields["v"]) if "v" in fields else "missing"
+        raise PayloadError(f"payload: v is {version}, expected {PAYLOAD_VERSION}; update the endpoint")
     if set(fields) not in ({*_KEYS, _PIXELS}, {*_KEYS, _PACKED}):
         expected = f"{[*_KEYS, _PIXELS]} or {_PACKED} in the place of {_PIXELS}"
-        raise PayloadError(f"payload: keys {sorted(map(str, fields))}, expected {expected}")
+        raise PayloadError(f"payload: keys {sorted(fields)}, expected {expected}")
     _check_fields(fields["c"], fields["s"], fields["m"])
     pixels = _read_pixels(fields, input_shape)
     return Query(pixels=pixels, edge_class=fields["c"], score=fields["s"], model=fields["m"])
@@ -129,9 +132,14 @@ def _check_encoding(encoding: str) -> None:
 def _check_fields(edge_class: Any, score: Any, model: Any) -> None:
     for name, value, low, high in (("c", edge_class, 0, MAX_CLASS), ("s", score, -128, 127)):
         if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
-            raise PayloadError(f"payload: {name} is {value!r}, expected an integer in [{low}, {high}]")
+            raise PayloadError(f"payload: {name} is {_told(value)}, expected an integer in [{low}, {high}]")
     if not isinstance(model, bytes) or len(model) != MODEL_DIGEST_BYTES:
-        raise PayloadError(f"payload: m is {model!r}, expected {MODEL_DIGEST_BYTES} bytes")
+        raise PayloadError(f"payload: m is {_told(model)}, expected {MODEL_DIGEST_BYTES} bytes")
+
+
+def _told(value: Any) -> str:
+    """An integer as it is; of anything else, which may be long, the type."""
+    return str(value) if type(value) is int else type(value).__name__
 
 
 def _read_pixels(fields: Mapping[Any, Any], input_shape: tuple[int, ...]) -> NDArray[np.uint8]:
@@ -154,16 +162,57 @@ def _check_size(name: str, content: bytes, input_shape: tuple[int, ...]) -> NDAr
     return np.frombuffer(content, np.uint8)
 
 
-def _read_map(payload: bytes) -> Mapping[Any, Any]:
-    import cbor2
+def _read_map(frame: bytes) -> dict[str, Any]:
+    """Read a map from single letters to integers of at most 64 bits and byte strings, and nothing else of CBOR.
 
-    stream = io.BytesIO(payload)
-    try:
-        fields = cbor2.load(stream)
-    except (cbor2.CBORDecodeError, ValueError, TypeError, RecursionError) as exc:
-        raise PayloadError(f"payload: not CBOR ({exc})") from exc
-    if not isinstance(fields, dict):
-        raise PayloadError(f"payload: CBOR {type(fields).__name__}, expected a map")
-    if stream.tell() != len(payload):
-        raise PayloadError(f"payload: {len(payload) - stream.tell()} bytes after the map, expected none")
+    What else there is, such as shared references, makes of a few bytes as much work and memory as their writer likes.
+    """
+    kind, entries, at = _read_head(frame, 0)
+    if kind != _MAP:
+        raise PayloadError(f"payload: {_KINDS[kind]}, expected a map")
+    fields: dict[str, Any] = {}
+    for _ in range(entries):
+        key, at = _read_key(frame, at)
+        if key in fields:
+            raise PayloadError(f"payload: {key} comes twice")
+        fields[key], at = _read_value(frame, at, key)
+    if at != len(frame):
+        raise PayloadError(f"payload: {len(frame) - at} bytes after the map, expected none")
     return fields
+
+
+def _read_key(frame: bytes, at: int) -> tuple[str, int]:
+    kind, size, at = _read_head(frame, at)
+    if (kind, size) != (_TEXT, 1):
+        found = f"text of {size} bytes" if kind == _TEXT else _KINDS[kind]
+        raise PayloadError(f"payload: {found} as a key, expected a letter")
+    letter = _cut(frame, at, 1)
+    if not letter.isalpha():  # of bytes: in ASCII
+        raise PayloadError("payload: a key that is no letter")
+    return letter.decode("ascii"), at + 1
+
+
+def _read_value(frame: bytes, at: int, key: str) -> tuple[int | bytes, int]:
+    kind, number, at = _read_head(frame, at)
+    if kind == _BYTES:
+        return _cut(frame, at, number), at + number
+    if kind not in (_UNSIGNED, _NEGATIVE):
+        raise PayloadError(f"payload: {key} is {_KINDS[kind]}, expected an integer or bytes")
+    return (number if kind == _UNSIGNED else -1 - number), at
+
+
+def _read_head(frame: bytes, at: int) -> tuple[int, int, int]:
+    """Kind and number of the item at `at`, and where what follows begins (RFC 8949, section 3)."""
+    kind, detail = divmod(_cut(frame, at, 1)[0], 32)
+    if detail < 24:
+        return kind, detail, at + 1
+    if detail > 27:
+        raise PayloadError(f"payload: {_KINDS[kind]} of indefinite or unknown length")
+    size = 1 << (detail - 24)
+    return kind, int.from_bytes(_cut(frame, at + 1, size), "big"), at + 1 + size
+
+
+def _cut(frame: bytes, at: int, size: int) -> bytes:
+    if at + size > len(frame):
+        raise PayloadError("payload: ends early; send it whole")
+    return frame[at : at + size]

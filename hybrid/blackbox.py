@@ -131,8 +131,7 @@ class RemoteModel:
     """One model of a server, and the tensor that its metadata asks for."""
 
     def __init__(self, url: str, timeout_s: float) -> None:
-        parts = parse_url(url)
-        if parts.scheme not in ("http", "https") or not parts.host or "/v2/models/" not in (parts.path or ""):
+        if not _is_model_url(url):
             raise SpecError(f"cloud.url: got {url!r}, expected the form http://host:8080/v2/models/NAME")
         self._url = url.rstrip("/")
         retries = Retry(ATTEMPTS - 1, backoff_factor=BACKOFF_S, status_forcelist=_BUSY, allowed_methods=None)
@@ -181,6 +180,14 @@ class RemoteModel:
             return json.loads(answer.data)
         except ValueError as exc:
             raise CloudError(f"{url}: answers no JSON; is it an Open Inference Protocol v2 server?") from exc
+
+
+def _is_model_url(url: str) -> bool:
+    try:
+        parts = parse_url(url)
+    except urllib3.exceptions.LocationParseError:
+        return False
+    return parts.scheme in ("http", "https") and bool(parts.host) and "/v2/models/" in (parts.path or "")
 
 
 def _get(mapping: Any, key: str, url: str) -> Any:

@@ -1,9 +1,10 @@
 """Latency measured on boards in, what work costs there out: a device's profile from its user's own measurements.
 
-The time of an inference is linear in its work (`terms`). A few nets cannot separate all costs, so that the fit is one
-in relative error around a prior, the profile that is refitted: each board has a scale of its own, free, and each cost
-may leave the prior's proportions as far as the measurements say so and `SPREAD` allows (a MAP estimate of normal laws
-on logarithms; no cost can become negative). Boards measured together share the proportions.
+The time of an inference is linear in its work (`terms`), beside the profile's fixed overhead. A few nets cannot
+separate all costs, so that the fit is one in relative error around a prior, the profile that is refitted: each board
+has a scale of its own, free, and each cost may leave the prior's proportions as far as the measurements say so and
+`SPREAD` allows (a MAP estimate of normal laws on logarithms; no cost can become negative). Boards measured together
+share the proportions.
 """
 
 import csv
@@ -54,10 +55,11 @@ class Fit:
     costs: Array
     scales: Mapping[str, float]
     remaining: Array
+    overhead_ms: float
 
     def latency_ms(self, work: Work, board: str, ragged_penalty: float) -> float:
         """Time of one inference, where the prior's unit is milliseconds."""
-        return self.scales[board] * float(terms(work, ragged_penalty) @ self.costs)
+        return self.scales[board] * float(terms(work, ragged_penalty) @ self.costs) + self.overhead_ms
 
 
 def terms(work: Work, ragged_penalty: float) -> Array:
@@ -66,21 +68,27 @@ def terms(work: Work, ragged_penalty: float) -> Array:
     return np.array([*macs, work.outputs, work.elements, work.operators], dtype=np.float64)
 
 
-def fit(rows: Sequence[Measurement], prior: Array, *, ragged_penalty: float, shape: bool = True) -> Fit:
-    """Fit the costs ``(7,)`` and a factor for each board; without `shape` the factors alone."""
+def fit(
+    rows: Sequence[Measurement], prior: Array, *, ragged_penalty: float, overhead_ms: float = 0.0, shape: bool = True
+) -> Fit:
+    """Fit the costs ``(7,)`` and a factor for each board; without `shape` the factors alone.
+
+    `overhead_ms` of each inference is known, and shorter than every measurement.
+    """
     from scipy.optimize import least_squares
 
     boards = sorted({row.board for row in rows})
     x = np.array([terms(row.work, ragged_penalty) for row in rows])
     at = np.array([boards.index(row.board) for row in rows])
-    measured = np.log([row.latency_ms for row in rows])
+    measured_ms = np.array([row.latency_ms for row in rows])
     count = len(TERMS) if shape else 0
 
     def residuals(t: Array) -> Array:
         costs = prior * np.exp(t[:count]) if shape else prior
-        return np.concatenate([(np.log(x @ costs) + t[count:][at] - measured) / NOISE, t[:count] / SPREAD])
+        modelled_ms = (x @ costs) * np.exp(t[count:][at]) + overhead_ms
+        return np.concatenate([np.log(modelled_ms / measured_ms) / NOISE, t[:count] / SPREAD])
 
-    off = measured - np.log(x @ prior)
+    off = np.log((measured_ms - overhead_ms) / (x @ prior))
     start = np.concatenate([np.zeros(count), [off[at == board].mean() for board in range(len(boards))]])
     found = least_squares(residuals, start)
     covariance = np.linalg.inv(found.jac.T @ found.jac)
@@ -89,10 +97,13 @@ def fit(rows: Sequence[Measurement], prior: Array, *, ragged_penalty: float, sha
         costs=prior * np.exp(found.x[:count]) if shape else prior,
         scales={board: float(np.exp(t)) for board, t in zip(boards, found.x[count:], strict=True)},
         remaining=remaining,
+        overhead_ms=overhead_ms,
     )
 
 
-def leave_one_model_out(rows: Sequence[Measurement], prior: Array, *, ragged_penalty: float) -> list[float]:
+def leave_one_model_out(
+    rows: Sequence[Measurement], prior: Array, *, ragged_penalty: float, overhead_ms: float = 0.0
+) -> list[float]:
     """Relative error of each row, predicted by a fit on the rows of all other models, in the order of `rows`.
 
     A row whose board has no other model is nan.
@@ -102,7 +113,8 @@ def leave_one_model_out(rows: Sequence[Measurement], prior: Array, *, ragged_pen
         others = [row for row in rows if row.model != model]
         if not others:
             continue
-        done = fit(others, prior, ragged_penalty=ragged_penalty, shape=len(others) >= SHAPE_ROWS)
+        shape = len(others) >= SHAPE_ROWS
+        done = fit(others, prior, ragged_penalty=ragged_penalty, overhead_ms=overhead_ms, shape=shape)
         for index, row in enumerate(rows):
             if row.model == model and row.board in done.scales:
                 predicted = done.latency_ms(row.work, row.board, ragged_penalty)
@@ -126,11 +138,17 @@ class Calibration:
 
 
 def calibrate(rows: Sequence[Measurement], device: Device, name: str) -> Calibration:
-    """Refit `device` from measurements of one board, at least one; the result is called `name`."""
+    """Refit `device` from measurements of one board, at least one; the result is called `name`.
+
+    The fixed overhead of an inference stays what it is, but for a board that is too quick for that: it has at most half
+    of the shortest measurement.
+    """
     khz = device.clock_mhz * 1e3
     prior = costs_of(device) / khz
-    done = fit(rows, prior, ragged_penalty=device.ragged_penalty, shape=len(rows) >= SHAPE_ROWS)
-    (scale,) = done.scales.values()
+    overhead_ms = min(device.overhead_ms, min(row.latency_ms for row in rows) / 2)
+    shape = len(rows) >= SHAPE_ROWS
+    done = fit(rows, prior, ragged_penalty=device.ragged_penalty, overhead_ms=overhead_ms, shape=shape)
+    ((board, scale),) = done.scales.items()
     cycles = {term: float(f"{cost * scale * khz:.4g}") for term, cost in zip(TERMS, done.costs, strict=True)}
     told = tuple(term for term, left in zip(TERMS, done.remaining, strict=True) if left < TOLD)
     refitted = replace(
@@ -141,16 +159,15 @@ def calibrate(rows: Sequence[Measurement], device: Device, name: str) -> Calibra
         cycles_per_output=cycles["output"],
         cycles_per_element=cycles["element"],
         cycles_per_operator=cycles["operator"],
-        overhead_ms=0.0,
+        overhead_ms=overhead_ms,
         power_mw=_power_mw(rows, device),
-        latency_band=_band(rows, prior, device),
+        latency_band=_band(rows, prior, device, overhead_ms),
         source=f"calibrated from {len(rows)} measurement{'s' if len(rows) > 1 else ''}, starting from {device.name}",
     )
     return Calibration(
         device=refitted,
         residuals={
-            row.model: scale * float(terms(row.work, device.ragged_penalty) @ done.costs) / row.latency_ms - 1
-            for row in rows
+            row.model: done.latency_ms(row.work, board, device.ragged_penalty) / row.latency_ms - 1 for row in rows
         },
         factor=scale,
         measured=told,
@@ -174,9 +191,10 @@ def costs_of(device: Device) -> Array:
     return np.array([*macs, device.cycles_per_output, device.cycles_per_element, device.cycles_per_operator])
 
 
-def _band(rows: Sequence[Measurement], prior: Array, device: Device) -> float:
+def _band(rows: Sequence[Measurement], prior: Array, device: Device, overhead_ms: float) -> float:
     """The largest error when each model is predicted from the others; of one model, what the profile had."""
-    errors = np.abs(leave_one_model_out(rows, prior, ragged_penalty=device.ragged_penalty))
+    known = {"ragged_penalty": device.ragged_penalty, "overhead_ms": overhead_ms}
+    errors = np.abs(leave_one_model_out(rows, prior, **known))
     if np.isnan(errors).all():
         return device.latency_band
     return round(max(LEAST_BAND, float(np.nanmax(errors))), 2)

@@ -26,6 +26,8 @@ STEM_WIDTH = 16
 STEM_PIXELS = 32
 """Up to this size the stem sees every pixel."""
 HELD_OUT = ("calibration", "validation", "test")
+ROUNDED_SUM = 1e-2
+"""How far from 1 the sum of rounded probabilities may be."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -172,9 +174,14 @@ def black_box_answers(data: Dataset, spec: CloudSpec, *, narrator: Narrator = SI
 
 
 def _as_probabilities(tables: Mapping[str, Floats]) -> dict[str, Floats]:
-    """Pass probabilities through; turn anything else that scores classes (logits) into probabilities."""
-    return {name: scores if _sums_to_one(scores) else softmax(scores) for name, scores in tables.items()}
+    """Probabilities, rounded ones too, but for their sum as they are; anything else (logits) through a softmax.
+
+    All splits come from one cloud, so that they are one kind of score.
+    """
+    if all(_sums_to_one(scores) for scores in tables.values()):
+        return {name: scores / scores.sum(axis=1, keepdims=True) for name, scores in tables.items()}
+    return {name: softmax(scores) for name, scores in tables.items()}
 
 
 def _sums_to_one(scores: Floats) -> bool:
-    return bool((scores >= 0).all() and np.allclose(scores.sum(axis=1), 1.0, atol=1e-3))
+    return bool((scores >= 0).all() and np.allclose(scores.sum(axis=1), 1.0, atol=ROUNDED_SUM))

@@ -173,6 +173,8 @@ def _merge(base: dict[str, Any], over: dict[str, Any]) -> None:
 
 
 _ANY = float("inf")
+LEAST_ROUTER_PARAMETERS = 43
+"""Of a learned router of the confidences alone: 5 inputs, 6 hidden units, (5 + 2) * 6 + 1."""
 _ALLOWED = {
     "seed": (0, 2**31 - 1),
     "data.image_size": (0, _ANY),
@@ -205,7 +207,7 @@ _ALLOWED = {
     "look.exit_after": (0, _ANY),
     "router.hidden": (1, _ANY),
     "router.epochs": (1, _ANY),
-    "router.max_parameters": (16, _ANY),
+    "router.max_parameters": (LEAST_ROUTER_PARAMETERS, _ANY),
     "router.softness": (0, 1),
     "router.teachers": (0, _ANY),
     "router.teacher_epochs": (1, _ANY),
@@ -224,7 +226,7 @@ _ALLOWED = {
     "sweep.min_coverage": (0, 1),
     "search.max_latency_ms": (0, _ANY),
     "search.min_coverage": (0, 1),
-    "export.arena_margin": (0, _ANY),
+    "export.arena_margin": (0, 10),
     "export.golden_examples": (1, _ANY),
     "export.deadline_ms": (1, 86_400_000),
     "export.drift_window": (64, 4096),

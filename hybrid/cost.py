@@ -216,7 +216,7 @@ def arena_bytes(least_bytes: int, margin: float) -> int:
     >>> arena_bytes(1000, 0.1)
     1104
     """
-    if not 0 <= margin < 10:
+    if not 0 <= margin <= 10:
         raise SpecError(f"export.arena_margin: got {margin}, allowed 0 to 10")
     return _aligned(least_bytes + ceil(least_bytes * margin))
 

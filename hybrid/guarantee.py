@@ -86,17 +86,17 @@ class Certificate:
 def targets(spec: SweepSpec) -> tuple[Target, ...]:
     """What of `spec` can be guaranteed; empty where it asks for nothing of the kind, or for no confidence.
 
-    The accuracy and the queries (``min_coverage`` is ``max_queries`` the other way round); where nothing at all is
-    asked, the loss. Latency is a model and "no excess loss" has no margin to test: both stay limits on what was
-    measured, which `hybrid.sweep.choose` applies among the certified thresholds.
+    The loss (of half a point where nothing at all is asked), the accuracy and the queries (``min_coverage`` is
+    ``max_queries`` the other way round). Latency is a model and "no excess loss" has no margin to test: both stay
+    limits on what was measured, which `hybrid.sweep.choose` applies among the certified thresholds.
     """
     if spec.confidence == 0:
         return ()
+    spec = spec.completed
     queries = [q for q in (spec.max_queries, 1 - spec.min_coverage if spec.min_coverage else 0.0) if q > 0]
-    asked = [Target("min_accuracy", spec.min_accuracy)] if spec.min_accuracy > 0 else []
+    asked = [Target("max_loss", spec.max_loss)] if spec.max_loss > 0 else []
+    asked += [Target("min_accuracy", spec.min_accuracy)] if spec.min_accuracy > 0 else []
     asked += [Target("max_queries", min(queries))] if queries else []
-    if not asked and not spec.max_latency_ms and not spec.no_excess_loss and not spec.min_coverage:
-        return (Target("max_loss", spec.max_loss),)
     return tuple(asked)
 
 

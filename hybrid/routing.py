@@ -26,8 +26,8 @@ from hybrid.supervision import Evidence
 
 MACS_SHARE = 0.02
 """Most multiply-accumulates of a router, as a share of its net's."""
-LEAST_PARAMETERS = 64
-"""A router of the confidences alone; a net too small for it is hardly worth one."""
+SMALL_NET_PARAMETERS = 64
+"""A router of the confidences alone, which the smallest net is granted; one too small for it is hardly worth one."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,7 +101,7 @@ def route_outputs(
 def _affordable(spec: RouterSpec, flatbuffer: bytes) -> RouterSpec:
     """Bound the router by `MACS_SHARE` of its net as well; a parameter is about one multiply-accumulate."""
     macs = sum(flatbuffer_macs(flatbuffer).values())
-    return replace(spec, max_parameters=max(LEAST_PARAMETERS, min(spec.max_parameters, int(MACS_SHARE * macs))))
+    return replace(spec, max_parameters=min(spec.max_parameters, max(SMALL_NET_PARAMETERS, int(MACS_SHARE * macs))))
 
 
 def _outputs(nets: Sequence[Int8Edge], rows: Rows, spec: RunSpec, label: str, narrator: Narrator) -> list[StageOutputs]:

@@ -16,6 +16,8 @@ RELATIVE_TEMPERATURES = (0.5, 1.0, 4.0)
 """Softmax temperatures relative to the logits' own spread: the cold one moves with the entropy over all classes, the
 hot one with the margin between the two best."""
 CLASS_SHRINKAGE = 20.0
+LEAST_SPREAD = 1e-6
+"""Standard deviation, in log-odds, of a fitted score; below it is rounding noise, as where no query gains."""
 
 
 def natural_beta(stored: StoredOutputs) -> float:
@@ -67,12 +69,13 @@ def fit_class_offsets(evidence: Evidence) -> RouterNet:
 def on_log_odds(net: RouterNet, evidence: Evidence) -> RouterNet:
     """The same ranking, on the scale that all routers share: minus the log-odds that a query pays.
 
-    A line is fitted to the raw score (Platt 2000); where more of it would mean more queries, the evidence says nothing
-    about this router, and the score is only shifted.
+    A line is fitted to the raw score (Platt 2000); where more of it would not mean clearly fewer queries, the evidence
+    says nothing about this router, and the score is only shifted.
     """
     raw = net.raw(evidence.stored)
     weights, bias = logistic(raw[:, None], query_targets(evidence, softness=0.0))
-    factor, shift = (-float(weights[0]), -bias) if weights[0] < 0 else (1.0, -float(np.median(raw)))
+    fitted = -weights[0] * raw.std() > LEAST_SPREAD
+    factor, shift = (-float(weights[0]), -bias) if fitted else (1.0, -float(np.median(raw)))
     if net.out is None:
         return _linear(net.inputs, net.weights[:, 0] * factor, float(net.bias[0]) * factor + shift)
     return RouterNet(
@@ -85,10 +88,13 @@ def on_log_odds(net: RouterNet, evidence: Evidence) -> RouterNet:
 
 
 def _fitted(evidence: Evidence, inputs: RouterInputs, *, classes: int) -> RouterNet:
+    """Logistic regression on `inputs`; where it finds nothing, the margin, which is the first of them."""
     columns = router_inputs(evidence.stored, inputs)
     ridge = np.append(np.zeros(columns.shape[1] - classes), np.full(classes, CLASS_SHRINKAGE))
     weights, bias = logistic(columns, query_targets(evidence, softness=0.0), ridge)
-    return _linear(inputs, -weights, -bias)
+    if (columns @ weights).std() > LEAST_SPREAD:
+        return _linear(inputs, -weights, -bias)
+    return _linear(inputs, np.eye(1, columns.shape[1])[0])
 
 
 def _linear(inputs: RouterInputs, weights: NDArray[np.floating], bias: float = 0.0) -> RouterNet:

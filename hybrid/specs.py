@@ -4,9 +4,10 @@ One `RunSpec` describes a run from data to bundle. Unknown keys are refused by n
 person would choose for a first try. `hybrid.configure` reads them.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
+DEFAULT_MAX_LOSS = 0.005
 BlockKind = Literal["conv", "ds", "ib", "res"]
 
 
@@ -211,8 +212,8 @@ class QuantizeSpec:
 class SweepSpec:
     """Which operating point to choose; of several limits, all must hold, and 0 does not ask for one."""
 
-    max_loss: float = 0.005
-    """Accuracy that may be lost against the cloud; counts where nothing else is asked."""
+    max_loss: float = 0.0
+    """Accuracy that may be lost against the cloud; half a point where no limit at all is asked."""
     max_queries: float = 0.0
     """Share of the examples that the cloud is asked for, at most; the same as min_coverage, the other way round."""
     confidence: float = 0.9
@@ -228,6 +229,12 @@ class SweepSpec:
     payload: Literal["packed", "cbor", "raw"] = "packed"
     """What a query carries: a CBOR frame with class, score and pixels, the pixels packed without loss (about half the
     bytes) or as they are; or the pixels alone."""
+
+    @property
+    def completed(self) -> "SweepSpec":
+        """Itself; where it asks for no limit, with the loss of half a point as one."""
+        limits = (self.max_loss, self.max_queries, self.max_latency_ms, self.min_accuracy, self.min_coverage)
+        return self if any(limits) or self.no_excess_loss else replace(self, max_loss=DEFAULT_MAX_LOSS)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -162,9 +162,9 @@ def choose(
 ) -> OperatingPoint:
     """Choose the operating point that `spec` asks for; all of its limits must hold.
 
-    With ``min_accuracy`` or ``no_excess_loss`` the highest coverage wins (ties: higher accuracy), otherwise the highest
-    accuracy (ties: higher coverage). When nothing is asked, the highest coverage within ``max_loss`` of the cloud's
-    accuracy wins: near zero excess loss the curve is flat, so that "no loss at all" would follow the noise.
+    With ``max_loss``, ``min_accuracy`` or ``no_excess_loss`` the highest coverage wins (ties: higher accuracy),
+    otherwise the highest accuracy (ties: higher coverage). When nothing is asked, half a point may be lost against the
+    cloud: near zero excess loss the curve is flat, so that "no loss at all" would follow the noise.
 
     With a `certificate` only its thresholds are taken: what it certifies then holds on the population, with its
     confidence, instead of on the examples that `points` were measured on. Among them the other limits (latency, which
@@ -173,15 +173,15 @@ def choose(
 
     Raises: SpecError where no point holds all limits, with what can be reached.
     """
+    spec = spec.completed
     limits = _limits(spec, cloud_accuracy)
-    asked = limits or [_Limit("max_loss", "max_loss", "accuracy", cloud_accuracy - spec.max_loss, 1)]
     if certificate is not None:
         points = [point for point in points if certificate.covers(point.threshold)]
-        asked = [limit for limit in asked if limit.kind not in {target.kind for target in certificate.targets}]
-    fit = [p for p in points if all(limit.holds(p) for limit in asked)]
+        limits = [limit for limit in limits if limit.kind not in {target.kind for target in certificate.targets}]
+    fit = [p for p in points if all(limit.holds(p) for limit in limits)]
     if not fit:
-        raise SpecError(_unreachable(points, asked))
-    if not limits or spec.min_accuracy > 0 or spec.no_excess_loss:
+        raise SpecError(_unreachable(points, limits))
+    if spec.max_loss > 0 or spec.min_accuracy > 0 or spec.no_excess_loss:
         return max(fit, key=lambda p: (p.coverage, p.accuracy))
     return max(fit, key=lambda p: (p.accuracy, p.coverage))
 
@@ -190,6 +190,8 @@ class _Limit(NamedTuple):
     """A bound on one figure of an operating point; `sign` 1 wants at least the bound, -1 at most."""
 
     option: str
+    asked: float
+    """As the user says it; 0 where it is not asked for."""
     kind: str
     """Of the target that can certify it; empty where none can."""
     figure: str
@@ -205,21 +207,23 @@ class _Limit(NamedTuple):
 
 
 def _limits(spec: SweepSpec, cloud_accuracy: float) -> list[_Limit]:
+    no_loss = cloud_accuracy if spec.no_excess_loss else 0.0
     limits = (
-        _Limit("max_latency_ms", "", "mean_latency_ms", spec.max_latency_ms, -1),
-        _Limit("min_accuracy", "min_accuracy", "accuracy", spec.min_accuracy, 1),
-        _Limit("min_coverage", "max_queries", "coverage", spec.min_coverage, 1),
-        _Limit("max_queries", "max_queries", "coverage", 1 - spec.max_queries if spec.max_queries else 0.0, 1),
-        _Limit("no_excess_loss", "", "accuracy", cloud_accuracy if spec.no_excess_loss else 0.0, 1),
+        _Limit("max_loss", spec.max_loss, "max_loss", "accuracy", cloud_accuracy - spec.max_loss, 1),
+        _Limit("max_latency_ms", spec.max_latency_ms, "", "mean_latency_ms", spec.max_latency_ms, -1),
+        _Limit("min_accuracy", spec.min_accuracy, "min_accuracy", "accuracy", spec.min_accuracy, 1),
+        _Limit("min_coverage", spec.min_coverage, "max_queries", "coverage", spec.min_coverage, 1),
+        _Limit("max_queries", spec.max_queries, "max_queries", "coverage", 1 - spec.max_queries, 1),
+        _Limit("no_excess_loss", no_loss, "", "accuracy", no_loss, 1),
     )
-    return [limit for limit in limits if limit.bound > 0]
+    return [limit for limit in limits if limit.asked > 0]
 
 
 def _unreachable(points: Sequence[OperatingPoint], limits: Sequence[_Limit]) -> str:
     """Say for each limit how near the points come that hold all others (or any point, where none does)."""
     if not points:
         return "sweep: got no operating points to choose from; sweep first"
-    asked = ", ".join(f"{limit.option} = {limit.bound:.4g}" for limit in limits)
+    asked = ", ".join(f"{limit.option} = {limit.asked:.4g}" for limit in limits)
     nearest = []
     for limit in limits:
         others = [p for p in points if all(other.holds(p) for other in limits if other is not limit)]

@@ -250,7 +250,13 @@ def test_a_server_that_never_answers(monkeypatch):
         ask(f"http://127.0.0.1:{silent.getsockname()[1]}", timeout_s=0.05)
 
 
-@pytest.mark.parametrize("url", ["", "cloud", "ftp://host/v2/models/cloud", "http://host", "http:///v2/models/cloud"])
+@pytest.mark.parametrize(
+    "url",
+    [
+        *("", "cloud", "ftp://host/v2/models/cloud", "http://host", "http:///v2/models/cloud"),
+        *("http://host:99999/v2/models/cloud", "http://[::1/v2/models/cloud", "http://host:port/v2/models/cloud"),
+    ],
+)
 def test_bad_urls(url):
     with pytest.raises(SpecError, match=r"cloud\.url: got .* expected the form http://host:8080/v2/models/NAME"):
         url_scores(url, X, num_classes=3)

@@ -33,10 +33,9 @@ NETS = {
 
 
 def measured(device, names=NETS, board=""):
-    """What a board of these costs would take, without its fixed time."""
-    exact = replace(device, overhead_ms=0)
+    """What a board of these costs would take."""
     return [
-        fitting.Measurement(model=n, work=NETS[n], latency_ms=edge_latency_ms(NETS[n], exact), board=board)
+        fitting.Measurement(model=n, work=NETS[n], latency_ms=edge_latency_ms(NETS[n], device), board=board)
         for n in names
     ]
 
@@ -54,8 +53,7 @@ def test_terms_and_costs_are_what_latency_reckons():
 
 
 def test_one_measurement_moves_the_scale_alone():
-    (row,) = measured(START, ["ds"])
-    done = fitting.calibrate([replace(row, latency_ms=2 * row.latency_ms)], START, "mine")
+    done = fitting.calibrate(measured(replace(START, clock_mhz=START.clock_mhz / 2), ["ds"]), START, "mine")
     assert done.factor == pytest.approx(2)
     assert done.residuals["ds"] == pytest.approx(0, abs=1e-3)
     assert done.measured == ()
@@ -72,6 +70,23 @@ def test_a_board_as_the_profile_says_changes_nothing():
     assert done.device.latency_band == fitting.LEAST_BAND
     assert done.device.name == "mine"
     assert "calibrated from 5 measurements" in done.device.source
+
+
+def test_the_fixed_time_stays_and_is_no_cost_of_the_net():
+    """One small net, half of whose time is fixed: it says nothing of a net a hundred times as large."""
+    slow = replace(START, overhead_ms=edge_latency_ms(NETS["narrow"], replace(START, overhead_ms=0)))
+    done = fitting.calibrate(measured(slow, ["narrow"]), slow, "mine")
+    assert done.factor == pytest.approx(1, rel=1e-3)
+    assert done.device.overhead_ms == slow.overhead_ms
+    assert done.residuals["narrow"] == pytest.approx(0, abs=1e-3)
+    assert edge_latency_ms(NETS["conv"], done.device) == pytest.approx(edge_latency_ms(NETS["conv"], slow), rel=1e-3)
+
+
+def test_a_board_quicker_than_the_fixed_time_has_less_of_it():
+    (row,) = measured(replace(START, overhead_ms=0), ["narrow"])
+    done = fitting.calibrate([row], replace(START, overhead_ms=3 * row.latency_ms), "mine")
+    assert done.device.overhead_ms == pytest.approx(row.latency_ms / 2)
+    assert edge_latency_ms(NETS["narrow"], done.device) == pytest.approx(row.latency_ms, rel=1e-3)
 
 
 def test_another_proportion_is_found_as_far_as_the_nets_tell():
@@ -95,9 +110,10 @@ def test_boards_share_the_proportions():
     fast = replace(START, clock_mhz=2 * START.clock_mhz)
     rows = measured(START, board="a") + measured(fast, board="b")
     costs = fitting.costs_of(START) / (START.clock_mhz * 1e3)
-    done = fitting.fit(rows, costs, ragged_penalty=START.ragged_penalty)
+    known = {"ragged_penalty": START.ragged_penalty, "overhead_ms": START.overhead_ms}
+    done = fitting.fit(rows, costs, **known)
     assert done.scales["a"] / done.scales["b"] == pytest.approx(2, rel=1e-3)
-    errors = fitting.leave_one_model_out(rows, costs, ragged_penalty=START.ragged_penalty)
+    errors = fitting.leave_one_model_out(rows, costs, **known)
     assert np.abs(errors).max() < 1e-3
 
 

@@ -231,6 +231,22 @@ def test_a_table_of_logits_becomes_probabilities(tmp_path, data):
     np.testing.assert_allclose(got.probabilities["test"], [[0.8, 0.1, 0.1]] * 7, rtol=1e-5)
 
 
+def test_a_table_of_rounded_probabilities_is_not_taken_for_logits(tmp_path, data):
+    """To two decimals two thirds and one third, cut off, sum to 0.99."""
+    rows = {"calibration": [0.66, 0.33, 0.0], "validation": [0.67, 0.33, 0.0], "test": [0.2, 0.2, 0.6]}
+    np.savez(tmp_path / "t.npz", **{name: np.array([row] * len(data.splits[name])) for name, row in rows.items()})
+    got = black_box_answers(data, CloudSpec(kind="table", table=str(tmp_path / "t.npz"))).probabilities
+    for name, row in rows.items():
+        np.testing.assert_allclose(got[name][0], np.array(row) / sum(row), rtol=1e-6)
+
+
+def test_logits_of_which_one_split_sums_to_one_are_logits_everywhere(tmp_path, data):
+    rows = {"calibration": [2.0, 0.0, -1.0], "validation": [-2.0, 1.0, 3.0], "test": [1.0, 0.0, 0.0]}
+    np.savez(tmp_path / "t.npz", **{name: np.array([row] * len(data.splits[name])) for name, row in rows.items()})
+    got = black_box_answers(data, CloudSpec(kind="table", table=str(tmp_path / "t.npz"))).probabilities
+    np.testing.assert_allclose(got["test"][0], np.exp([1, 0, 0]) / (np.e + 2), rtol=1e-6)
+
+
 def test_a_table_of_labels_is_sure(tmp_path, data):
     got = black_box_answers(data, table(tmp_path / "t.npz", data, lambda split: split.y))
     assert got.probabilities["test"].tolist() == np.eye(3)[data.test.y].tolist()

@@ -3,7 +3,10 @@
 from dataclasses import replace
 
 import pytest
+from cloud_helpers import INPUTS
 
+from firmware_export.cloud import cloud_files
+from firmware_export.tflm import arena_bytes
 from hybrid.configure import PRESETS, check, run_spec, set_key, structure, to_toml, toml_value, tomllib
 from hybrid.errors import SpecError
 from hybrid.specs import ArchSpec, BlockSpec, RunSpec, TrainSpec
@@ -173,3 +176,16 @@ def test_toml_value_is_read_back_by_set(value):
     data = {}
     set_key(data, f"key={toml_value(value)}")
     assert data == {"key": value}
+
+
+@pytest.mark.parametrize("margin", [0, 10])
+def test_the_ends_of_the_arena_s_margin_are_reserved(margin):
+    assert arena_bytes(1000, run_spec(assignments=[f"export.arena_margin={margin}"]).export.arena_margin) >= 1000
+    with pytest.raises(SpecError, match=r"export\.arena_margin: got 10\.5, allowed 0 to 10"):
+        run_spec(assignments=["export.arena_margin=10.5"])
+
+
+@pytest.mark.parametrize("deadline_ms", [1, 86_400_000])
+def test_the_ends_of_the_deadline_make_an_endpoint(deadline_ms):
+    asked = run_spec(assignments=[f"export.deadline_ms={deadline_ms}"]).export.deadline_ms
+    assert f"deadline_ms = {asked}" in cloud_files(replace(INPUTS, deadline_ms=asked))["cloud/endpoint.toml"].decode()

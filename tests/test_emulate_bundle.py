@@ -7,20 +7,35 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from cloud_helpers import INPUTS, brightness, running
-from tiny_edge import INPUT_SHAPE, cascade_bundle, good_bundle, inputs, prelu_program, sources
+from tiny_edge import (
+    INPUT_SHAPE,
+    cascade_bundle,
+    good_bundle,
+    inputs,
+    measured,
+    pixels,
+    prelu_program,
+    program,
+    sources,
+)
 
 from firmware_export.answers import Answers
 from firmware_export.bundle import Bundle, file_entries, write
 from firmware_export.cloud import endpoint_info
-from firmware_export.contents import golden_pixels, read_golden
+from firmware_export.contents import golden_pixels, read_checked, read_golden
 from firmware_export.edge import build_edge_bundle, canonical_json
 from firmware_export.emulate import programs
 from firmware_export.emulate.boards import BOARDS
 from firmware_export.emulate.errors import ToolchainError
 from firmware_export.emulate.gateway import Outcome, Way
 from firmware_export.emulate.machine import run
+from hybrid.artifacts import Predictions
+from hybrid.configure import run_spec, to_toml
 from hybrid.errors import BundleError, HybridError, SpecError
-from hybrid.pipeline.emulating import Examples, emulate, judged_loop, loop_values
+from hybrid.pipeline.data import load_data
+from hybrid.pipeline.emulating import Examples, emulate, examples_of, judged_loop, loop_values
+from hybrid.pipeline.storage import write_predictions, write_routed
+from hybrid.routing import Routed
 from hybrid.runtimes import device_engine
 from hybrid.serve import create_app
 
@@ -128,6 +143,54 @@ def test_a_loop_that_leaves_the_prediction_by_hand():
         **{"url": "url", "kept": 1, "answered": 2, "unanswered": 1},
         **{"right": 2, "predicted_right": 4, "accuracy": 0.5, "predicted_accuracy": 1.0},
     }
+
+
+# The examples of a run
+
+
+@pytest.fixture
+def small_run(tmp_path):
+    """A run folder whose test split has eight images, and the bundle that was made in it."""
+    x, y = pixels(60), np.arange(60, dtype=np.int32) % 3
+    np.savez(tmp_path / "noise.npz", x_train=x[:52], y_train=y[:52], x_test=x[52:], y_test=y[52:])
+    spec = run_spec(assignments=[f'data.name="{tmp_path / "noise.npz"}"'])
+    (tmp_path / "spec.toml").write_text(to_toml(spec))
+    keep_routed(tmp_path, program())
+    (tmp_path / "predict").mkdir()
+    scores = np.eye(3, dtype=np.float32)[y[52:]]
+    score, stage = np.arange(8, dtype=np.int32), np.zeros(8, np.int32)
+    said = Predictions(labels=y[52:], edge_logits=scores, router_score=score, cloud_scores=scores, stage=stage)
+    write_predictions(tmp_path / "predict/test.npz", said)
+    card = {"name": "noise", "digest": load_data(spec).digest, "value_range": (0.0, 255.0)}
+    write(build_edge_bundle(inputs(data_card=card)), tmp_path / "bundle")
+    return tmp_path
+
+
+def keep_routed(folder, made):
+    (folder / "router").mkdir(exist_ok=True)
+    write_routed(folder / "router", Routed(program=made, kinds=("learned",), nauc=({},)), measured(made))
+
+
+def chosen_examples(run_folder, images):
+    bundle, made, _ = read_checked(run_folder / "bundle")
+    return examples_of(run_folder / "bundle", bundle, made, images)
+
+
+def test_a_small_test_split_is_taken_whole(small_run):
+    found = chosen_examples(small_run, None)
+    assert found.source == "images of the test split"
+    assert len(found.pixels) == len(found.labels) == len(found.predicted) == 8
+    assert len(chosen_examples(small_run, 3).pixels) == 3
+    with pytest.raises(SpecError, match="images: got 9, the test split has 8"):
+        chosen_examples(small_run, 9)
+
+
+def test_another_router_on_the_same_net_is_another_run(small_run):
+    (stage,) = program().stages
+    other = replace(stage, router=replace(stage.router, cuts=stage.router.cuts + 1))
+    keep_routed(small_run, replace(program(), stages=(other,)))
+    with pytest.raises(BundleError, match="this run went on since the bundle was made"):
+        chosen_examples(small_run, None)
 
 
 # What the command says, and how it ends

@@ -57,13 +57,18 @@ GOOD = {"c": 1, "m": MODEL, "s": 2, "v": 1, "x": b"abc"}
     ("change", "complaint"),
     [
         ({"v": 2}, "v is 2, expected 1"),
-        ({"v": True}, "v is True"),
+        ({"v": True}, "v is a simple value or float, expected an integer or bytes"),
+        ({"v": b"1"}, "v is bytes, expected 1"),
         ({"c": -1}, "c is -1"),
         ({"c": 65536}, "c is 65536"),
+        ({"c": 2**64 - 1}, "c is 18446744073709551615, expected an integer in"),
         ({"s": 128}, "s is 128"),
-        ({"s": "a"}, "s is 'a'"),
-        ({"m": b"short"}, "expected 8 bytes"),
-        ({"x": "text"}, "x is str, expected bytes"),
+        ({"s": "a"}, "s is text, expected an integer or bytes"),
+        ({"s": b"a"}, "s is bytes, expected an integer in"),
+        ({"m": b"short"}, "m is bytes, expected 8 bytes"),
+        ({"m": 8}, "m is 8, expected 8 bytes"),
+        ({"x": "text"}, "x is text, expected an integer or bytes"),
+        ({"x": 1}, "x is int, expected bytes"),
         ({"x": b"ab"}, r"x: got 2 bytes, expected 3 for pixels of shape \[3\]"),
         ({"y": 1}, "keys"),
         ({"z": b""}, "keys"),
@@ -75,11 +80,57 @@ def test_wrong_fields_are_named(change, complaint):
 
 
 @pytest.mark.parametrize(
-    "junk", [b"", b"\xff", b"\x01", cbor2.dumps(GOOD) + b"\0", cbor2.dumps(GOOD)[:-1], b"\xa1\x80\x01"]
+    ("junk", "complaint"),
+    [
+        (b"", "ends early"),
+        (b"\xff", "indefinite or unknown length"),
+        (b"\x01", "an integer, expected a map"),
+        (cbor2.dumps(GOOD) + b"\0", "1 bytes after the map, expected none"),
+        (cbor2.dumps(GOOD)[:-1], "ends early"),
+        (cbor2.dumps(GOOD)[:-4], "ends early"),
+        (b"\xa5\x18", "ends early"),
+        (b"\xa1\x80\x01", "a list as a key, expected a letter"),
+        (b"\xa1\x01\x01", "an integer as a key, expected a letter"),
+        (b"\xa1\x62vv\x01", "text of 2 bytes as a key, expected a letter"),
+        (b"\xa1\x61\xff\x01", "a key that is no letter"),
+        (b"\xa2\x61v\x01\x61v\x01", "v comes twice"),
+        (b"\xbf\x61v\x01\xff", "indefinite or unknown length"),
+        (b"\xa1\x61x\x5f\x41\x00\xff", "indefinite or unknown length"),
+        (b"\xa1\x61v\xc2\x41\x01", "v is a tag, expected an integer or bytes"),
+        (b"\xa1\x61v\xa0", "v is a map, expected"),
+        (b"\xa1\x61x\x5b" + b"\xff" * 8, "ends early"),
+        (b"\xbb" + b"\xff" * 8, "ends early"),
+    ],
 )
-def test_junk_is_refused(junk):
-    with pytest.raises(PayloadError, match="payload: "):
+def test_junk_is_refused(junk, complaint):
+    with pytest.raises(PayloadError, match=f"^payload: .*{complaint}"):
         decode_payload(junk, "packed", (3,))
+
+
+def shared_lists(depth):
+    """Lists of ten times the list before, by shared references: 10**depth items in 34 bytes each."""
+    levels = [b"\xd8\x1c\x81\x00"]
+    levels += [b"\xd8\x1c\x8a" + 10 * bytes([0xD8, 0x1D, level]) for level in range(depth)]
+    return bytes([0x80 + len(levels)]) + b"".join(levels)
+
+
+def with_class(coded):
+    """The good frame, with other bytes for the value of c."""
+    start, end = cbor2.dumps(GOOD, canonical=True).split(b"\x61c\x01")
+    return start + b"\x61c" + coded + end
+
+
+@pytest.mark.parametrize("frame", [with_class(shared_lists(4)), b"\xa1" + shared_lists(4) + b"\x00"])
+def test_a_few_bytes_are_not_blown_up(frame):
+    with pytest.raises(PayloadError) as caught:
+        decode_payload(frame, "cbor", (3,))
+    assert len(str(caught.value)) < 100
+
+
+def test_an_integer_of_any_length_is_read_or_refused():
+    assert decode_payload(with_class(b"\x1b" + bytes(7) + b"\x05"), "cbor", (3,)).edge_class == 5
+    with pytest.raises(PayloadError, match="c is a tag"):
+        decode_payload(with_class(b"\xc2\x59\x10\x00" + b"\xff" * 4096), "cbor", (3,))
 
 
 SMOOTH = np.arange(24, dtype=np.uint8).reshape(4, 3, 2) // 3
@@ -108,7 +159,9 @@ def test_both_frames_are_read(encoding, pixels):
     assert (got.edge_class, got.score, got.model) == (2, -1, MODEL)
 
 
-@pytest.mark.parametrize(("packed", "complaint"), [("text", "z is str, expected bytes"), (b"", "0 bytes for an image")])
+@pytest.mark.parametrize(
+    ("packed", "complaint"), [("text", "z is text, expected an integer or bytes"), (b"", "0 bytes for an image")]
+)
 def test_what_is_not_packed_pixels(packed, complaint):
     frame = cbor2.dumps({"c": 1, "m": MODEL, "s": 2, "v": 1, "z": packed})
     with pytest.raises(PayloadError, match=f"payload: z.*{complaint}" if packed == b"" else complaint):

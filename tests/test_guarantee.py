@@ -219,7 +219,11 @@ def test_confidence_and_examples_have_their_ranges():
     ("asked", "expected"),
     [
         ({}, (LOSS,)),
+        ({"max_loss": 0.0}, (LOSS,)),
         ({"max_loss": 0.02}, (Target("max_loss", 0.02),)),
+        ({"max_loss": 0.02, "max_queries": 0.3}, (Target("max_loss", 0.02), Target("max_queries", 0.3))),
+        ({"max_loss": 0.02, "max_latency_ms": 100.0}, (Target("max_loss", 0.02),)),
+        ({"max_loss": 0.02, "min_accuracy": 0.9}, (Target("max_loss", 0.02), Target("min_accuracy", 0.9))),
         ({"confidence": 0.0}, ()),
         ({"min_accuracy": 0.9}, (Target("min_accuracy", 0.9),)),
         ({"max_queries": 0.2, "min_coverage": 0.75}, (Target("max_queries", 0.2),)),
@@ -251,15 +255,21 @@ LINE = [point(-128, 1, 0.8, 10), point(0, 0.7, 0.897, 40), point(50, 0.5, 0.895,
 @pytest.mark.parametrize(
     ("asked", "certified", "threshold"),
     [
-        ({}, (0, 128), 0),  # the highest coverage
-        ({}, (20, 128), 50),  # not certified at 0; that 0.895 is measured below 0.9 - 0.004 no longer counts
+        ({"max_loss": 0.004}, (0, 128), 0),  # the highest coverage
+        (
+            {"max_loss": 0.004},
+            (20, 128),
+            50,
+        ),  # not certified at 0; 0.895 is below 0.9 - 0.004 as measured, no matter
         ({"min_accuracy": 0.9}, (20, 128), 50),
         ({"min_accuracy": 0.9, "max_latency_ms": 50.0}, (-10, 128), 0),  # the latency as measured, among them
         ({"max_queries": 0.6}, (-128, 50), 0),  # the highest accuracy
+        ({"max_queries": 0.6, "max_loss": 0.004}, (0, 50), 0),  # the highest coverage
+        ({"max_latency_ms": 70.0, "max_loss": 0.004}, (20, 128), 50),
     ],
 )
 def test_choose_among_the_certified(asked, certified, threshold):
-    spec = SweepSpec(max_loss=0.004, **asked)
+    spec = SweepSpec(**asked)
     made = Certificate(
         targets=targets(spec), confidence=0.9, n=9, threshold=certified[0], lowest=certified[0], highest=certified[1]
     )

@@ -54,10 +54,15 @@ def test_bins_follow_lumps():
     reference = drift_reference(lumps, 0, window=256)
     assert reference.edges == (-127, 127)  # the ten at -127 are too few to be a bin; those at 0 join them
     assert reference.weights == tuple(round(65536 * 1000 / count) for count in (500, 310, 190))
-    with pytest.raises(SpecError, match="one bin only"):
-        drift_reference(np.zeros(100), 0)
     with pytest.raises(SpecError, match="window 5000"):
         drift_reference(lumps, 0, window=5000)
+
+
+def test_scores_of_one_bin_leave_the_coverage_to_judge():
+    reference = drift_reference(np.repeat([0, 1], [997, 3]), 1, window=256)
+    assert (reference.edges, reference.weights) == ((), (65536,))
+    assert reference.verdict([256], 0) == Drift.NONE
+    assert reference.verdict([256], 256) == Drift.COVERAGE
 
 
 @pytest.mark.parametrize(("threshold", "share"), [(-128, 1.0), (128, 0.0), (0, 0.5)])
@@ -199,6 +204,16 @@ def test_c_drift_agrees_over_a_long_stream(tmp_path):
     assert library.hybrid_monitor_status() == monitor.status != Drift.NONE
     library.hybrid_monitor_reset()
     assert library.hybrid_monitor_status() == Drift.NONE
+
+
+def test_c_drift_of_one_bin_agrees(tmp_path):
+    reference = drift_reference(np.zeros(1000), 0, window=64)
+    library, monitor = compiled(tmp_path, reference, online_rule(0.1)), DriftMonitor(reference)
+    seen = set()
+    for score in [0] * 64 + [-5] * 64:
+        seen.add(monitor.observe(score, score >= 0))
+        assert library.hybrid_monitor_observe(ctypes.c_int8(score), int(score >= 0)) == monitor.status
+    assert seen == {Drift.NONE, Drift.COVERAGE}
 
 
 @pytest.mark.parametrize("start", ["cold", "warm", "full"])

@@ -18,7 +18,8 @@ from datasets import load
 from firmware_export.emulate import programs
 from firmware_export.packing import pack
 from firmware_export.payload import Query, encode_payload
-from hybrid.configure import run_spec
+from hybrid import profiles
+from hybrid.configure import run_spec, to_toml
 from hybrid.device_router import StoredOutputs
 from hybrid.pipeline import Run
 from hybrid.pipeline.storage import read_routed
@@ -179,6 +180,10 @@ def test_the_threshold_is_guaranteed_by_the_calibration_split(folder, summary, p
     assert accuracy >= (found["cloud_scores"].argmax(axis=1) == found["labels"]).mean() - 0.005
 
 
+def test_the_console_says_what_is_guaranteed(story, summary):
+    assert f"Guaranteed: {summary['guarantee']}.\n" in story[1]
+
+
 def test_chosen_threshold_by_hand(summary, predicted):
     coverage, accuracy = hand_made(predicted["test"], summary["hybrid"]["threshold"])
     assert summary["hybrid"]["coverage"] == pytest.approx(coverage)
@@ -274,6 +279,20 @@ def test_a_late_key_makes_late_stages_again(copied, predicted):
     assert run_spec(paths=[copied / "spec.toml"]).sweep.min_coverage == 0.8
 
 
+def test_limits_of_one_command_after_the_other_hold_together(copied, predicted):
+    hybrid("sweep", "--out", copied, "--max-queries", "0.9")
+    out, _ = hybrid("sweep", "--out", copied, "--max-loss", "0.02")
+    assert "Guaranteed: accuracy at most 2 points below the cloud's, at most 90 % queries, with confidence 90 %" in out
+    coverage, accuracy = hand_made(predicted["calibration"], read(copied / "sweep/confirmed.json")[0]["threshold"])
+    found = predicted["calibration"]
+    assert coverage >= 0.1
+    assert accuracy >= (found["cloud_scores"].argmax(axis=1) == found["labels"]).mean() - 0.02
+    out, _ = hybrid("sweep", "--out", copied, "--max-loss", "0")
+    assert "Guaranteed: at most 90 % queries, with confidence 90 %" in out
+    out, _ = hybrid("sweep", "--out", copied, "--confidence", "0")
+    assert "Guaranteed" not in out
+
+
 def test_a_limit_that_no_threshold_holds(copied):
     """It changes nothing, nor does the next command hear of it."""
     before, bundle, spec = stamps(copied), tree(copied / "bundle"), (copied / "spec.toml").read_bytes()
@@ -364,6 +383,21 @@ def test_another_content_of_a_file_that_the_spec_names_counts_as_a_change(tmp_pa
     before = run.keys
     named.write_bytes(b"two")
     assert Run(tmp_path / "run", replace(run.spec)).keys[stage] != before[stage]
+
+
+def test_a_link_of_one_s_own_counts_also_where_a_shipped_one_has_its_name(tmp_path, npz):
+    mine = tmp_path / "lte.toml"
+
+    def keys(rtt_mean_ms):
+        mine.write_text(to_toml(replace(profiles.link("lte"), rtt_mean_ms=rtt_mean_ms)))
+        given = [f'data.name="{npz}"', 'search.arch="mine.toml"', f'link="{mine}"']
+        run = Run(tmp_path / "run", run_spec(assignments=given))
+        assert run.links["lte"].rtt_mean_ms == rtt_mean_ms
+        assert next(iter(run.links.values())) is run.link
+        return run.keys
+
+    before, after = keys(5000.0), keys(9000.0)
+    assert {name for name in before if before[name] != after[name]} == {"sweep", "bundle"}
 
 
 # Killed, resumed, and the same bytes
@@ -479,7 +513,7 @@ def test_a_bundle_is_not_measured_by_another_run(copied):
     spec = copied / "spec.toml"
     spec.write_text(spec.read_text().replace("limit = 1300", "limit = 1200"))
     _, err = hybrid("emulate", copied / "bundle", code=2)
-    assert "this run went on since the bundle was made, with other data or nets; hybrid export makes" in err
+    assert "this run went on since the bundle was made, with other data, nets or routers; hybrid export makes" in err
 
 
 @needs_emulator

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from hybrid import policy
+from hybrid.configure import LEAST_ROUTER_PARAMETERS, run_spec
 from hybrid.device_router import RouterNet, StoredOutputs, integer_router
 from hybrid.errors import SpecError
 from hybrid.router import FREE, Teacher, choose, fit_kind, fit_learned, fit_student, fit_teacher, student_inputs
@@ -116,6 +117,14 @@ def test_a_budget_too_small_is_refused():
     stored = StoredOutputs(logits=np.zeros((9, 5), np.int8), features=np.zeros((9, 5), np.int8))
     with pytest.raises(SpecError, match=r"router.max_parameters: got 20"):
         student_inputs(stored, RouterSpec(max_parameters=20))
+
+
+@pytest.mark.parametrize("num_classes", [2, 3, 10, 1000])
+def test_the_least_budget_is_enough_for_a_router(num_classes):
+    stored = StoredOutputs(logits=np.zeros((9, num_classes), np.int8), features=np.zeros((9, 5), np.int8))
+    student_inputs(stored, run_spec(assignments=[f"router.max_parameters={LEAST_ROUTER_PARAMETERS}"]).router)
+    with pytest.raises(SpecError, match=r"router\.max_parameters: got 42, allowed 43 or more"):
+        run_spec(assignments=[f"router.max_parameters={LEAST_ROUTER_PARAMETERS - 1}"])
 
 
 def test_int8_loses_next_to_nothing():

@@ -15,7 +15,7 @@ from hybrid.predict import run_program, stage_outputs
 from hybrid.progress import SILENT
 from hybrid.quantize import quantize_stages
 from hybrid.router import FREE
-from hybrid.routing import LEAST_PARAMETERS, MACS_SHARE, Rows, route, threshold_of
+from hybrid.routing import MACS_SHARE, SMALL_NET_PARAMETERS, Rows, route, threshold_of
 from hybrid.rules import RULES
 from hybrid.sweep import nauc
 
@@ -75,7 +75,12 @@ def test_one_stage_is_the_net_as_it_is(picky, int8_edge):
 def test_a_router_stays_within_its_budget(picky, int8_edge):
     net_macs = sum(cost.flatbuffer_macs(int8_edge.flatbuffer).values())
     (stage,) = picky.program.stages
-    assert stage.router.parameters <= max(LEAST_PARAMETERS, MACS_SHARE * net_macs)
+    assert stage.router.parameters <= max(SMALL_NET_PARAMETERS, MACS_SHARE * net_macs)
+
+
+def test_a_budget_below_that_of_a_small_net_is_kept(int8_edge, held_out):
+    made = routed((int8_edge,), held_out, kind="learned", epochs=1, max_parameters=50)
+    assert made.program.stages[0].router.parameters <= 50
 
 
 def test_scores_of_the_held_out_examples_fill_int8_evenly(picky, held_out):

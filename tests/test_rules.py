@@ -1,5 +1,7 @@
 """Rules of a few constants as routers: they rank as the float rules do."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -106,3 +108,14 @@ def test_a_router_that_knows_nothing_is_only_shifted():
     after = on_log_odds(upside_down, known)
     assert after.weights == upside_down.weights
     assert np.median(after.raw(known.stored)) == 0
+
+
+@pytest.mark.parametrize("name", RULES)
+@pytest.mark.parametrize("seed", range(4))
+def test_where_no_query_gains_the_order_of_sureness_is_left(name, seed):
+    """The edge is always right: a fitted slope is rounding noise of either sign, and none of it may be the score."""
+    known = evidence(seed=seed)
+    known = replace(known, labels=known.edge_class)
+    score = integer_router(on_log_odds(RULES[name](known), known), known.stored).score(known.stored)
+    assert len(np.unique(score)) > 50
+    assert np.corrcoef(score, policy.logit_margin(known.stored.logits))[0, 1] > 0.7

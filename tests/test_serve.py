@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import time
+import tracemalloc
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -23,9 +24,10 @@ from tritonclient.utils import InferenceServerException
 
 from firmware_export.cloud import cloud_files
 from firmware_export.packing import pack
+from firmware_export.payload import payload_bytes
 from hybrid.errors import BundleError, CloudError, HybridError, SpecError
 from hybrid.serve import create_app, load_model, serve
-from hybrid.serve.app import body_limit
+from hybrid.serve.app import body_limit, query_limit
 from hybrid.serve.errors import RequestError
 from hybrid.serve.oip import read_infer
 from hybrid.serve.query import decode_query
@@ -168,16 +170,24 @@ def test_flat_and_nested_data_are_the_same(server):
         ({"datatype": "FP64"}, "datatype: got 'FP64', allowed UINT8, FP32"),
         ({"datatype": 3}, "datatype: got int, expected str"),
         ({"name": "image"}, "inputs: unknown tensor 'image'; allowed input"),
-        ({"data": [0, 64, 128]}, "data: got 3 values of shape [3], expected [1, 2, 2, 1]"),
-        ({"data": [[0, 64], [128, 64]]}, "data: got 4 values of shape [2, 2]"),
-        ({"data": [[0, 64], [128]]}, "data: rows of unequal length"),
+        ({"data": [0, 64, 128]}, "data: a list of 3, expected 4; give a flat list, or lists nested as in [1, 2, 2, 1]"),
+        ({"data": [[0, 64], [128, 64]]}, "data: a list of 2, expected 1"),
+        ({"data": [[[0, 64], [128, 64]]]}, "data: int, expected a list"),
+        ({"data": [[[[0], [64]], [[128], 64]]]}, "data: int, expected a list"),
+        ({"data": [[[[0], [64]], [[128]]]]}, "data: a list of 1, expected 2"),
+        ({"data": [0, 64, 128, [64]]}, "data: a list of 4, expected 1"),
+        ({"data": [[[[0], [64]], [[128], [[64]]]]]}, "data: list, expected a number"),
         ({"data": [0, 64, 128, 256]}, "data: expected whole pixel values 0 to 255"),
         ({"data": [0, 64, 128, -1]}, "data: expected whole pixel values"),
         ({"data": [0, 64, 128, 0.5], "datatype": "FP32"}, "do not scale, the model does"),
         ({"data": [0, 64, 128, float("nan")], "datatype": "FP32"}, "data: expected whole pixel values"),
-        ({"data": [0, 64, 128, 10**30]}, "data: expected numbers only"),
-        ({"data": ["0", "64", "128", "64"]}, "data: expected numbers only"),
-        ({"data": [True, False, True, True]}, "data: expected numbers only"),
+        ({"data": [0, 64, 128, 10**30]}, "data: expected whole pixel values"),
+        ({"data": [0, 64, 128, 10**400]}, "data: expected whole pixel values"),
+        ({"data": ["0", "64", "128", "64"]}, "data: str, expected a number"),
+        ({"data": ["0" * 60_000, "", "", ""]}, "data: str, expected a number"),
+        ({"data": [True, False, True, True]}, "data: bool, expected a number"),
+        ({"data": [0, 64, 128, None]}, "data: NoneType, expected a number"),
+        ({"data": [{}] * 4}, "data: dict, expected a number"),
         ({"data": None}, "data: missing; expected list"),
         ({"parameters": {"binary_data_size": 4}}, "binary_data_size: got 4 for 0 bytes sent, expected 4"),
         ({"parameters": 4}, "parameters: got int, expected dict"),
@@ -211,7 +221,21 @@ def test_a_bad_body(server, body, message):
     assert message in answer.json()["error"]
 
 
-@pytest.mark.parametrize("length", ["99999", "-1", "x", "\u00b2".encode().decode("latin-1")])
+def test_numbers_are_told_from_strings_before_they_take_memory():
+    """As an array they would take 4 bytes for each letter of the longest, for each of them: 11 GB."""
+    info = replace(INFO, max_batch=20_000)
+    data = ["0" * 40_000, *[""] * (4 * 20_000 - 1)]
+    body = json.dumps({"inputs": [tensor(shape=[20_000, 2, 2, 1], data=data)]}).encode()
+    tracemalloc.start()
+    try:
+        with pytest.raises(RequestError, match="data: str, expected a number"):
+            read_infer(body, None, info)
+        assert tracemalloc.get_traced_memory()[1] < 100 * len(body)
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("length", ["99999", "0" * 12 + "9" * 5000, "-1", "x", "\u00b2".encode().decode("latin-1")])
 def test_a_bad_length_of_the_json_part(server, length):
     answer = post(server, "infer", infer_body(), {"Inference-Header-Content-Length": length})
     assert answer.status == 400
@@ -318,11 +342,12 @@ def test_an_answer_is_small(server):
     ("change", "status", "message"),
     [
         ({"v": 2}, 400, "v is 2, expected 1"),
-        ({"v": None}, 400, "v is None, expected 1"),
+        ({"v": None}, 400, "v is missing, expected 1"),
         ({"m": bytes(8)}, 409, "m: not the edge model 0123456789abcdef this cloud is paired with"),
         ({"m": None}, 400, "keys ['c', 's', 'v', 'x'], expected"),
         ({"x": bytes(3)}, 400, "x: got 3 bytes, expected 4 for pixels of shape [2, 2, 1]"),
-        ({"x": [0, 0, 0, 0]}, 400, "x is list, expected bytes"),
+        ({"x": [0, 0, 0, 0]}, 400, "x is a list, expected an integer or bytes"),
+        ({"c": 2**64}, 400, "c is a tag, expected an integer or bytes"),
         ({"z": b""}, 400, "keys ['c', 'm', 's', 'v', 'x', 'z'], expected"),
         ({"x": None}, 400, "keys ['c', 'm', 's', 'v'], expected"),
     ],
@@ -355,8 +380,18 @@ def test_whatever_packed_pixels_come_are_read_or_refused(packed):
 
 @pytest.mark.parametrize("body", [b"\x9f" * 5000, b"\x81" * 5000, b"\x5b" + b"\xff" * 8, b"\x9b" + b"\x7f" * 8])
 def test_deep_and_boastful_cbor(body):
-    with pytest.raises(RequestError, match="not CBOR"):
+    with pytest.raises(RequestError, match="payload: "):
         decode_query(body, "cbor", INFO)
+
+
+def test_a_query_is_limited_to_the_longest_frame(server):
+    """Its map and five keys, whose heads an encoder may write 8 bytes longer than need be, as those of the values."""
+    limit = query_limit(INFO)
+    assert limit == payload_bytes(INFO.input_shape) + 11 * 8
+    assert post(server, "query", b" " * limit, CBOR).status == 400  # read, and no frame
+    answer = post(server, "query", iter([b" " * limit, b" "]), CBOR)
+    assert answer.status == 413
+    assert answer.json()["error"] == f"body: more than {limit} bytes, the most that a query takes; send one at a time"
 
 
 def test_pixels_alone(server):

@@ -221,8 +221,12 @@ CLOUD_ACCURACY = 0.9
     ("asked", "coverage"),
     [
         ({}, 0.7),  # within half a point of 0.900: 0.899
+        ({"max_loss": 0.1}, 1),
         ({"no_excess_loss": True}, 0.5),
         ({"min_accuracy": 0.8}, 1),
+        ({"min_accuracy": 0.8, "max_loss": 0.004}, 0.7),
+        ({"max_latency_ms": 200, "max_loss": 0.004}, 0.7),
+        ({"max_queries": 0.6, "max_loss": 0.1}, 1),
         ({"min_accuracy": 0.901, "max_latency_ms": 70}, 0.5),
         ({"max_latency_ms": 50}, 0.7),
         ({"max_latency_ms": 200}, 0.5),
@@ -245,6 +249,9 @@ def test_choose_says_what_can_be_reached():
     # Within 50 ms at most 0.899 is reached; accuracy 0.902 takes at least 60 ms.
     with pytest.raises(SpecError, match=r"lowest mean_latency_ms 60, highest accuracy 0.899"):
         sweep.choose(LINE, CLOUD_ACCURACY, SweepSpec(max_latency_ms=50, min_accuracy=0.902))
+    # With 20 % of queries at most only keep-all is left, which loses ten points.
+    with pytest.raises(SpecError, match=r"holds max_loss = 0.02, max_queries = 0.2; nearest: highest accuracy 0.8,"):
+        sweep.choose(LINE, CLOUD_ACCURACY, SweepSpec(max_queries=0.2, max_loss=0.02))
     with pytest.raises(SpecError, match="no operating points"):
         sweep.choose([], CLOUD_ACCURACY, SweepSpec())
 
@@ -273,7 +280,7 @@ def test_named_points_exist_for_any_predictions(rows):
     chosen = sweep.choose(got, cloud.mean(), SweepSpec())
     named = sweep.named_points(got, chosen, cloud.mean())
     assert len({p.name for p in named}) == len(named) == 9
-    assert chosen.accuracy >= cloud.mean() - SweepSpec().max_loss - 1e-9
+    assert chosen.accuracy >= cloud.mean() - 0.005 - 1e-9
     latencies = [p.mean_latency_ms for p in got]
     assert latencies == sorted(latencies)
 

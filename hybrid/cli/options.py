@@ -46,7 +46,11 @@ def run_options(command: Callable[..., None]) -> Callable[..., None]:
         click.option("--trials", type=int, help="Candidates of the search."),
         click.option("--router", help="auto, learned, gain, max_softmax, logit_margin, logistic or class_offsets."),
         click.option("--look", help="Second look on the device: none, net or exit."),
-        click.option("--max-loss", type=float, help="Choose: accuracy at most this below the cloud's, in [0, 1]."),
+        click.option(
+            "--max-loss",
+            type=float,
+            help="Choose: accuracy at most this below the cloud's, in [0, 1]; 0.005 where no limit is asked.",
+        ),
         click.option("--max-queries", type=float, help="Choose: cloud asked for at most this share, in [0, 1]."),
         click.option("--confidence", type=float, help="With which the choice holds on new data; 0: only measured."),
         click.option("--max-latency-ms", type=float, help="Choose: mean latency at most this; what a search keeps to."),

@@ -21,7 +21,9 @@ def run(**options: Any) -> None:
     the_run = open_run(**options, searches=True)
     bundle, report = the_run.bundle, the_run.report
     terminal = Terminal()
-    terminal.table("On the test split", summary_rows(write_summary(the_run, started=STARTED)))
+    summary = write_summary(the_run, started=STARTED)
+    terminal.table("On the test split", summary_rows(summary))
+    _tell_guarantee(terminal, summary["guarantee"])
     terminal.say(f"Report: {report}")
     terminal.say(f"Bundle: {bundle}{os.sep}")
 
@@ -97,13 +99,14 @@ def quantize(**options: Any) -> None:
 @run_options
 def sweep(**options: Any) -> None:
     """Sweep every threshold and choose the operating point."""
-    swept = open_run(**options).swept
+    swept, terminal = open_run(**options).swept, Terminal()
     rows = [
         (p.name, f"{p.threshold}", f"{p.coverage:.1%}", f"{p.accuracy:.2%}", f"{p.mean_latency_ms:.1f} ms")
         for p in (*swept.named, swept.confirmed)
     ]
     headings = ("operating point", "threshold", "coverage", "accuracy", "mean latency")
-    Terminal().table("Operating points on calibration; the last is the chosen one on test", rows, headings)
+    terminal.table("Operating points on calibration; the last is the chosen one on test", rows, headings)
+    _tell_guarantee(terminal, swept.certificate.statement if swept.certificate else None)
 
 
 @click.command()
@@ -118,3 +121,8 @@ def export(**options: Any) -> None:
 def report(**options: Any) -> None:
     """Write the report page."""
     Terminal().say(f"Report: {open_run(**options).report}")
+
+
+def _tell_guarantee(terminal: Terminal, statement: str | None) -> None:
+    if statement:
+        terminal.say(f"Guaranteed: {statement}.")

@@ -24,11 +24,12 @@ from hybrid.configure import run_spec
 from hybrid.errors import BundleError, HybridError, SpecError
 from hybrid.pipeline.data import load_data
 from hybrid.pipeline.storage import read_predictions, read_routed
+from hybrid.program_json import program_values
 from hybrid.progress import SILENT, Narrator
 from hybrid.runtimes import device_engine
 
 TEST_IMAGES = 100
-"""Of the test split, where nothing else is asked for."""
+"""Of the test split, at most, where nothing else is asked for."""
 SPEC, PREDICTIONS, ROUTER = "spec.toml", "predict/test.npz", "router"
 """In a run folder, beside the bundle."""
 
@@ -137,12 +138,12 @@ def _test_examples(run: Path, bundle: Bundle, program: DeviceProgram, images: in
     manifest = bundle.manifest
     data = load_data(run_spec(paths=[run / SPEC]))
     routed, _ = read_routed(run / ROUTER)
-    if data.digest != manifest["data"]["digest"] or routed.program.digest != program.digest:
+    if data.digest != manifest["data"]["digest"] or not _same(routed.program, program):
         raise BundleError(
-            f"{run}: this run went on since the bundle was made, with other data or nets; hybrid export makes its "
-            "bundle anew, and a bundle elsewhere is emulated on its golden examples"
+            f"{run}: this run went on since the bundle was made, with other data, nets or routers; hybrid export makes "
+            "its bundle anew, and a bundle elsewhere is emulated on its golden examples"
         )
-    wanted = TEST_IMAGES if images is None else images
+    wanted = min(TEST_IMAGES, len(data.test)) if images is None else images
     if wanted > len(data.test):
         raise SpecError(f"images: got {wanted:,}, the test split has {len(data.test):,}")
     said = read_predictions(run / PREDICTIONS)
@@ -154,6 +155,10 @@ def _test_examples(run: Path, bundle: Bundle, program: DeviceProgram, images: in
         labels=data.test.y[:wanted],
         predicted=predicted[:wanted],
     )
+
+
+def _same(one: DeviceProgram, other: DeviceProgram) -> bool:
+    return one.digest == other.digest and program_values(one) == program_values(other)
 
 
 def _board(bundle: Bundle, name: str) -> Board:

@@ -12,7 +12,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from firmware_export.payload import Encoding
+from firmware_export.payload import Encoding, payload_bytes
 from hybrid.endpoint import EndpointInfo
 from hybrid.serve import oip
 from hybrid.serve.errors import RequestError
@@ -23,6 +23,8 @@ from hybrid.version import project_version
 _JSON_BYTES_PER_VALUE = 26
 """The longest double that JSON writers print, with its comma and space."""
 _HEAD_BYTES = 65_536
+_SPARE_HEAD_BYTES = 11 * 8
+"""The frame's map, keys and values have 11 heads; an encoder may write each 8 bytes longer than need be."""
 
 
 def create_app(model: Model, info: EndpointInfo) -> Starlette:
@@ -56,6 +58,11 @@ def body_limit(info: EndpointInfo) -> int:
     return _HEAD_BYTES + _JSON_BYTES_PER_VALUE * info.max_batch * int(np.prod(info.input_shape))
 
 
+def query_limit(info: EndpointInfo) -> int:
+    """Most bytes of a query: the longest frame, however an encoder writes its heads."""
+    return _SPARE_HEAD_BYTES + payload_bytes(info.input_shape)
+
+
 @dataclass(frozen=True, kw_only=True)
 class _Endpoint:
     model: Model
@@ -80,7 +87,7 @@ class _Endpoint:
 
     async def infer(self, request: Request) -> Response:
         self._check_name(request)
-        body = await _body(request, body_limit(self.info))
+        body = await _body(request, body_limit(self.info), "which a full batch needs; send smaller batches")
         return await run_in_threadpool(self._infer, body, request.headers.get(oip.JSON_LENGTH_HEADER))
 
     async def query(self, request: Request) -> Response:
@@ -88,7 +95,8 @@ class _Endpoint:
         kind = request.headers.get("Content-Type", "").partition(";")[0].strip().lower()
         if kind not in ENCODINGS:
             raise RequestError(f"Content-Type: got {kind!r:.60}, allowed {', '.join(ENCODINGS)}", 415)
-        return await run_in_threadpool(self._query, await _body(request, body_limit(self.info)), ENCODINGS[kind])
+        body = await _body(request, query_limit(self.info), "the most that a query takes; send one at a time")
+        return await run_in_threadpool(self._query, body, ENCODINGS[kind])
 
     def _infer(self, body: bytes, json_length: str | None) -> Response:
         asked = oip.read_infer(body, json_length, self.info)
@@ -104,15 +112,15 @@ class _Endpoint:
             raise RequestError(f"model: unknown {name!r:.60}; allowed {self.info.model_name}", 404)
 
 
-async def _body(request: Request, limit: int) -> bytes:
-    """Read the body, never more than `limit` bytes of it."""
+async def _body(request: Request, limit: int, advice: str) -> bytes:
+    """Read the body, never more than `limit` bytes of it; `advice` goes to a client that sends more."""
     if (coding := request.headers.get("Content-Encoding", "identity")) != "identity":
         raise RequestError(f"Content-Encoding: got {coding!r:.40}, allowed identity", 415)
     body = bytearray()
     async for chunk in request.stream():
         body += chunk
         if len(body) > limit:
-            raise RequestError(f"body: more than {limit:,} bytes, which a full batch needs; send smaller batches", 413)
+            raise RequestError(f"body: more than {limit:,} bytes, {advice}", 413)
     return bytes(body)
 
 

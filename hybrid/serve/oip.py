@@ -6,6 +6,8 @@ Protocol: https://kserve.github.io/website/docs/concepts/architecture/data-plane
 
 import json
 from dataclasses import dataclass
+from itertools import chain
+from math import prod
 from typing import Any, TypeVar
 
 import numpy as np
@@ -16,6 +18,8 @@ from hybrid.endpoint import EndpointInfo, TensorInfo
 from hybrid.serve.errors import RequestError
 
 JSON_LENGTH_HEADER = "Inference-Header-Content-Length"
+_MOST_LENGTH_DIGITS = 12
+_NO_PIXELS = "data: expected whole pixel values 0 to 255; do not scale, the model does"
 _DATATYPES: dict[str, np.dtype[Any]] = {"UINT8": np.dtype("u1"), "FP32": np.dtype("<f4")}
 
 T = TypeVar("T")
@@ -84,7 +88,8 @@ def write_infer(scores: Floats, request: InferRequest, info: EndpointInfo) -> tu
 def _split(body: bytes, json_length: str | None) -> tuple[bytes, bytes]:
     if json_length is None:
         return body, b""
-    if not (json_length.isascii() and json_length.isdigit() and int(json_length[:12]) <= len(body)):
+    digits = len(json_length) <= _MOST_LENGTH_DIGITS and json_length.isascii() and json_length.isdigit()
+    if not (digits and int(json_length) <= len(body)):
         raise RequestError(f"{JSON_LENGTH_HEADER}: got {json_length!r:.40}, allowed 0 to {len(body):,}")
     return body[: int(json_length)], body[int(json_length) :]
 
@@ -133,23 +138,35 @@ def _dtype(datatype: str) -> np.dtype[Any]:
 
 
 def _binary(tail: bytes, size: int, shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
-    expected = int(np.prod(shape)) * dtype.itemsize
+    expected = prod(shape) * dtype.itemsize
     if not len(tail) == size == expected:
         raise RequestError(f"binary_data_size: got {size:,} for {len(tail):,} bytes sent, expected {expected:,}")
     return np.frombuffer(tail, dtype).reshape(shape)
 
 
-def _listed(data: list[Any], shape: tuple[int, ...]) -> NDArray[Any]:
-    """Flat or nested lists of numbers."""
+def _listed(data: list[Any], shape: tuple[int, ...]) -> NDArray[np.float64]:
+    """Flat or nested lists of numbers.
+
+    Everything is looked at before it becomes an array: one long string among many short ones would take memory by the
+    product of both.
+    """
+    values: list[Any] = [data]
+    for size in shape if any(isinstance(one, list) for one in data) else (prod(shape),):
+        values = list(chain.from_iterable(_list_of(size, one, shape) for one in values))
+    if kinds := {type(one).__name__ for one in values} - {"int", "float"}:
+        raise RequestError(f"data: {min(kinds)}, expected a number")
     try:
-        values = np.asarray(data)
-    except (ValueError, OverflowError) as exc:
-        raise RequestError("data: rows of unequal length") from exc
-    if values.dtype.kind not in "iuf":
-        raise RequestError("data: expected numbers only, in a flat list or nested as shape says")
-    if values.shape not in ((int(np.prod(shape)),), shape):
-        raise RequestError(f"data: got {values.size:,} values of shape {list(values.shape)}, expected {list(shape)}")
-    return values.reshape(shape)
+        return np.array(values, np.float64).reshape(shape)
+    except OverflowError as exc:
+        raise RequestError(_NO_PIXELS) from exc
+
+
+def _list_of(size: int, value: Any, shape: tuple[int, ...]) -> list[Any]:
+    if isinstance(value, list) and len(value) == size:
+        return value
+    listed = isinstance(value, list)
+    told = f"a list of {len(value):,}, expected {size:,}" if listed else f"{type(value).__name__}, expected a list"
+    raise RequestError(f"data: {told}; give a flat list, or lists nested as in {list(shape)}")
 
 
 def _as_pixels(values: NDArray[Any]) -> NDArray[np.uint8]:
@@ -159,7 +176,7 @@ def _as_pixels(values: NDArray[Any]) -> NDArray[np.uint8]:
     with np.errstate(invalid="ignore"):
         pixels = values.astype(np.uint8)
     if not (pixels == values).all():
-        raise RequestError("data: expected whole pixel values 0 to 255; do not scale, the model does")
+        raise RequestError(_NO_PIXELS)
     return pixels
 
 
