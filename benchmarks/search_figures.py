@@ -31,7 +31,8 @@ def figures(found: dict[str, Any]) -> dict[str, float]:
         made["kendall_tau_high"] = found["rank"]["high"]
     if "cifar" in found:
         alone_figures = found["cifar"]["alone"]
-        made["minutes_cifar"] = found["cifar"]["minutes"]
+        if "minutes" in found["cifar"]:  # not where the search was killed in between
+            made["minutes_cifar"] = found["cifar"]["minutes"]
         made["chosen_cifar_int8_accuracy"] = alone_figures["test_accuracy"]
         made["chosen_cifar_macs_share_of_resnet8"] = alone_figures["macs"] / RESNET8_MACS
     for name, value in found.items():

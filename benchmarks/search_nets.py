@@ -36,14 +36,18 @@ CIFAR = (
     "train.crop_pixels=4",
     "train.edge_epochs=100",
     "train.rounds=0",
+    'search.kinds=["ds"]',
     "search.max_macs=6250000",
-    "search.max_flash_bytes=0",
+    "search.max_flash_bytes=131000",
+    "search.max_peak_sram_bytes=48000",
     "search.supernet_epochs=20",
     "search.rows=4000",
     "search.min_coverage=1.0",
     "search.noise_tolerance=0.0",
 )
-"""Half of ResNet8's MACs on a board with 64 KiB of SRAM and 256 KiB of flash; the edge alone is what counts."""
+"""Half of ResNet8's MACs, no more flash and SRAM than the hand-made DS-CNN has, on a board with 64 KiB of SRAM and
+256 KiB of flash; the edge alone is what counts. Depthwise layers are the better ones at this size: the same search of
+the quick preset's dense ones ended 0.1 points lower with 62 % more flash."""
 SHORT_EPOCHS = 4
 """Of a candidate in random search."""
 HYPERBAND_EPOCHS, HYPERBAND_FACTOR = 12, 3
