@@ -19,6 +19,7 @@ from hybrid.arrays import write_arrays
 from hybrid.artifacts import Floats
 from hybrid.configure import run_spec
 from hybrid.cost import estimate
+from hybrid.files import whole
 from hybrid.pipeline import Run, searching
 from hybrid.progress import SILENT
 from hybrid.quantize import accuracy, quantize_edge
@@ -97,10 +98,9 @@ def within(run: Run, name: str) -> tuple[str, ...]:
 def kept(path: Path, make: Callable[[], Any]) -> Any:
     """What `make` gave, the first time."""
     if not path.is_file():
-        made, work = make(), path.with_suffix(".partial")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        work.write_text(json.dumps(made, indent=1), encoding="utf-8")
-        work.replace(path)
+        made = make()
+        with whole(path) as work:
+            work.write_text(json.dumps(made, indent=1), encoding="utf-8")
     return json.loads(path.read_text(encoding="utf-8"))
 
 
@@ -122,8 +122,8 @@ def alone(run: Run, arch: ArchSpec, *, seed: int = 0) -> Alone:
         begun = stem.with_suffix(".begun")
         figures, logits = _trained(run, arch, seed, begun)
         stem.with_suffix(".json").write_text(json.dumps(figures, indent=1), encoding="utf-8")
-        write_arrays(work := stem.with_suffix(".partial"), logits)
-        work.replace(stem.with_suffix(".npz"))
+        with whole(stem.with_suffix(".npz")) as work:
+            write_arrays(work, logits)
         shutil.rmtree(begun)
     with np.load(stem.with_suffix(".npz")) as stored:
         logits = {name: stored[name] for name in stored.files}

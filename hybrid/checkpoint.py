@@ -4,7 +4,6 @@ A training that goes on ends with the weights of one that was never stopped: bat
 `datasets.batches`), and what an optimiser remembers is kept with the weights.
 """
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from hybrid.arrays import DAMAGE, write_arrays
+from hybrid.files import whole
 
 EPOCHS = "epochs"
 
@@ -26,13 +26,8 @@ class Checkpoint:
     def save(self, epochs: int, variables: Sequence[Any]) -> None:
         """Keep all `variables` as they are after so many epochs, whole or not at all. Raises: OSError."""
         arrays = {f"v{place}": np.asarray(variable) for place, variable in enumerate(variables)}
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        work = self.path.with_suffix(".partial")
-        try:
+        with whole(self.path) as work:
             write_arrays(work, {**arrays, EPOCHS: np.array(epochs)})
-            os.replace(work, self.path)
-        finally:
-            work.unlink(missing_ok=True)
 
     def restore(self, variables: Sequence[Any]) -> int:
         """Set `variables` to what was kept, and return after how many epochs that was; 0: nothing usable is there."""

@@ -8,8 +8,10 @@ import numpy as np
 from datasets import Dataset, Split
 from hybrid.artifacts import NetOutputs
 from hybrid.flatbuffers import Graph, dequantise
+from hybrid.nets import build_net
 from hybrid.predict import stage_outputs
 from hybrid.progress import Silent
+from hybrid.quantize import convert
 from hybrid.specs import ArchSpec, BlockSpec, CloudSpec, QuantizeSpec, RouterSpec, RunSpec, TrainSpec
 
 EDGE = ArchSpec(
@@ -36,6 +38,21 @@ def real(flatbuffer, x):
     return NetOutputs(
         logits=dequantise(said.logits, found.logits_affine), features=dequantise(said.features, found.features_affine)
     )
+
+
+def filled(net, rng):
+    """Weights as after training: biases that are not all the same, for the converter would store them once."""
+    net.set_weights([np.abs(rng.normal(1, 0.2, w.shape)) if w.ndim == 1 else w for w in net.get_weights()])
+    return net
+
+
+def int8_net(arch, rng, examples=4):
+    """A flatbuffer of `arch` with weights as after training, calibrated on so many random images."""
+    import tf_keras
+
+    tf_keras.backend.clear_session()  # as `hybrid.qat.twins` does: the order of a shortcut follows the layers' names
+    net = filled(build_net(arch, tf_keras), rng)
+    return convert(net, rng.integers(0, 256, (examples, *arch.input_shape), dtype=np.uint8))
 
 
 def spec(**sections):

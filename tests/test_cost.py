@@ -3,6 +3,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from learner_helpers import int8_net
 from tiny_edge import cascade, program
 
 from hybrid import cost, profiles, runtimes
@@ -11,8 +12,6 @@ from hybrid.errors import BudgetError
 from hybrid.flatbuffers import named_outputs
 from hybrid.latency import edge_latency_ms
 from hybrid.layers import Walk
-from hybrid.nets import build_net
-from hybrid.quantize import convert
 from hybrid.specs import ArchSpec, BlockSpec
 from hybrid.work import flatbuffer_work
 
@@ -170,14 +169,7 @@ def test_estimates_are_fast():
 
 
 def _convert(arch):
-    import tf_keras
-
-    rng = np.random.default_rng(0)
-    tf_keras.backend.clear_session()  # as `hybrid.qat.twins` does: the order of a shortcut follows the layers' names
-    net = build_net(arch, tf_keras)
-    # Untrained biases are zero and shared by the converter; a trained net's are not.
-    net.set_weights([np.abs(rng.normal(1, 0.2, w.shape)) if w.ndim == 1 else w for w in net.get_weights()])
-    return named_outputs(convert(net, rng.integers(0, 256, (4, *arch.input_shape), dtype=np.uint8)))
+    return named_outputs(int8_net(arch, np.random.default_rng(0)))
 
 
 @pytest.fixture(scope="module", params=NETS, ids=lambda arch: arch.name)

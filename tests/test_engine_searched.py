@@ -3,11 +3,10 @@
 import numpy as np
 import pytest
 from engine_exact import wrong
+from learner_helpers import int8_net
 
 from firmware_export.host import has_c_compiler
 from hybrid.cost import estimate
-from hybrid.nets import build_net
-from hybrid.quantize import convert
 from hybrid.runtimes import device_engine
 from nas.space import edge_space, sample
 
@@ -30,19 +29,9 @@ def drawn(shape, count, seed):
     return found
 
 
-def int8_net(arch, rng):
-    """Random weights; untrained biases would all be zero."""
-    import tf_keras
-
-    tf_keras.backend.clear_session()
-    net = build_net(arch, tf_keras)
-    net.set_weights([np.abs(rng.normal(1, 0.2, w.shape)) if w.ndim == 1 else w for w in net.get_weights()])
-    return convert(net, rng.integers(0, 256, (3, *arch.input_shape), dtype=np.uint8))
-
-
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_ten_nets_of_each_input_are_exact(shape):
     rng = np.random.default_rng(shape)
-    models = [int8_net(arch, rng) for arch in drawn(shape, 10, 0)]
+    models = [int8_net(arch, rng, 3) for arch in drawn(shape, 10, 0)]
     assert wrong(models) == []
     assert wrong(models, weights="int8") == []

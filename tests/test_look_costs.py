@@ -4,11 +4,12 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from learner_helpers import filled, int8_net
 
 from hybrid.arena import arena_needs, recorded_arena_bytes, shared_arena_bytes
 from hybrid.flatbuffers import continuing, named_outputs
 from hybrid.look import ROUTER_FLASH_BYTES, build_stages, stage_archs, staged
-from hybrid.nets import build_net, normalise
+from hybrid.nets import normalise
 from hybrid.quantize import convert
 from hybrid.specs import ArchSpec, BlockSpec, LookSpec
 from hybrid.work import flatbuffer_work
@@ -67,12 +68,6 @@ CASES = (
 )
 
 
-def _filled(net, rng):
-    """Weights as after training: biases that are not all the same, for the converter would store them once."""
-    net.set_weights([np.abs(rng.normal(1, 0.2, w.shape)) if w.ndim == 1 else w for w in net.get_weights()])
-    return net
-
-
 def _flatbuffers(arch, look):
     """The int8 nets of all stages, made as `hybrid.quantize` makes them; the far part always begins with QUANTIZE."""
     import tf_keras
@@ -81,15 +76,14 @@ def _flatbuffers(arch, look):
     rows = rng.integers(0, 256, (4, *arch.input_shape), dtype=np.uint8)
     tf_keras.backend.clear_session()
     if look.kind == "exit":
-        near, far = (_filled(net, rng) for net in build_stages(arch, look, tf_keras))
+        near, far = (filled(net, rng) for net in build_stages(arch, look, tf_keras))
         first = named_outputs(convert(near, rows))
         trunk = near.predict(normalise(rows), verbose=0)[2]
         return first, continuing(named_outputs(convert(far, 0.9 * trunk)), first)
     made = {}
     for one in stage_archs(arch, look):
         if one not in made:
-            tf_keras.backend.clear_session()
-            made[one] = named_outputs(convert(_filled(build_net(one, tf_keras), rng), rows))
+            made[one] = named_outputs(int8_net(one, rng))
     return tuple(made[one] for one in stage_archs(arch, look))
 
 

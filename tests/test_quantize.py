@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from learner_helpers import EDGE, SPEC, head, real, spec, tensors
+from learner_helpers import EDGE, SPEC, filled, head, real, spec, tensors
 
 from datasets import Split
 from hybrid import fitting, quantize, runtimes
@@ -183,8 +183,7 @@ def test_a_net_with_pool_grey_and_window_costs_what_was_reckoned(fashion, method
             input_pool=2,
             grey=name == "colour",
         )
-        net = build_net(arch)
-        net.set_weights([np.abs(rng.normal(1, 0.2, w.shape)) if w.ndim == 1 else w for w in net.get_weights()])
+        net = filled(build_net(arch), rng)
         copy = twin(arch, net)
         if method == "qat":
             target = fitting.targets(fashion.train.y[:96], 10, None, temperature=2.0)

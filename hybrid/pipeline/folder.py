@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from hybrid.errors import HybridError
+from hybrid.files import whole
 from hybrid.locks import taken
 
 STAMP = ".stage.json"
@@ -132,13 +133,11 @@ class RunFolder:
 
     def write_text(self, name: str, text: str) -> Path:
         """Write one file at the top of the run, whole or not at all."""
-        path, work = self.root / name, self.root / f".{name}.partial"
+        path = self.root / name
         try:
-            self.root.mkdir(parents=True, exist_ok=True)
-            work.write_text(text, encoding="utf-8")
-            os.replace(work, path)
+            with whole(path) as work:
+                work.write_text(text, encoding="utf-8")
         except OSError as exc:
-            work.unlink(missing_ok=True)
             raise HybridError(
                 f"{path}: cannot be written ({exc.strerror or exc}); free space or choose another --out"
             ) from exc
