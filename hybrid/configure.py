@@ -18,7 +18,7 @@ import tomli_w
 from cattrs.errors import ForbiddenExtraKeysError
 
 from hybrid.errors import SpecError
-from hybrid.specs import RunSpec
+from hybrid.specs import RouterSpec, RunSpec
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -172,73 +172,74 @@ def _merge(base: dict[str, Any], over: dict[str, Any]) -> None:
             base[key] = value
 
 
-_ANY = float("inf")
+ANY, ABOVE_0 = float("inf"), 1e-9
+"""Limits of figures: no upper one, and a lower one that leaves 0 out."""
 LEAST_ROUTER_PARAMETERS = 43
 """Of a learned router of the confidences alone: 5 inputs, 6 hidden units, (5 + 2) * 6 + 1."""
 _ALLOWED = {
     "seed": (0, 2**31 - 1),
-    "data.image_size": (0, _ANY),
-    "data.limit": (0, _ANY),
-    "search.trials": (1, _ANY),
-    "search.supernet_epochs": (1, _ANY),
-    "search.supernet_rows": (0, _ANY),
-    "search.rows": (100, _ANY),
+    "data.image_size": (0, ANY),
+    "data.limit": (0, ANY),
+    "search.trials": (1, ANY),
+    "search.supernet_epochs": (1, ANY),
+    "search.supernet_rows": (0, ANY),
+    "search.rows": (100, ANY),
     "search.macs_exponent": (0, 1),
-    "search.noise_tolerance": (0, _ANY),
-    "search.max_macs": (0, _ANY),
-    "search.max_flash_bytes": (0, _ANY),
-    "search.max_peak_sram_bytes": (0, _ANY),
-    "train.batch_size": (1, _ANY),
-    "train.edge_epochs": (1, _ANY),
-    "train.edge_learning_rate": (1e-9, _ANY),
-    "train.cloud_learning_rate": (1e-9, _ANY),
-    "train.weight_decay": (0, _ANY),
+    "search.noise_tolerance": (0, ANY),
+    "search.max_macs": (0, ANY),
+    "search.max_flash_bytes": (0, ANY),
+    "search.max_peak_sram_bytes": (0, ANY),
+    "train.batch_size": (1, ANY),
+    "train.edge_epochs": (1, ANY),
+    "train.edge_learning_rate": (ABOVE_0, ANY),
+    "train.cloud_learning_rate": (ABOVE_0, ANY),
+    "train.weight_decay": (0, ANY),
     "train.label_smoothing": (0, 1),
-    "train.rounds": (0, _ANY),
-    "train.round_epochs": (1, _ANY),
+    "train.rounds": (0, ANY),
+    "train.round_epochs": (1, ANY),
     "train.distillation": (0, 1),
-    "train.temperature": (1e-3, _ANY),
-    "train.crop_pixels": (0, _ANY),
-    "train.cutout_pixels": (0, _ANY),
-    "train.mixup": (0, _ANY),
+    "train.temperature": (1e-3, ANY),
+    "train.crop_pixels": (0, ANY),
+    "train.cutout_pixels": (0, ANY),
+    "train.mixup": (0, ANY),
     "look.nets": (1, 4),
     "look.width": (0.1, 8),
     "look.share": (0.01, 0.99),
-    "look.exit_after": (0, _ANY),
-    "router.hidden": (1, _ANY),
-    "router.epochs": (1, _ANY),
-    "router.max_parameters": (LEAST_ROUTER_PARAMETERS, _ANY),
+    "look.exit_after": (0, ANY),
+    "router.hidden": (1, ANY),
+    "router.epochs": (1, ANY),
+    "router.max_parameters": (LEAST_ROUTER_PARAMETERS, ANY),
     "router.softness": (0, 1),
-    "router.teachers": (0, _ANY),
-    "router.teacher_epochs": (1, _ANY),
-    "router.students": (1, _ANY),
-    "router.choice_folds": (2, _ANY),
-    "router.rows": (0, _ANY),
-    "router.folds": (2, _ANY),
-    "quantize.qat_epochs": (1, _ANY),
-    "quantize.qat_learning_rate": (1e-9, _ANY),
-    "quantize.representative_rows": (1, _ANY),
+    "router.teachers": (0, ANY),
+    "router.teacher_epochs": (1, ANY),
+    "router.students": (1, ANY),
+    "router.choice_folds": (2, ANY),
+    "router.rows": (0, ANY),
+    "router.folds": (2, ANY),
+    "quantize.qat_epochs": (1, ANY),
+    "quantize.qat_learning_rate": (ABOVE_0, ANY),
+    "quantize.representative_rows": (1, ANY),
     "sweep.max_loss": (0, 1),
     "sweep.max_queries": (0, 1),
     "sweep.confidence": (0, 0.999),
-    "sweep.max_latency_ms": (0, _ANY),
+    "sweep.max_latency_ms": (0, ANY),
     "sweep.min_accuracy": (0, 1),
     "sweep.min_coverage": (0, 1),
-    "search.max_latency_ms": (0, _ANY),
+    "search.max_latency_ms": (0, ANY),
     "search.min_coverage": (0, 1),
     "export.arena_margin": (0, 10),
-    "export.golden_examples": (1, _ANY),
+    "export.golden_examples": (1, ANY),
     "export.deadline_ms": (1, 86_400_000),
     "export.drift_window": (64, 4096),
     "export.query_cost": (0.001, 0.5),
 }
 """Least and greatest value of every figure of a `RunSpec`; its shares of the data are checked together."""
 _ALLOWED_OF_A_CLOUD = {
-    "width": (1, _ANY),
-    "depth": (1, _ANY),
-    "epochs": (1, _ANY),
-    "application_pixels": (32, _ANY),
-    "latency_ms": (0, _ANY),
+    "width": (1, ANY),
+    "depth": (1, ANY),
+    "epochs": (1, ANY),
+    "application_pixels": (32, ANY),
+    "latency_ms": (0, ANY),
 }
 
 
@@ -246,10 +247,10 @@ def check(spec: RunSpec) -> None:
     """Refuse values that no run can use. Raises: SpecError naming the first."""
     for key, (least, most) in _ALLOWED.items():
         section, _, name = key.rpartition(".")
-        _within(key, getattr(getattr(spec, section) if section else spec, name), least, most)
+        within(key, getattr(getattr(spec, section) if section else spec, name), least, most)
     for where, cloud in (("cloud", spec.cloud), *((f"clouds[{i}]", one) for i, one in enumerate(spec.clouds))):
         for name, (least, most) in _ALLOWED_OF_A_CLOUD.items():
-            _within(f"{where}.{name}", getattr(cloud, name), least, most)
+            within(f"{where}.{name}", getattr(cloud, name), least, most)
     data = spec.data
     if not (data.calibration_fraction > 0 and data.validation_fraction > 0):
         raise SpecError("data: calibration_fraction and validation_fraction must be above 0")
@@ -266,7 +267,19 @@ def check(spec: RunSpec) -> None:
         raise SpecError("quantize.methods: empty; allowed ptq, qat or both")
 
 
-def _within(key: str, value: float, least: float, most: float) -> None:
-    if not (least <= value <= most and value < _ANY):  # false for NaN too
-        allowed = f"{least:,} or more" if most == _ANY else f"{least:,} to {most:,}"
+def router_spec(values: Mapping[str, Any], *, where: str) -> RouterSpec:
+    """A router's spec from plain values, all checked as in a run's. Raises: SpecError that begins with `where`."""
+    spec = structure(dict(values), RouterSpec, where=where)
+    for key, (least, most) in _ALLOWED.items():
+        section, _, name = key.rpartition(".")
+        if section == "router":
+            within(f"{where}: {name}", getattr(spec, name), least, most)
+    return spec
+
+
+def within(key: str, value: float, least: float, most: float) -> None:
+    """Refuse a figure outside its limits, and one that is no number. Raises: SpecError naming `key`."""
+    if not (least <= value <= most and value < ANY):  # false for NaN too
+        above = "above 0" if least == ABOVE_0 else f"{least:,} or more"
+        allowed = above if most == ANY else f"{least:,} to {most:,}"
         raise SpecError(f"{key}: got {value}, allowed {allowed}")

@@ -13,12 +13,13 @@ from numpy.typing import ArrayLike, NDArray
 
 from hybrid import guarantee, policy, sweep
 from hybrid.artifacts import Bools, Floats, Ints
+from hybrid.configure import router_spec, within
 from hybrid.device_router import IntegerRouter, StoredOutputs, integer_router
 from hybrid.errors import SpecError
 from hybrid.guarantee import Certificate, Kind, Target
 from hybrid.progress import SILENT
 from hybrid.router import Chosen, choose
-from hybrid.specs import RouterKind, RouterSpec
+from hybrid.specs import RouterSpec
 from hybrid.supervision import Evidence, fit_temperature, softmax, tempered
 
 LARGEST_GAP = 255
@@ -123,7 +124,8 @@ class Router:
         ``(n,)``. `extra` is ``(logits, labels, cloud[, features])`` of further examples, such as the training set of
         the edge: they teach a learned router, and judge none.
 
-        Raises: SpecError for arrays that do not fit together, or that hold what is no number.
+        Raises: SpecError for parameters outside their limits, and for arrays that do not fit together, or that hold
+        what is no number.
         """
         spec = self._spec()
         arrays = _Arrays.read(logits, labels, cloud, features)
@@ -225,8 +227,10 @@ class Router:
         return sweep.nauc(self.score(logits, features), *_Arrays.read(logits, labels, cloud, features).right())
 
     def _spec(self) -> RouterSpec:
-        named = {name: value for name, value in self.get_params().items() if name not in ("kind", "random_state")}
-        return RouterSpec(kind=cast(RouterKind, self.kind), **named)
+        """The parameters as a spec; NumPy's scalars, which searches over parameters give, count as Python's."""
+        named = {name: v.item() if isinstance(v, np.generic) else v for name, v in self.get_params().items()}
+        within("Router: random_state", named.pop("random_state"), 0, 2**31 - 1)
+        return router_spec(named, where="Router")
 
     def _check_fitted(self) -> None:
         if not hasattr(self, "integer_"):

@@ -73,7 +73,7 @@ def _not_learned(c: "ReportContent") -> Remark:
     rule = f"the score is a rule, {c.router_kind.replace('_', ' ')}"
     if not any(trial.kind in LEARNED for trial in c.router_trials):
         return Remark(text=f"No learned router was asked for: {rule}.")
-    return Remark(text=f"No learned router ships: {rule}, which none was ahead of in cross-validation.")
+    return Remark(text=f"No learned router ships: {rule}, which none was clearly ahead of in cross-validation.")
 
 
 def _little_certified(c: "ReportContent") -> Remark | None:

@@ -228,3 +228,29 @@ def test_a_certified_threshold_keeps_less_than_the_one_that_just_holds(fitted):
 def test_certify_refuses_an_unknown_target(fitted):
     with pytest.raises(SpecError, match=r"no target min_luck; there are max_loss, min_accuracy, max_queries"):
         fitted.certify(np.zeros((4, 3)), np.zeros(4, int), np.zeros(4, int), min_luck=0.5)
+
+
+@pytest.mark.parametrize(
+    ("parameters", "said"),
+    [
+        ({"kind": "learnt"}, "kind"),
+        ({"hidden": 0}, "Router: hidden: got 0, allowed 1 or more"),
+        ({"softness": 1.5}, "Router: softness: got 1.5, allowed 0 to 1"),
+        ({"max_parameters": 10}, "Router: max_parameters: got 10, allowed 43 or more"),
+        ({"choice_folds": 1}, "Router: choice_folds: got 1, allowed 2 or more"),
+        ({"epochs": "many"}, "epochs"),
+        ({"random_state": -1}, "Router: random_state: got -1, allowed 0 to 2,147,483,647"),
+    ],
+)
+def test_parameters_outside_their_limits_are_refused_by_fit(parameters, said):
+    with pytest.raises(SpecError, match=r"^Router") as refused:
+        Router(**parameters).fit(*arrays(60))
+    assert said in str(refused.value)
+
+
+def test_scalars_of_numpy_are_parameters_too():
+    same = {"hidden": np.int64(8), "epochs": np.int64(4), "softness": np.float32(0.5), "random_state": np.int64(3)}
+    ours = {name: value.item() for name, value in same.items()}
+    routers = [Router("learned", teachers=0, **given).fit(*arrays(200)) for given in (same, ours)]
+    scores = [router.score(*arrays(50)[::3]) for router in routers]
+    np.testing.assert_array_equal(*scores)

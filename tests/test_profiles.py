@@ -77,3 +77,35 @@ def test_a_device_without_a_kind_of_layer_is_refused(tmp_path):
     mine.write_text(re.sub(r"(?m)^dense = .*$", "", to_toml(profiles.device("stm32f746"))))
     with pytest.raises(SpecError, match="cycles_per_mac lacks dense"):
         profiles.device(mine)
+
+
+@pytest.mark.parametrize(
+    ("read", "name", "key", "value", "said"),
+    [
+        (profiles.link, "wifi", "uplink_kbps", "0", "uplink_kbps: got 0.0, allowed above 0"),
+        (profiles.link, "wifi", "loss", "1.0", "loss: got 1.0, allowed 0 to 0.99"),
+        (profiles.link, "wifi", "rtt_mean_ms", "-1", "rtt_mean_ms: got -1.0, allowed 0 or more"),
+        (profiles.link, "wifi", "wake_ms", "nan", "wake_ms: got nan, allowed 0 or more"),
+        (profiles.device, "stm32f746", "clock_mhz", "0", "clock_mhz: got 0.0, allowed above 0"),
+        (profiles.device, "stm32f746", "sram_bytes", "-4", "sram_bytes: got -4, allowed 1 or more"),
+        (profiles.device, "stm32f746", "conv", "0", "cycles_per_mac.conv: got 0.0, allowed above 0"),
+        (profiles.cloud, "cpu", "latency_ms", "-3", "latency_ms: got -3.0, allowed 0 or more"),
+    ],
+)
+def test_a_figure_that_nothing_can_have_is_refused(tmp_path, read, name, key, value, said):
+    mine = tmp_path / "mine.toml"
+    text, changed = re.subn(rf"(?m)^{key} = .*$", f"{key} = {value}", to_toml(read(name)))
+    assert changed == 1
+    mine.write_text(text)
+    with pytest.raises(SpecError) as refused:
+        read(mine)
+    assert str(refused.value) == f"{mine}: {said}"
+
+
+def test_two_profiles_of_one_name_are_one_where_they_are_the_same(tmp_path):
+    wifi, lte = profiles.link("wifi"), profiles.link("lte")
+    assert list(profiles.by_name([wifi, lte, wifi], key="sweep.links")) == ["wifi", "lte"]
+    mine = tmp_path / "mine.toml"
+    mine.write_text(re.sub(r"(?m)^wake_ms = .*$", "wake_ms = 7.0", to_toml(wifi)))
+    with pytest.raises(SpecError, match=r"^sweep\.links: two profiles are named 'wifi'; give one"):
+        profiles.by_name([wifi, profiles.link(mine)], key="sweep.links")

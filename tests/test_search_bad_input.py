@@ -278,3 +278,28 @@ def test_a_given_net_goes_with_the_cloud_as_it_is_asked_for_now(tmp_path):
     assert slower.searched.cloud == slower.spec.cloud
     changed = {name for name, key in before.keys.items() if key != slower.keys[name]}
     assert changed == {"search", "sweep", "bundle"}  # nothing is trained again
+
+
+def test_an_exit_behind_the_last_block_is_refused_before_anything_is_trained(tmp_path):
+    data = stripes(tmp_path / "stripes.npz")
+    run = run_of(tmp_path / "run", data, "look.kind=exit", "look.exit_after=9")
+    with pytest.raises(SpecError, match=r"^look\.exit_after: got 9, the search space has nets of at most 5 blocks"):
+        run.searched  # noqa: B018
+    arch = tmp_path / "edge.toml"
+    arch.write_text(to_toml(EDGE))
+    run = run_of(tmp_path / "given", data, "look.kind=exit", f'search.arch="{arch}"')
+    with pytest.raises(SpecError, match=r"^look\.kind: exit needs two blocks, edge-a has one"):
+        run.searched  # noqa: B018
+    assert [list((tmp_path / name).iterdir()) for name in ("run", "given")] == [[], []]
+
+
+def test_nets_too_short_for_the_exit_are_not_searched():
+    space = Space(
+        input_shape=(12, 12, 1),
+        num_classes=3,
+        stem=Choices(width=(4,)),
+        stages=(Choices(width=(4,)), Choices(width=(4,)), Choices(width=(4,))),
+        num_stages=(1, 2, 3),
+    )
+    assert searching.long_enough(space, 0) == space
+    assert searching.long_enough(space, 2).num_stages == (2, 3)

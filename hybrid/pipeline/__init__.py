@@ -40,12 +40,13 @@ class Run:
         self.device: Device = profiles.device(spec.device)
         self.link: Link = profiles.link(spec.link)
         links = [profiles.link(name, key="sweep.links") for name in spec.sweep.links]
-        self.links = {link.name: link for link in (self.link, *links, self.link)}  # comes first, and wins
+        own = {self.link.name: self.link}
+        self.links = own | profiles.by_name(links, key="sweep.links") | own  # comes first, and wins
         self.clouds: tuple[CloudSpec, ...] = (spec.cloud, *spec.clouds)
         keys = ["cloud.server", *(f"clouds[{place}].server" for place in range(len(spec.clouds)))]
         self.servers = [profiles.cloud(cloud.server, key=key) for cloud, key in zip(self.clouds, keys, strict=True)]
         servers = [profiles.cloud(name, key="sweep.clouds") for name in spec.sweep.clouds]
-        self.compared = {server.name: server for server in servers}
+        self.compared = profiles.by_name(servers, key="sweep.clouds")
 
     @property
     def stage_seconds(self) -> dict[str, float]:

@@ -1,7 +1,7 @@
 """The search for the pair: the clouds to choose from, the supernet that scores edge nets, and what they chose."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from math import prod
 from pathlib import Path
@@ -14,7 +14,8 @@ from hybrid.artifacts import Floats
 from hybrid.checkpoint import Checkpoint
 from hybrid.clouds import CloudAnswers
 from hybrid.cost import Estimate
-from hybrid.look import mean_latency_ms, staged
+from hybrid.errors import SpecError
+from hybrid.look import exit_after, mean_latency_ms, staged
 from hybrid.pipeline.folder import digest, file_digest
 from hybrid.specs import ArchSpec, CloudSpec, SearchSpec
 from hybrid.units import count, kib, percent, quantity
@@ -75,7 +76,10 @@ def check(run: "Run", pricing: Pricing[Estimate]) -> None:
 
 def given(run: "Run", pricing: Pricing[Estimate]) -> SearchResult:
     """Price the user's own net. Raises: SpecError, BudgetError."""
-    return nas_search.given(Path(run.spec.search.arch), run.data, pricing, run.spec.cloud)
+    found = nas_search.given(Path(run.spec.search.arch), run.data, pricing, run.spec.cloud)
+    if run.spec.look.kind == "exit":
+        exit_after(found.edge, run.spec.look)
+    return found
 
 
 def journal_folder(run: "Run") -> Path:
@@ -115,12 +119,28 @@ def identity(run: "Run", judge: Judge) -> str:
 
 
 def space_of(run: "Run") -> Space:
-    """The user's space, or the default one for the input, as wide as suits the device. Raises: SpecError."""
-    asked, data = run.spec.search, run.data
+    """The user's space, or the default one for the input, as wide as suits the device; no net too short for its exit.
+
+    Raises: SpecError.
+    """
+    asked, data, look = run.spec.search, run.data, run.spec.look
+    after = look.exit_after if look.kind == "exit" else 0
     if asked.space:
-        return load_space(Path(asked.space))
+        return long_enough(load_space(Path(asked.space)), after)
     spaces = [edge_space(data.input_shape, data.num_classes, kinds=asked.kinds, width=width) for width in WIDTHS]
-    return fitted(spaces, pricing_of(run).price, seed=run.spec.seed)
+    return fitted([long_enough(space, after) for space in spaces], pricing_of(run).price, seed=run.spec.seed)
+
+
+def long_enough(space: Space, exit_after: int) -> Space:
+    """The nets of a space with a block behind the exit. Raises: SpecError where there are none."""
+    kept = tuple(stages for stages in space.num_stages if stages >= exit_after)
+    if not kept:
+        most = max(space.num_stages)
+        raise SpecError(
+            f"look.exit_after: got {exit_after}, the search space has nets of at most {most + 1} blocks; allowed 0 "
+            f"(before the last) to {most}"
+        )
+    return replace(space, num_stages=kept)
 
 
 def pricing_of(run: "Run") -> Pricing[Estimate]:
