@@ -249,8 +249,7 @@ def check(spec: RunSpec) -> None:
         section, _, name = key.rpartition(".")
         within(key, getattr(getattr(spec, section) if section else spec, name), least, most)
     for where, cloud in (("cloud", spec.cloud), *((f"clouds[{i}]", one) for i, one in enumerate(spec.clouds))):
-        for name, (least, most) in _ALLOWED_OF_A_CLOUD.items():
-            within(f"{where}.{name}", getattr(cloud, name), least, most)
+        check_figures(cloud, _ALLOWED_OF_A_CLOUD, where=f"{where}.")
     data = spec.data
     if not (data.calibration_fraction > 0 and data.validation_fraction > 0):
         raise SpecError("data: calibration_fraction and validation_fraction must be above 0")
@@ -270,11 +269,15 @@ def check(spec: RunSpec) -> None:
 def router_spec(values: Mapping[str, Any], *, where: str) -> RouterSpec:
     """A router's spec from plain values, all checked as in a run's. Raises: SpecError that begins with `where`."""
     spec = structure(dict(values), RouterSpec, where=where)
-    for key, (least, most) in _ALLOWED.items():
-        section, _, name = key.rpartition(".")
-        if section == "router":
-            within(f"{where}: {name}", getattr(spec, name), least, most)
+    limits = {key.removeprefix("router."): allowed for key, allowed in _ALLOWED.items() if key.startswith("router.")}
+    check_figures(spec, limits, where=f"{where}: ")
     return spec
+
+
+def check_figures(of: Any, limits: Mapping[str, tuple[float, float]], *, where: str) -> None:
+    """Refuse what has a figure outside its `limits`, by name the least and the greatest. Raises: SpecError."""
+    for name, (least, most) in limits.items():
+        within(f"{where}{name}", getattr(of, name), least, most)
 
 
 def within(key: str, value: float, least: float, most: float) -> None:

@@ -131,13 +131,13 @@ def space_of(run: "Run") -> Space:
     return fitted([long_enough(space, after) for space in spaces], pricing_of(run).price, seed=run.spec.seed)
 
 
-def long_enough(space: Space, exit_after: int) -> Space:
+def long_enough(space: Space, after: int) -> Space:
     """The nets of a space with a block behind the exit. Raises: SpecError where there are none."""
-    kept = tuple(stages for stages in space.num_stages if stages >= exit_after)
+    kept = tuple(stages for stages in space.num_stages if stages >= after)
     if not kept:
         most = max(space.num_stages)
         raise SpecError(
-            f"look.exit_after: got {exit_after}, the search space has nets of at most {most + 1} blocks; allowed 0 "
+            f"look.exit_after: got {after}, the search space has nets of at most {most + 1} blocks; allowed 0 "
             f"(before the last) to {most}"
         )
     return replace(space, num_stages=kept)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from hybrid.artifacts import CloudServer, Device, Link
-from hybrid.configure import ABOVE_0, ANY, did_you_mean, read_toml, structure, to_toml, within
+from hybrid.configure import ABOVE_0, ANY, check_figures, did_you_mean, read_toml, structure, to_toml, within
 from hybrid.errors import SpecError
 from hybrid.work import MAC_KINDS
 
@@ -111,8 +111,7 @@ def _shipped(folder: str, kind: type[P]) -> dict[str, P]:
 
 def _read(path: Path, kind: type[P]) -> P:
     profile = structure(read_toml(path), kind, where=str(path))
-    for name, (least, most) in _ALLOWED[kind].items():
-        within(f"{path}: {name}", getattr(profile, name), least, most)
+    check_figures(profile, _ALLOWED[kind], where=f"{path}: ")
     for layer, cycles in profile.cycles_per_mac.items() if isinstance(profile, Device) else ():
         within(f"{path}: cycles_per_mac.{layer}", cycles, ABOVE_0, ANY)
     missing = set(MAC_KINDS) - set(profile.cycles_per_mac) if isinstance(profile, Device) else set()
