@@ -33,9 +33,10 @@ from hybrid.pipeline import Run, searching
 from hybrid.pipeline.export import tool_versions
 from hybrid.specs import ArchSpec
 from hybrid.supervision import softmax
+from nas.growth import Growth
 from nas.oracle import explore
-from nas.score import Judge, Offer, errors_left
-from nas.search import Outputs, Scorer, choose
+from nas.score import Judge, Offer
+from nas.search import Scorer, choose
 from nas.space import sample, smallest
 
 RESULTS = Path(__file__).parent / "results"
@@ -85,19 +86,19 @@ def rank(work: Path) -> dict[str, Any]:
     """
     run = opened(work, "fm", *FM, 'quantize.methods=["ptq"]')
     run.searched  # noqa: B018  # the supernet is made with it
-    space, price, rng = searching.space_of(run), searching.pricing_of(run).price, np.random.default_rng(RANKED_SEED)
-    held_out, answers, least = run.data.validation, run.cloud(0)[1], price(smallest(space)).macs
+    space, pricing, rng = searching.space_of(run), searching.pricing_of(run), np.random.default_rng(RANKED_SEED)
+    held_out, answers, least = run.data.validation, run.cloud(0)[1], pricing.estimate(smallest(space)).mixing_macs
     outputs = searching.supernet(run, space, [answers], Split(x=held_out.x, y=held_out.y))
+    growth = Growth(least_mixing_macs=least, mixing=run.spec.search.macs_exponent)
     cloud = Offer(probabilities=answers.probabilities["validation"], query_ms=0.0)
     judge = Judge(labels=held_out.y, offers=(cloud,), min_coverage=1.0)
     pairs: list[tuple[float, float, float, int]] = []
     while len(pairs) < RANKED:
         arch = sample(space, rng)
-        if price(arch).status == "fits":
-            macs, truth = price(arch).macs, alone(run, arch).figures["validation_accuracy"]
-            left = errors_left(macs, least, run.spec.search.macs_exponent)
-            score = judge.judge(outputs(arch), 0.0, left=left).score
-            pairs.append((score.expected_accuracy, truth, score.edge_accuracy, macs))
+        if pricing.price(arch).status == "fits":
+            cost, truth = pricing.estimate(arch), alone(run, arch).figures["validation_accuracy"]
+            score = judge.judge(outputs(arch), 0.0, left=growth.errors_left(cost)).score
+            pairs.append((score.expected_accuracy, truth, score.edge_accuracy, cost.macs))
             print(len(pairs), pairs[-1], file=sys.stderr, flush=True)
     return {"pairs": pairs, **tau_figures(pairs)}
 
@@ -159,28 +160,30 @@ def joint(work: Path, task: str, seed: int) -> dict[str, Any]:
     run = opened(work, name, *JOINT[task], f"seed={seed}")
     answers = run.cloud(0)[1]
     asked = searching.question(run, [answers])
-    outputs = cache(searching.supernet(run, searching.space_of(run), [answers], asked.rows))
+    space = searching.space_of(run)
+    outputs = cache(searching.supernet(run, space, [answers], asked.rows))
+    growth, estimate = searching.grown(run, space, [answers], asked, outputs), search_nets.estimate
+    shared: dict[str, Any] = {"outputs": outputs, "errors_left": lambda arch: growth.errors_left(estimate(arch))}
     edge_alone = replace(asked.judge, max_latency_ms=0.0, min_coverage=1.0)
     found: dict[str, Any] = {}
     for budget in BUDGETS_MS:
         pair, folder = replace(asked.judge, max_latency_ms=budget), work / f"{name}-searches"
         thrift = run.spec.search.noise_tolerance
-        archs = chosen_for(run, pair, outputs, budget, folder / f"joint-{budget:g}", {"joint": thrift})
+        as_pair, as_edge = (Scorer(judge=judge, **shared) for judge in (pair, edge_alone))
+        archs = chosen_for(run, as_pair, budget, folder / f"joint-{budget:g}", {"joint": thrift})
         tolerances = {"separate": 0.0, "thrifty": thrift}
-        archs |= chosen_for(run, edge_alone, outputs, budget, folder / f"separate-{budget:g}", tolerances)
+        archs |= chosen_for(run, as_edge, budget, folder / f"separate-{budget:g}", tolerances)
         found[f"{budget:g} ms"] = {way: paired_accuracy(run, arch, pair, seed) for way, arch in archs.items()}
         print(name, budget, found[f"{budget:g} ms"], file=sys.stderr, flush=True)
     return found
 
 
 def chosen_for(
-    run: Run, judge: Judge, outputs: Outputs, max_latency_ms: float, folder: Path, tolerances: dict[str, float]
+    run: Run, scorer: Scorer, max_latency_ms: float, folder: Path, tolerances: dict[str, float]
 ) -> dict[str, ArchSpec]:
-    """The nets that the product's search chooses by this judge, of those that are fast enough; one a tolerance."""
+    """The nets that the product's search chooses by this score, of those that are fast enough; one a tolerance."""
     space, asked = searching.space_of(run), replace(run.spec.search, max_latency_ms=max_latency_ms)
     pricing = replace(searching.pricing_of(run), spec=asked)
-    least = pricing.price(smallest(space)).macs
-    scorer = Scorer(judge=judge, outputs=outputs, least_macs=least, macs_exponent=asked.macs_exponent)
     found = explore(
         space,
         price=pricing.price,

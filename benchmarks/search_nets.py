@@ -42,6 +42,7 @@ CIFAR = (
     "search.max_flash_bytes=131000",
     "search.max_peak_sram_bytes=48000",
     "search.supernet_epochs=20",
+    "search.probes=8",
     "search.rows=4000",
     "search.min_coverage=1.0",
     "search.noise_tolerance=0.0",
@@ -230,13 +231,15 @@ def searched_figures(run: Run) -> dict[str, Any]:
 
     Without times where the search was killed in between.
     """
-    answers = [run.cloud(0)[1]]
-    searching.supernet(run, searching.space_of(run), answers, searching.question(run, answers).rows)
+    answers, space = [run.cloud(0)[1]], searching.space_of(run)
+    asked = searching.question(run, answers)
+    searching.grown(run, space, answers, asked, searching.supernet(run, space, answers, asked.rows))
     found, seconds = run.searched, run.stage_seconds
     times: dict[str, float] = {}
-    if "supernet" in seconds and "search" in seconds:
-        times = {"supernet_seconds": seconds["supernet"], "scoring_seconds": seconds["search"]}
-        times["minutes"] = (seconds["supernet"] + seconds["search"]) / 60
+    stages = ("supernet", *(("probes",) if run.spec.search.probes else ()), "search")
+    if seconds.keys() >= {*stages}:
+        times = {f"{stage}_seconds": seconds[stage] for stage in stages}
+        times["minutes"] = sum(times.values()) / 60
         times["candidates_per_minute"] = 60 * found.counts["scored"] / seconds["search"]
     counts = {"candidates": found.counts["scored"], "skipped": found.counts["skipped"]}
     return {**counts, **times, "chosen": metrics_of(found.chosen)}

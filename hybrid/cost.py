@@ -75,6 +75,11 @@ class Estimate:
         return self.work.macs
 
     @property
+    def mixing_macs(self) -> int:
+        """Those of them that mix channels: of all layers but the depthwise ones."""
+        return self.macs - self.macs_by_kind["depthwise"]
+
+    @property
     def macs_by_kind(self) -> Mapping[str, int]:
         """The same by kind of layer."""
         return self.work.macs_by_kind

@@ -19,7 +19,7 @@ class PairScore:
     hybrid_accuracy: float
     """With a quickly fitted router."""
     expected_accuracy: float
-    """The same once the edge net is trained on its own, for comparing pairs (see `nas.score.errors_left`)."""
+    """The same once the edge net is trained on its own, for comparing pairs (see `nas.growth`)."""
     bound: float
     """`hybrid_accuracy` with the proxy labels in the router's place: what no router exceeds with these weights."""
     coverage: float

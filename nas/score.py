@@ -105,21 +105,6 @@ class Judge:
         return np.random.default_rng(self.seed).permutation(len(self.labels)) % FOLDS
 
 
-def errors_left(macs: int, least_macs: int, exponent: float) -> float:
-    """Share of its errors with shared weights that a net keeps when it is trained on its own.
-
-    A supernet is trained briefly, and that is unfair to nets that compute more: they learn for longer. Each doubling of
-    MACs beyond the smallest net's takes a constant share off the errors. Over 15 random nets for Fashion-MNIST,
-    Kendall's tau between expected accuracy and that after training alone was 0.73, 0.69 and 0.65 at coverages of 1,
-    0.95 and 0.85 with an exponent of 0.2; 0.55, 0.43 and 0.58 without. The exponent was chosen on other nets. Expected
-    accuracies stayed below the true ones.
-
-    >>> errors_left(8_000_000, 1_000_000, 1 / 3)
-    0.5
-    """
-    return float((least_macs / max(macs, least_macs)) ** exponent)
-
-
 def query_value(labels: Ints, edge_class: NDArray[np.intp], cloud: Floats) -> Array:
     """What a query is worth, ``(n,)``, which the router learns: part proxy label, part the cloud's own belief.
 

@@ -21,8 +21,9 @@ from hybrid.errors import BudgetError, SpecError, WorkerDoneError
 from hybrid.progress import SILENT, Advance, Narrator
 from hybrid.specs import ArchSpec, CloudSpec, SearchSpec
 from nas.candidate import Candidate, PairScore
+from nas.growth import Growth
 from nas.pareto import pareto_set
-from nas.score import Judge, errors_left, paired_error, standard_error
+from nas.score import Judge, paired_error, standard_error
 from nas.space import Space, sample, smallest
 
 EDGE_FILE, CLOUD_FILE = "edge.toml", "cloud.toml"
@@ -39,6 +40,10 @@ class Cost(Protocol):
     @property
     def macs(self) -> int:
         """Multiply-accumulates of one inference."""
+
+    @property
+    def mixing_macs(self) -> int:
+        """Those of them that mix channels."""
 
     @property
     def flash_bytes(self) -> int:
@@ -150,6 +155,7 @@ def search(
     pricing: Pricing[E],
     judge: Judge,
     outputs: Outputs,
+    growth: Growth,
     clouds: Sequence[CloudSpec],
     explore: Explore,
     seed: int,
@@ -159,13 +165,14 @@ def search(
 ) -> SearchResult:
     """Find the edge net and the cloud that are best together; `clouds` are those of ``judge.offers``, in order.
 
+    `growth` says what training of its own will do for a net that `outputs` knows with shared weights.
     `folder` keeps the state and `identity` names the question: after an interruption the same call goes on where it
     was, also with more ``spec.trials``.
     Raises: BudgetError where no net fits, with the needs of the smallest; SpecError for a folder that is damaged or
     holds another search; WorkerDoneError where this process was a worker, and another one leads.
     """
-    spec, least = pricing.spec, pricing.estimate(smallest(space)).macs
-    scorer = Scorer(judge=judge, outputs=outputs, least_macs=least, macs_exponent=spec.macs_exponent)
+    spec = pricing.spec
+    scorer = Scorer(judge=judge, outputs=outputs, errors_left=lambda arch: growth.errors_left(pricing.estimate(arch)))
     with narrator.track("search", spec.trials) as advance:
         candidates = explore(
             space,
@@ -192,20 +199,16 @@ def search(
 
 @dataclass(frozen=True, kw_only=True)
 class Scorer:
-    """Scores nets, and remembers on which rows each pair was right.
-
-    `least_macs` are those of the space's smallest net, `macs_exponent` is that of `hybrid.specs.SearchSpec`.
-    """
+    """Scores nets, and remembers on which rows each pair was right; `errors_left` is that of `nas.growth`."""
 
     judge: Judge
     outputs: Outputs
-    least_macs: int = 1
-    macs_exponent: float = 0.0
+    errors_left: Callable[[ArchSpec], float] = lambda arch: 1.0
     _packed: dict[ArchSpec, NDArray[np.uint8]] = field(default_factory=dict)
 
     def score(self, candidate: Candidate) -> PairScore:
         """The net with the cloud that suits it best. Raises: SpecError for logits that are not finite."""
-        left, logits = errors_left(candidate.macs, self.least_macs, self.macs_exponent), self.outputs(candidate.arch)
+        left, logits = self.errors_left(candidate.arch), self.outputs(candidate.arch)
         if not np.isfinite(logits).all():
             what = f"{candidate.arch.name}: its logits with shared weights are not finite"
             raise SpecError(f"{what}; the supernet's training went astray: look at the data, or change the seed")

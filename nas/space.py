@@ -269,22 +269,27 @@ def _corner(space: Space, pick: Callable[[Sequence[int]], int], kinds: Sequence[
 def shrunk(arch: ArchSpec, space: Space, rng: np.random.Generator, allowed: Callable[[ArchSpec], bool]) -> ArchSpec:
     """Take one random choice after the other down a step until the net is allowed, or cannot shrink further."""
     while not allowed(arch):
-        smaller = list(_smaller(arch, space))
+        smaller = list(_stepped(arch, space, larger=False))
         if not smaller:
             return arch
         arch = _pick(smaller, rng)
     return arch
 
 
-def _smaller(arch: ArchSpec, space: Space) -> Iterator[ArchSpec]:
-    """Every net that is one step smaller in one choice of a block; a larger stride makes a smaller net."""
+def grown(arch: ArchSpec, space: Space, rng: np.random.Generator, allowed: Callable[[ArchSpec], bool]) -> ArchSpec:
+    """Take one random choice after the other up a step for as long as any such net is allowed."""
+    while larger := [bigger for bigger in _stepped(arch, space, larger=True) if allowed(bigger)]:
+        arch = _pick(larger, rng)
+    return arch
+
+
+def _stepped(arch: ArchSpec, space: Space, *, larger: bool) -> Iterator[ArchSpec]:
+    """Every net that is one step larger, or smaller, in one choice of a block; a larger stride makes a smaller net."""
     for index, block in enumerate(arch.blocks):
         for name in SHRINKING:
             value, choices = getattr(block, name), getattr(space.positions[index], name)
-            steps = (
-                [v for v in choices if v > value][:1] if name == "stride" else [v for v in choices if v < value][-1:]
-            )
-            for step in steps:
+            up = larger != (name == "stride")
+            for step in [v for v in choices if v > value][:1] if up else [v for v in choices if v < value][-1:]:
                 blocks = [*arch.blocks[:index], replace(block, **{name: step}), *arch.blocks[index + 1 :]]
                 made = _arch(space, blocks, arch.input_pool, arch.grey)
                 if made != arch:

@@ -14,6 +14,7 @@ from hybrid.errors import BudgetError, SpecError, WorkerDoneError
 from hybrid.specs import ArchSpec, BlockSpec, CloudSpec, SearchSpec
 from nas import search as nas_search
 from nas.candidate import Candidate, PairScore
+from nas.growth import Growth
 from nas.score import Judge, Offer
 from nas.search import Pricing, Scorer
 from nas.space import Choices, Space, edge_space, sample, smallest
@@ -56,6 +57,7 @@ LABELS = (np.arange(N) % 3).astype(np.int32)
 @dataclass(frozen=True)
 class Cost:
     macs: int
+    mixing_macs: int
     flash_bytes: int
     peak_sram_bytes: int
 
@@ -63,7 +65,7 @@ class Cost:
 def estimate(arch):
     """Widths alone: enough to order nets."""
     width = sum(block.width for block in arch.blocks)
-    return Cost(macs=1000 * width, flash_bytes=100 * width, peak_sram_bytes=width)
+    return Cost(macs=1000 * width, mixing_macs=800 * width, flash_bytes=100 * width, peak_sram_bytes=width)
 
 
 def fits(cost):
@@ -108,6 +110,7 @@ def cloud_offer(sharpness, query_ms, seed=99):
     return Offer(probabilities=(e / e.sum(axis=1, keepdims=True)).astype(np.float32), query_ms=query_ms)
 
 
+GROWTH = Growth(least_mixing_macs=6400, mixing=0.2)
 JUDGE = Judge(labels=LABELS, offers=(cloud_offer(2.0, 100.0), cloud_offer(4.0, 110.0)), min_coverage=0.7)
 
 
@@ -143,6 +146,7 @@ def run_search(folder, *, spec=SPEC, fits=fits, **changes):
     asked = {
         "judge": JUDGE,
         "outputs": outputs,
+        "growth": GROWTH,
         "clouds": CLOUDS,
         "explore": looked_at,
         "seed": 5,
@@ -363,14 +367,15 @@ def test_where_pairs_are_right_is_remembered_or_scored_again():
 
 def test_of_equals_with_shared_weights_more_is_expected_of_the_one_that_computes_more(result, tmp_path):
     one = pricing_of().price(smallest(SPACE))
-    scorer = Scorer(judge=JUDGE, outputs=outputs, least_macs=one.macs, macs_exponent=0.5)
-    small, large = scorer.score(one), scorer.score(replace(one, macs=4 * one.macs))
+    small, large = (
+        Scorer(judge=JUDGE, outputs=outputs, errors_left=lambda arch, left=left: left).score(one) for left in (1.0, 0.5)
+    )
     assert small.expected_accuracy == small.hybrid_accuracy == large.hybrid_accuracy < 1
     assert small.hybrid_accuracy < large.expected_accuracy <= (1 + small.hybrid_accuracy) / 2
     gains = [c.score.expected_accuracy - c.score.hybrid_accuracy for c in result.candidates if c.score]
     assert min(gains) >= 0
     assert max(gains) > 0
-    as_they_are = run_search(tmp_path, spec=replace(SPEC, macs_exponent=0.0))
+    as_they_are = run_search(tmp_path, growth=Growth())
     assert all(c.score.expected_accuracy == c.score.hybrid_accuracy for c in as_they_are.candidates if c.score)
 
 

@@ -16,6 +16,7 @@ from run_helpers import ROOT, STAGES, TINY, TRIALS, command, hybrid, read, stamp
 
 from datasets import load
 from hybrid.configure import run_spec
+from hybrid.errors import SpecError
 from hybrid.pipeline import Run, searching
 from hybrid.pipeline.storage import read_arrays
 
@@ -89,30 +90,49 @@ def test_a_killed_run_goes_on_and_one_seed_gives_the_same_bytes(tmp_path, spec, 
 
 
 def test_interrupted_trainings_go_on_within_their_steps(tmp_path, spec, npz):
-    """Cloud and supernet end like those of an undisturbed run; the run no longer tells its time as its own."""
+    """Cloud, supernet and probes end like those of an undisturbed run, which no longer tells its time as its own."""
 
     def run(name, stop=10**9):
-        asked = (f'data.name="{npz}"', "cloud.epochs=3", "search.supernet_epochs=3")
+        epochs = ("cloud.epochs=3", "search.supernet_epochs=3", "search.probe_epochs=3")
+        asked = (f'data.name="{npz}"', "search.probes=2", *epochs)
         return Run(tmp_path / name, run_spec(paths=[spec], assignments=asked), Stop(after=stop))
+
+    def cloud(run):
+        return run.cloud(0)[1].probabilities
 
     def supernet(run):
         answers = [run.cloud(0)[1]]
         searching.supernet(run, run.space, answers, searching.question(run, answers).rows)
         return read_arrays(run.folder.root / "supernet/supernet.npz")
 
+    def probes(run):
+        answers = [run.cloud(0)[1]]
+        asked = searching.question(run, answers)
+        outputs = searching.supernet(run, run.space, answers, asked.rows)
+        growth = searching.grown(run, run.space, answers, asked, outputs)
+        kept = read(run.folder.root / "probes/probes.json")
+        assert len(kept) == 2
+        return {"growth": (growth.offset, growth.mixing, growth.spatial), "first": [*kept[0].values()]}
+
     whole, begun = run("whole"), tmp_path / "begun"
-    expected = {"cloud": whole.cloud(0)[1].probabilities, "supernet": supernet(whole)}
-    for name in expected:
+    steps = {"cloud": cloud, "supernet": supernet, "probes": probes}
+    expected = {name: step(whole) for name, step in steps.items()}
+    assert expected["probes"]["growth"] != (0.0, 0.2, 0.0)
+    for name, step in steps.items():
         with pytest.raises(KeyboardInterrupt):
-            supernet(run("begun", stop=8))  # in the second of three epochs of five steps
-        assert [path.name for path in begun.glob(f".{name}-*.scratch/*")] == [f"{name}.npz"]
+            probes(run("begun", stop=8))  # in the second of three epochs of five steps
+        first = "probe-1-of-2.npz" if name == "probes" else f"{name}.npz"
+        assert [path.name for path in begun.glob(f".{name}-*.scratch/*")] == [first]
         gone_on = run("begun")
-        got = gone_on.cloud(0)[1].probabilities if name == "cloud" else supernet(gone_on)
+        got = step(gone_on)
         assert set(got) == set(expected[name])
         for key, value in expected[name].items():
             np.testing.assert_array_equal(got[key], value, err_msg=key)
         assert gone_on.folder.reused
         assert not list(begun.glob(f".{name}-*"))
+    (begun / "probes/probes.json").write_text("[")
+    with pytest.raises(SpecError, match=r"probes\.json: damaged .*; delete .*probes to train the probes anew"):
+        probes(run("begun"))
     assert not whole.folder.reused
 
 

@@ -18,6 +18,7 @@ from hybrid.specs import ArchSpec, BlockSpec, CloudSpec
 from nas import distributed
 from nas import search as nas_search
 from nas.candidate import Candidate, PairScore
+from nas.growth import Growth
 from nas.journal import JOURNAL_FILE, Journal
 from nas.score import Judge, Offer
 from nas.search import SearchResult
@@ -179,11 +180,12 @@ def test_a_search_is_prolonged_and_outlives_damage(tmp_path):
 
     run = run_of(out, data, ours)
     judge = searching.question(run, [run.cloud(0)[1]]).judge
-    before = searching.identity(run, judge)
-    assert searching.identity(run_of(out, data, ours), judge) == before
+    before = searching.identity(run, judge, Growth())
+    assert searching.identity(run_of(out, data, ours), judge, Growth()) == before
+    assert searching.identity(run, judge, Growth(mixing=0.1)) != before  # as learned from other probes
     weights = out / "supernet" / searching.SUPERNET_WEIGHTS
     weights.write_bytes(weights.read_bytes() + b" ")  # as trained by another processor
-    assert searching.identity(run, judge) != before
+    assert searching.identity(run, judge, Growth()) != before
 
 
 def test_who_is_asked_is_part_of_a_search(tmp_path):
@@ -191,7 +193,7 @@ def test_who_is_asked_is_part_of_a_search(tmp_path):
 
     def identity(probabilities: Floats, query_ms: float) -> str:
         offer = Offer(probabilities=probabilities, query_ms=query_ms)
-        return searching.identity(run, Judge(labels=np.zeros(2, np.int32), offers=(offer,)))
+        return searching.identity(run, Judge(labels=np.zeros(2, np.int32), offers=(offer,)), Growth())
 
     said = np.eye(3, dtype=np.float32)[:2]
     assert len({identity(said, 10.0), identity(said[::-1].copy(), 10.0), identity(said, 10.5)}) == 3

@@ -82,7 +82,7 @@ class Run:
         """What each step depends on of the spec, as a digest; a step's key holds those of the steps before it."""
         spec, base = self.spec, digest(project_version(), self.data.digest, self.spec.seed)
         clouds = {steps.cloud_stage(place): self._cloud_key(base, cloud) for place, cloud in enumerate(self.clouds)}
-        supernet, question, found = self._search_keys(base, tuple(clouds.values()))
+        supernet, probes, question, found = self._search_keys(base, tuple(clouds.values()))
         edge = digest("edge", *clouds.values(), found, spec.train)
         alternate = digest("alternate", edge)
         look = digest("look", alternate, spec.look.kind, spec.look.nets, spec.look.width, spec.look.exit_after)
@@ -96,6 +96,7 @@ class Run:
         return {
             **clouds,
             "supernet": supernet,
+            "probes": probes,
             "question": question,
             "search": digest(found, *self.clouds),  # which it writes down as they are
             "edge": edge,
@@ -116,8 +117,8 @@ class Run:
         own = replace(own, rounds=min(own.rounds, 1))  # whether any follow sets the last learning rate
         return digest("cloud", base, replace(cloud, server="", latency_ms=0.0), files, own)
 
-    def _search_keys(self, base: str, clouds: tuple[str, ...]) -> tuple[str, str, str]:
-        """Of the supernet, of the question that a search answers, and of its answer; a search can be prolonged.
+    def _search_keys(self, base: str, clouds: tuple[str, ...]) -> tuple[str, str, str, str]:
+        """Of supernet and probes, of the question that a search answers, and of its answer; a search can be prolonged.
 
         A net that is given depends on its file and the device alone.
         """
@@ -127,7 +128,7 @@ class Run:
         device = (*ceilings, self.device, self.spec.export.arena_margin, look.kind, *looks[look.kind])
         if self.space is None:
             given = digest("given", base, file_digest(asked.arch), *device)
-            return "", given, given
+            return "", "", given, given
         place = searching.teacher(self.clouds)
         taught_by = "" if place is None else clouds[place]
         train = self.spec.train
@@ -135,9 +136,11 @@ class Run:
         trained = (asked.supernet_epochs, asked.supernet_rows, *recipe, train.flip, train.crop_pixels)
         supernet = digest("supernet", base, self.space, taught_by, *trained, *device)
         times = [(server.latency_ms, cloud.latency_ms) for server, cloud in zip(self.servers, self.clouds, strict=True)]
-        scored = (asked.rows, asked.min_coverage, asked.macs_exponent, self.link, self.spec.sweep.payload, times)
-        question = digest("question", supernet, *clouds, *device, *scored)
-        return supernet, question, digest("search", question, asked.trials, asked.noise_tolerance)
+        probed = (asked.probes, asked.probe_epochs, replace(train, edge_epochs=1, rounds=0)) if asked.probes else ()
+        probes = digest("probes", supernet, *clouds, asked.rows, *probed)
+        scored = (asked.min_coverage, asked.macs_exponent, self.link, self.spec.sweep.payload, times)
+        question = digest("question", probes, *device, *scored)
+        return supernet, probes, question, digest("search", question, asked.trials, asked.noise_tolerance)
 
     @cached_property
     def space(self) -> Space | None:

@@ -16,11 +16,13 @@ from hybrid.clouds import CloudAnswers
 from hybrid.cost import Estimate
 from hybrid.errors import SpecError
 from hybrid.look import exit_after, mean_latency_ms, staged
+from hybrid.pipeline import probing
 from hybrid.pipeline.folder import digest, file_digest
 from hybrid.specs import ArchSpec, CloudSpec, SearchSpec
 from hybrid.units import count, kib, percent, quantity
 from nas import search as nas_search
 from nas.candidate import Candidate
+from nas.growth import Growth
 from nas.score import Judge, Offer, stratified_rows
 from nas.search import Pricing, SearchResult
 from nas.space import Space, edge_space, load_space
@@ -96,6 +98,7 @@ def searched(run: "Run", space: Space, pricing: Pricing[Estimate]) -> SearchResu
     answers = [by_place[place] for place in range(len(run.clouds))]
     asked = question(run, answers)
     outputs = supernet(run, space, answers, asked.rows)
+    growth = grown(run, space, answers, asked, outputs)
     beside = "the cloud" if len(answers) == 1 else f"one of {len(answers)} clouds"
     run.narrator.say(f"Search: which edge net fits {run.device.title} and is best together with {beside}?")
     return nas_search.search(
@@ -103,19 +106,36 @@ def searched(run: "Run", space: Space, pricing: Pricing[Estimate]) -> SearchResu
         pricing=pricing,
         judge=asked.judge,
         outputs=outputs,
+        growth=growth,
         clouds=run.clouds,
         explore=explore,
         seed=run.spec.seed,
         folder=journal_folder(run),
-        identity=identity(run, asked.judge),
+        identity=identity(run, asked.judge, growth),
         narrator=run.narrator,
     )
 
 
-def identity(run: "Run", judge: Judge) -> str:
+def grown(
+    run: "Run", space: Space, answers: list[CloudAnswers], asked: Question, outputs: Callable[[ArchSpec], Floats]
+) -> Growth:
+    """What training of its own does for a net that `outputs` knows with shared weights."""
+    place = teacher(run.clouds)
+    return probing.growth(
+        run,
+        space,
+        pricing_of(run),
+        rows=asked.rows,
+        cloud=asked.judge.offers[place or 0].probabilities,
+        soft=None if place is None else answers[place].probabilities["train"],
+        outputs=outputs,
+    )
+
+
+def identity(run: "Run", judge: Judge, growth: Growth) -> str:
     """Of the question with what it is answered by: another machine's training gives other weights and other scores."""
     said = [(sha256(offer.probabilities.tobytes()).hexdigest(), offer.query_ms) for offer in judge.offers]
-    return digest(run.key("question"), file_digest(str(run.folder.root / "supernet" / SUPERNET_WEIGHTS)), said)
+    return digest(run.key("question"), file_digest(str(run.folder.root / "supernet" / SUPERNET_WEIGHTS)), said, growth)
 
 
 def space_of(run: "Run") -> Space:

@@ -1,0 +1,98 @@
+"""What training of its own does for a net: the law by hand, what probes teach, and which nets are probes."""
+
+from dataclasses import dataclass, replace
+from math import log
+
+import numpy as np
+import pytest
+
+from hybrid.cost import estimate
+from nas.growth import PRIOR_SPREAD, Growth, Probe, fitted, probe_nets
+from nas.space import edge_space, grown, sample
+
+SPACE = edge_space((32, 32, 3), 10, kinds=("ds",))
+PRIOR = Growth(least_mixing_macs=1_000_000, mixing=0.2)
+MOST_MACS = 6_000_000
+
+
+@dataclass(frozen=True)
+class Net:
+    macs: int
+    mixing_macs: int
+
+
+def probe(net, left, mendable=0.2, shared=0.6):
+    """As if training had left so much of what the cloud knows better."""
+    alone = shared + (1 - left) * mendable
+    return Probe(
+        macs=net.macs, mixing_macs=net.mixing_macs, shared_accuracy=shared, mendable=mendable, alone_accuracy=alone
+    )
+
+
+def allowed(arch):
+    return estimate(arch).macs <= MOST_MACS
+
+
+def test_the_share_of_errors_left_by_hand():
+    # 0.9 of all, halved by 4 = 2 ** 2 times the MACs that mix channels, a tenth more for a tenth of depthwise MACs.
+    growth = Growth(least_mixing_macs=1_000_000, offset=log(0.9), mixing=0.5, spatial=1.0)
+    assert growth.errors_left(Net(4_400_000, 4_000_000)) == pytest.approx(0.9 * 0.5 * 1.1)
+    assert growth.errors_left(Net(1_000_000, 1_000_000)) == pytest.approx(0.9)
+    assert growth.errors_left(Net(500_000, 400_000)) == 1.0  # 0.9 * 1.25: no more than all; not below the least net
+    assert Growth().errors_left(Net(5, 4)) == 1.0
+
+
+def test_what_a_probe_kept_of_its_errors_by_hand():
+    # 60 % right, the cloud knows better in 20 %; alone 75 % are right: of the 20 points 15 were gained, a quarter left.
+    assert probe(Net(1, 1), left=0.25).errors_left == pytest.approx(0.25)
+    assert replace(probe(Net(1, 1), left=0.25), alone_accuracy=0.9).errors_left == 0.05  # more than the cloud knew
+    assert replace(probe(Net(1, 1), left=0.25), mendable=0.0).errors_left == 0.05
+    assert probe(Net(1, 1), left=3.0).errors_left == 2.0
+
+
+def test_probes_teach_the_law_that_made_them():
+    law = replace(PRIOR, offset=-0.4, mixing=0.3, spatial=0.6)
+    nets = [Net(int(m * r), m) for m in (1_000_000, 2_000_000, 4_000_000, 8_000_000) for r in (1.0, 1.2, 1.6)]
+    learned = fitted(PRIOR, [probe(net, law.errors_left(net)) for net in nets])
+    assert learned.least_mixing_macs == PRIOR.least_mixing_macs
+    assert learned.offset == pytest.approx(law.offset, abs=0.02)
+    assert learned.mixing == pytest.approx(law.mixing, abs=0.02)
+    assert learned.spatial == pytest.approx(law.spatial, abs=0.02)
+
+
+def test_what_no_probe_tells_stays_as_it_was_known():
+    assert fitted(PRIOR, []) == PRIOR
+    alike = [probe(Net(1_000_000, 1_000_000), left=0.7)] * 3  # no spread of MACs, none depthwise
+    learned = fitted(PRIOR, alike)
+    assert (learned.mixing, learned.spatial) == (PRIOR.mixing, PRIOR.spatial)
+    assert learned.offset == pytest.approx(log(0.7), abs=0.01)
+    one = fitted(PRIOR, [probe(Net(6_000_000, 4_000_000), left=0.3)])  # a single one is luck for the most part
+    assert abs(one.mixing - PRIOR.mixing) < PRIOR_SPREAD[1]
+
+
+def test_a_grown_net_has_no_larger_one_that_is_allowed():
+    rng = np.random.default_rng(0)
+    small = sample(SPACE, rng)
+    large = grown(small, SPACE, rng, allowed)
+    assert estimate(small).macs < estimate(large).macs <= MOST_MACS
+    assert grown(large, SPACE, rng, allowed) == large
+    assert grown(small, SPACE, rng, lambda arch: False) == small
+
+
+def test_probes_fit_and_lie_far_apart():
+    def picked(count, seed=0):
+        return probe_nets(SPACE, count, compute=estimate, allowed=allowed, seed=seed)
+
+    nets = picked(6)
+    assert len(set(nets)) == 6
+    assert all(allowed(arch) for arch in nets)
+    assert picked(6) == nets
+    assert picked(3) == nets[:3]
+    assert picked(6, seed=1) != nets
+    costs = [estimate(arch) for arch in nets]
+    assert costs[0].mixing_macs == max(cost.mixing_macs for cost in costs) > 0.7 * MOST_MACS
+    assert min(cost.mixing_macs for cost in costs) < 0.3 * MOST_MACS
+    spatial = [cost.macs / cost.mixing_macs for cost in costs]
+    assert max(spatial) > 1.5 * min(spatial)
+    assert picked(0) == ()
+    assert probe_nets(SPACE, 6, compute=estimate, allowed=lambda arch: False, seed=0) == ()
