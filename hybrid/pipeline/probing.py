@@ -14,6 +14,7 @@ from hybrid.cost import Estimate
 from hybrid.errors import SpecError
 from hybrid.specs import ArchSpec
 from hybrid.train import Trainer
+from hybrid.units import percent
 from nas.growth import Growth, Probe, fitted, probe_nets
 from nas.search import Pricing
 from nas.space import Space, smallest
@@ -65,10 +66,21 @@ def growth(
                 alone_accuracy=float(right_alone.mean()),
             )
             probes.append(probe)
+        run.narrator.say(told(fitted(prior, probes)))
         (folder / PROBES_FILE).write_text(json.dumps([asdict(probe) for probe in probes], indent=1), encoding="utf-8")
 
     folder = run.folder.stage(STAGE, run.key(STAGE), make)
     return fitted(prior, _read(folder))
+
+
+def told(growth: Growth) -> str:
+    """A growth in words.
+
+    >>> print(told(Growth(mixing=1.0, spatial=0.5)).replace("\u00a0", " "))
+    Probes: twice the MACs leave 50.0 % of the errors after training; as many depthwise ones on top, 141.4 %.
+    """
+    twice, on_top = percent(2**-growth.mixing), percent(2**growth.spatial)
+    return f"Probes: twice the MACs leave {twice} of the errors after training; as many depthwise ones on top, {on_top}."
 
 
 def _trained(run: "Run", archs: Sequence[ArchSpec], rows: Split, soft: Floats | None) -> Iterator[Bools]:
