@@ -174,6 +174,8 @@ class SearchView:
     budget: str
     """What pairs were scored at, in words."""
     num_clouds: int
+    num_probes: int = 0
+    """Nets that were trained on their own before the search, for what it expects of the others."""
 
 
 @dataclass(frozen=True, kw_only=True)

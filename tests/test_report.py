@@ -395,6 +395,9 @@ def test_the_search_is_told():
     assert "How the pair was found" in two
     assert "each beside the one of 2 clouds that suits it best" in two
     assert "88.0 % trained here, width 32, depth 1 70.0 %" in two
+    probed = words(render(replace(content(), search=replace(SEARCH, num_probes=8))))
+    assert "follows from 8 nets that were trained on their own before the search" in probed
+    assert "before the search" not in text
 
 
 def test_a_long_search_is_thinned_but_for_its_pareto_set():

@@ -257,6 +257,7 @@ def _search(run: "Run") -> SearchView | None:
         skipped=counts["skipped"],
         budget=budget_words(run.spec.search),
         num_clouds=len(run.clouds),
+        num_probes=run.spec.search.probes,
     )
 
 

@@ -77,10 +77,10 @@ def told(growth: Growth) -> str:
     """A growth in words.
 
     >>> print(told(Growth(mixing=1.0, spatial=0.5)).replace("\u00a0", " "))
-    Probes: twice the MACs leave 50.0 % of the errors after training; as many depthwise ones on top, 141.4 %.
+    Probes: twice the MACs leave 50.0 % of the errors after training, as many depthwise ones on top 141.4 %.
     """
     twice, on_top = percent(2**-growth.mixing), percent(2**growth.spatial)
-    return f"Probes: twice the MACs leave {twice} of the errors after training; as many depthwise ones on top, {on_top}."
+    return f"Probes: twice the MACs leave {twice} of the errors after training, as many depthwise ones on top {on_top}."
 
 
 def _trained(run: "Run", archs: Sequence[ArchSpec], rows: Split, soft: Floats | None) -> Iterator[Bools]:
