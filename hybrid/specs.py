@@ -82,7 +82,7 @@ class SearchSpec:
     macs_exponent: float = 0.2
     """Power of its MACs, depthwise ones left out, by which a pair's errors are taken to fall once its edge is trained
     on its own, for nets that compute more learn for longer; 0 compares pairs as they are with shared weights."""
-    probes: int = 6
+    probes: int = 5
     """Nets that are trained on their own before the search, to learn from them what else training does for others than
     `macs_exponent` says; 0: none."""
     probe_epochs: int = 8
