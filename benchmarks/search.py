@@ -29,7 +29,7 @@ from search_nets import BASELINES, CIFAR, FM, alone, baseline, kept, opened, sea
 from datasets import Split
 from hybrid import Router
 from hybrid.configure import structure
-from hybrid.pipeline import Run, searching
+from hybrid.pipeline import Run, probing, searching
 from hybrid.pipeline.export import tool_versions
 from hybrid.specs import ArchSpec
 from hybrid.supervision import softmax
@@ -59,6 +59,8 @@ JOINT = {
     "cifar": ("data.name=cifar10", *PAIRED, "cloud.epochs=8", "train.edge_epochs=10", "train.rounds=0"),
 }
 """A task whose small nets are almost as good as its cloud, and one whose cloud knows much more."""
+SHORTER = ("train.edge_epochs=40",)
+"""Where two nets are trained for each other's sake."""
 EDGE_ALONE = (
     "search.min_coverage=1.0",
     "search.noise_tolerance=0.0",
@@ -103,21 +105,28 @@ def rank(work: Path) -> dict[str, Any]:
     return {"pairs": pairs, **tau_figures(pairs)}
 
 
-def cifar(work: Path, name: str = "cifar", *ceilings: str) -> dict[str, Any]:
+def cifar(work: Path) -> dict[str, Any]:
     """The search on CIFAR-10 for a small board, and its net trained."""
-    run = opened(work, name, *CIFAR, *ceilings)
+    run = opened(work, "cifar", *CIFAR)
     found = searched_figures(run)
     return found | {"alone": alone(run, run.searched.edge).figures, "edge": asdict(run.searched.edge)}
 
 
 def cifar_within(work: Path, name: str) -> dict[str, Any]:
-    """The same within the MACs, flash and SRAM of a hand-made net; with the same cloud."""
+    """The same within the MACs, flash and SRAM of a hand-made net, and both nets trained alike; with the same cloud."""
     first, folder = opened(work, "cifar", *CIFAR), f"cifar-within-{name}"
     first.cloud(0)
     if not (work / folder / "cloud").is_dir():
         shutil.copytree(work / "cifar" / "cloud", work / folder / ".cloud.copy", dirs_exist_ok=True)
         (work / folder / ".cloud.copy").rename(work / folder / "cloud")
-    return cifar(work, folder, *search_nets.within(first, name))
+    run = opened(work, folder, *CIFAR, *SHORTER, *search_nets.within(first, name))
+    found, probed = searched_figures(run), run.folder.root / probing.STAGE / probing.PROBES_FILE
+    return found | {
+        "probes": json.loads(probed.read_text(encoding="utf-8")),
+        "alone": alone(run, run.searched.edge).figures,
+        "edge": asdict(run.searched.edge),
+        "hand_made": alone(run, baseline(name, run)).figures,
+    }
 
 
 def beside(work: Path, name: str) -> dict[str, Any]:

@@ -40,7 +40,8 @@ def figures(found: dict[str, Any]) -> dict[str, float]:
         if part == "beside":
             made[f"{other}_cifar_int8_accuracy"] = value["test_accuracy"]
         elif part == "within":
-            made[f"chosen_within_{other}_cifar_int8_accuracy"] = value["alone"]["test_accuracy"]
+            ours, theirs = value["alone"]["test_accuracy"], value["hand_made"]["test_accuracy"]
+            made[f"chosen_minus_{other}_within_cifar"] = 100 * (ours - theirs)
     return made | gains(found)
 
 
