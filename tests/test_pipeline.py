@@ -27,9 +27,9 @@ from hybrid.runtimes import device_engine
 
 LATE = {"router", "predict", "sweep", "bundle"}
 PREDICTIONS = ("labels", "edge_logits", "router_score", "cloud_scores", "stage")
-EVERY = {*STAGES, "question", "look", "folds", "bundle"}
+EVERY = {*STAGES, "probes", "question", "look", "folds", "bundle"}
 ASKED = {"question", "search"}
-BEFORE = {"cloud", "supernet"}
+BEFORE = {"cloud", "supernet", "probes"}
 STORY = {
     "data.limit": "1300",
     "data.calibration_fraction": "0.4",
@@ -313,6 +313,7 @@ def test_a_limit_that_no_threshold_holds(copied):
         ("data.limit=300", {*EVERY}),
         ("cloud.epochs=9", EVERY),  # the supernet learns from the cloud, and pairs are scored with it
         ("search.supernet_epochs=9", EVERY - {"cloud"}),
+        ("search.probes=3", EVERY - {"cloud", "supernet"}),
         ("search.trials=9", EVERY - BEFORE - {"question"}),  # the same question: a search can be prolonged
         ("search.min_coverage=0.9", EVERY - BEFORE),
         ("search.max_latency_ms=50", EVERY - {"cloud"}),  # the supernet trains no net that does not fit

@@ -136,10 +136,11 @@ class Run:
         trained = (asked.supernet_epochs, asked.supernet_rows, *recipe, train.flip, train.crop_pixels)
         supernet = digest("supernet", base, self.space, taught_by, *trained, *device)
         times = [(server.latency_ms, cloud.latency_ms) for server, cloud in zip(self.servers, self.clouds, strict=True)]
-        probed = (asked.probes, asked.probe_epochs, replace(train, edge_epochs=1, rounds=0)) if asked.probes else ()
-        probes = digest("probes", supernet, *clouds, asked.rows, *probed)
-        scored = (asked.min_coverage, asked.macs_exponent, self.link, self.spec.sweep.payload, times)
-        question = digest("question", probes, *device, *scored)
+        recipe_alone = replace(train, edge_epochs=asked.probe_epochs, rounds=0, round_epochs=1)
+        probed = (asked.probes, recipe_alone, clouds[place or 0], asked.rows) if asked.probes else ()
+        probes = digest("probes", supernet, *probed)
+        scored = (asked.rows, asked.min_coverage, asked.macs_exponent, self.link, self.spec.sweep.payload, times)
+        question = digest("question", probes, *clouds, *device, *scored)
         return supernet, probes, question, digest("search", question, asked.trials, asked.noise_tolerance)
 
     @cached_property
