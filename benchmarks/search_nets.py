@@ -233,7 +233,7 @@ def searched_figures(run: Run) -> dict[str, Any]:
     """
     answers, space = [run.cloud(0)[1]], searching.space_of(run)
     asked = searching.question(run, answers)
-    searching.grown(run, space, answers, asked, searching.supernet(run, space, answers, asked.rows))
+    searching.growth_of(run, space, answers, asked, searching.supernet(run, space, answers, asked.rows))
     found, seconds = run.searched, run.stage_seconds
     times: dict[str, float] = {}
     stages = ("supernet", *(("probes",) if run.spec.search.probes else ()), "search")

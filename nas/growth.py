@@ -31,6 +31,7 @@ PRIOR_SPREAD = (1.0, 0.1, 0.5)
 Fashion-MNIST and 0.27 on CIFAR-10."""
 NOISE = 0.06
 """Standard deviation of a probe's logarithm: two accuracies on some 4,000 examples, one training's luck."""
+DECIMALS = 4
 LEAST_LEFT, MOST_LEFT = 0.05, 2.0
 
 
@@ -88,7 +89,10 @@ class Probe:
 
 
 def fitted(prior: Growth, probes: Sequence[Probe]) -> Growth:
-    """Return the growth that `prior` and `probes` together make likeliest."""
+    """Return the growth that `prior` and `probes` together make likeliest.
+
+    It is rounded, for all machines of a search must come to the same from the same probes.
+    """
     if not probes:
         return prior
     x = np.array([_terms(prior, probe) for probe in probes])
@@ -96,7 +100,7 @@ def fitted(prior: Growth, probes: Sequence[Probe]) -> Growth:
     surprise = np.array([log(probe.errors_left) for probe in probes]) - x @ before
     precision = x.T @ x / NOISE**2 + np.diag([1.0 / spread**2 for spread in PRIOR_SPREAD])
     after = before + np.linalg.solve(precision, x.T @ surprise / NOISE**2)
-    offset, mixing, spatial = (float(weight) for weight in after)
+    offset, mixing, spatial = (round(float(weight), DECIMALS) for weight in after)
     return replace(prior, offset=offset, mixing=mixing, spatial=spatial)
 
 

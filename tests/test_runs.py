@@ -109,7 +109,7 @@ def test_interrupted_trainings_go_on_within_their_steps(tmp_path, spec, npz):
         answers = [run.cloud(0)[1]]
         asked = searching.question(run, answers)
         outputs = searching.supernet(run, run.space, answers, asked.rows)
-        growth = searching.grown(run, run.space, answers, asked, outputs)
+        growth = searching.growth_of(run, run.space, answers, asked, outputs)
         kept = read(run.folder.root / "probes/probes.json")
         assert len(kept) == 2
         return {"growth": (growth.offset, growth.mixing, growth.spatial), "first": [*kept[0].values()]}

@@ -98,7 +98,7 @@ def searched(run: "Run", space: Space, pricing: Pricing[Estimate]) -> SearchResu
     answers = [by_place[place] for place in range(len(run.clouds))]
     asked = question(run, answers)
     outputs = supernet(run, space, answers, asked.rows)
-    growth = grown(run, space, answers, asked, outputs)
+    growth = growth_of(run, space, answers, asked, outputs)
     beside = "the cloud" if len(answers) == 1 else f"one of {len(answers)} clouds"
     run.narrator.say(f"Search: which edge net fits {run.device.title} and is best together with {beside}?")
     return nas_search.search(
@@ -116,7 +116,7 @@ def searched(run: "Run", space: Space, pricing: Pricing[Estimate]) -> SearchResu
     )
 
 
-def grown(
+def growth_of(
     run: "Run", space: Space, answers: list[CloudAnswers], asked: Question, outputs: Callable[[ArchSpec], Floats]
 ) -> Growth:
     """What training of its own does for a net that `outputs` knows with shared weights."""
