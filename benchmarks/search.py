@@ -29,7 +29,7 @@ from search_nets import BASELINES, CIFAR, FM, alone, baseline, kept, opened, sea
 from datasets import Split
 from hybrid import Router
 from hybrid.configure import structure
-from hybrid.pipeline import Run, probing, searching
+from hybrid.pipeline import Run, searching
 from hybrid.pipeline.export import tool_versions
 from hybrid.specs import ArchSpec
 from hybrid.supervision import softmax
@@ -120,9 +120,7 @@ def cifar_within(work: Path, name: str) -> dict[str, Any]:
         shutil.copytree(work / "cifar" / "cloud", work / folder / ".cloud.copy", dirs_exist_ok=True)
         (work / folder / ".cloud.copy").rename(work / folder / "cloud")
     run = opened(work, folder, *CIFAR, *SHORTER, *search_nets.within(first, name))
-    found, probed = searched_figures(run), run.folder.root / probing.STAGE / probing.PROBES_FILE
-    return found | {
-        "probes": json.loads(probed.read_text(encoding="utf-8")),
+    return searched_figures(run) | {
         "alone": alone(run, run.searched.edge).figures,
         "edge": asdict(run.searched.edge),
         "hand_made": alone(run, baseline(name, run)).figures,

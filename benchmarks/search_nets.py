@@ -8,7 +8,7 @@ import json
 import shutil
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -233,7 +233,7 @@ def searched_figures(run: Run) -> dict[str, Any]:
     """
     answers, space = [run.cloud(0)[1]], searching.space_of(run)
     asked = searching.question(run, answers)
-    searching.growth_of(run, space, answers, asked, searching.supernet(run, space, answers, asked.rows))
+    growth = searching.growth_of(run, space, answers, asked, searching.supernet(run, space, answers, asked.rows))
     found, seconds = run.searched, run.stage_seconds
     times: dict[str, float] = {}
     stages = ("supernet", *(("probes",) if run.spec.search.probes else ()), "search")
@@ -242,4 +242,4 @@ def searched_figures(run: Run) -> dict[str, Any]:
         times["minutes"] = sum(times.values()) / 60
         times["candidates_per_minute"] = 60 * found.counts["scored"] / seconds["search"]
     counts = {"candidates": found.counts["scored"], "skipped": found.counts["skipped"]}
-    return {**counts, **times, "chosen": metrics_of(found.chosen)}
+    return {**counts, **times, "growth": asdict(growth), "chosen": metrics_of(found.chosen)}

@@ -185,7 +185,7 @@ _ALLOWED = {
     "search.supernet_rows": (0, ANY),
     "search.rows": (100, ANY),
     "search.macs_exponent": (0, 1),
-    "search.probes": (0, 64),
+    "search.probes": (0, 32),
     "search.probe_epochs": (1, ANY),
     "search.noise_tolerance": (0, ANY),
     "search.max_macs": (0, ANY),

@@ -81,12 +81,13 @@ class SearchSpec:
     the edge is a few points below its cloud."""
     macs_exponent: float = 0.2
     """Power of its MACs, depthwise ones left out, by which a pair's errors are taken to fall once its edge is trained
-    on its own, for nets that compute more learn for longer; 0 compares pairs as they are with shared weights."""
+    on its own, for nets that compute more learn for longer. With `probes` it is what is thought before them; without,
+    0 compares pairs as they are with shared weights."""
     probes: int = 5
     """Nets that are trained on their own before the search, to learn from them what else training does for others than
     `macs_exponent` says; 0: none."""
     probe_epochs: int = 8
-    """Training of each."""
+    """Training of each, which stands for the longer one of the edge net that is chosen."""
     noise_tolerance: float = 1.0
     """Standard errors of the best score within which the faster net wins; 0 takes the best score."""
     max_macs: int = 0

@@ -4,7 +4,7 @@ A supernet is trained briefly, and that is unfair to some nets: those that compu
 depthwise filters do well at once and gain little later. Of the errors with shared weights where the cloud is right,
 training a net on its own is taken to leave the share
 
-    exp(offset) * (M0 / M) ** mixing * (A / M) ** spatial,    1 at most,
+    exp(offset) * (M0 / M) ** mixing * (A / M) ** spatial,
 
 A being all of its MACs, M those that mix channels (all but the depthwise ones), M0 the M of the space's smallest net.
 `mixing` is known roughly beforehand: over 15 random nets for Fashion-MNIST, Kendall's tau between expected accuracy and
@@ -16,23 +16,26 @@ must not say too much.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from math import exp, log
+from math import exp, hypot, log
 from typing import Protocol
 
 import numpy as np
 
 from hybrid.specs import ArchSpec
-from nas.space import Space, grown, sample, shrunk
+from nas.space import Space, grown, sample, shrunk, smallest
 
 POOL = 64
 """Nets from which the probes are picked: one half grown to the limits, near which the best net lies, one half drawn."""
 PRIOR_SPREAD = (1.0, 0.1, 0.5)
 """Standard deviations of offset, mixing and spatial before any probe. Of trained nets `mixing` came out 0.2 on
 Fashion-MNIST and 0.27 on CIFAR-10."""
-NOISE = 0.06
-"""Standard deviation of a probe's logarithm: two accuracies on some 4,000 examples, one training's luck."""
-DECIMALS = 4
+LUCK = 0.05
+"""Standard deviation of a probe's logarithm that more examples would not take away: one training's luck, and what the
+law does not know. That of the accuracies comes on top."""
 LEAST_LEFT, MOST_LEFT = 0.05, 2.0
+"""Bounds of a share, for its logarithm's sake: a probe may gain more than the cloud knows better, or lose."""
+DECIMALS = 4
+_TINY = 1e-9
 
 
 class Compute(Protocol):
@@ -53,11 +56,14 @@ class Growth:
 
     least_mixing_macs: int = 1
     offset: float = 0.0
+    """Logarithm of the share that the smallest net keeps, without depthwise layers."""
     mixing: float = 0.0
+    """Power by which the share falls with the MACs that mix channels; known beforehand as `search.macs_exponent`."""
     spatial: float = 0.0
+    """Power by which it rises with all MACs in terms of those."""
 
     def errors_left(self, net: Compute) -> float:
-        """The share, in (0, 1].
+        """The share, above 0 and at most `MOST_LEFT`: a net may come out worse than it is with shared weights.
 
         >>> from types import SimpleNamespace
         >>> net = SimpleNamespace(macs=12_000_000, mixing_macs=8_000_000)
@@ -67,7 +73,7 @@ class Growth:
         0.75
         """
         parts = zip(_terms(self, net), (self.offset, self.mixing, self.spatial), strict=True)
-        return exp(min(0.0, sum(term * weight for term, weight in parts)))
+        return exp(min(log(MOST_LEFT), sum(term * weight for term, weight in parts)))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,15 +86,22 @@ class Probe:
     mendable: float
     """Where it is wrong with shared weights and the cloud is right."""
     alone_accuracy: float
+    gain_error: float
+    """Standard error of what it gained."""
 
     @property
     def errors_left(self) -> float:
         """Share of the mendable errors that its own training left, in all: what it lost elsewhere counts as well."""
         gain = self.alone_accuracy - self.shared_accuracy
-        return min(MOST_LEFT, max(LEAST_LEFT, 1.0 - gain / max(self.mendable, 1e-9)))
+        return min(MOST_LEFT, max(LEAST_LEFT, 1.0 - gain / max(self.mendable, _TINY)))
+
+    @property
+    def noise(self) -> float:
+        """Standard deviation of the logarithm of that; a probe with hardly an error to mend says hardly anything."""
+        return hypot(LUCK, self.gain_error / max(self.mendable * self.errors_left, _TINY))
 
 
-def fitted(prior: Growth, probes: Sequence[Probe]) -> Growth:
+def learned(prior: Growth, probes: Sequence[Probe]) -> Growth:
     """Return the growth that `prior` and `probes` together make likeliest.
 
     It is rounded, for all machines of a search must come to the same from the same probes.
@@ -98,9 +111,10 @@ def fitted(prior: Growth, probes: Sequence[Probe]) -> Growth:
     x = np.array([_terms(prior, probe) for probe in probes])
     before = np.array([prior.offset, prior.mixing, prior.spatial])
     surprise = np.array([log(probe.errors_left) for probe in probes]) - x @ before
-    precision = x.T @ x / NOISE**2 + np.diag([1.0 / spread**2 for spread in PRIOR_SPREAD])
-    after = before + np.linalg.solve(precision, x.T @ surprise / NOISE**2)
-    offset, mixing, spatial = (round(float(weight), DECIMALS) for weight in after)
+    weight = np.array([probe.noise for probe in probes]) ** -2
+    precision = (x.T * weight) @ x + np.diag([1.0 / spread**2 for spread in PRIOR_SPREAD])
+    after = before + np.linalg.solve(precision, x.T @ (weight * surprise))
+    offset, mixing, spatial = (round(float(value), DECIMALS) for value in after)
     return replace(prior, offset=offset, mixing=mixing, spatial=spatial)
 
 
@@ -124,7 +138,7 @@ def probe_nets(
     """
     rng = np.random.default_rng([seed, 2])
     drawn = [shrunk(sample(space, rng), space, rng, allowed) for _ in range(POOL)]
-    drawn = [arch for arch in drawn if allowed(arch)]
+    drawn = [arch for arch in drawn if allowed(arch)] or [arch for arch in [smallest(space)] if allowed(arch)]
     grown_too = [grown(arch, space, rng, allowed) if index % 2 else arch for index, arch in enumerate(drawn)]
     pool = list(dict.fromkeys(grown_too))
     if not pool:

@@ -66,7 +66,7 @@ class Journal:
 
     def _check(self, text: bytes, identity: str) -> None:
         if structure(self._json(text, 1), _Header, where=f"{self.path}, line 1").identity != identity:
-            what = "holds the search of another space, data, device, seed, scoring, shared weights or cloud answers"
+            what = "holds the search of another space, data, device, seed, scoring, weights, probes or cloud answers"
             raise SpecError(f"{self.path}: {what}; choose another run folder, or delete {self.path.parent}")
 
     def _entry(self, text: bytes, number: int) -> Entry:

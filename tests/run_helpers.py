@@ -22,6 +22,7 @@ TINY = f"""
 trials = {TRIALS}
 supernet_epochs = 1
 supernet_rows = 500
+probe_epochs = 1
 [cloud]
 width = 8
 epochs = 1

@@ -195,7 +195,7 @@ def test_other_damage_is_refused_with_its_line(whole, tmp_path):
 
 def test_a_folder_is_not_taken_for_another_search(whole):
     with pytest.raises(
-        SpecError, match=r"another space, data, .*, shared weights or cloud answers; choose another run folder"
+        SpecError, match=r"another space, data, .*, weights, probes or cloud answers; choose another run folder"
     ):
         search(whole[0], identity="other")
 

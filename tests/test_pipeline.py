@@ -314,6 +314,7 @@ def test_a_limit_that_no_threshold_holds(copied):
         ("cloud.epochs=9", EVERY),  # the supernet learns from the cloud, and pairs are scored with it
         ("search.supernet_epochs=9", EVERY - {"cloud"}),
         ("search.probes=3", EVERY - {"cloud", "supernet"}),
+        ("search.probe_epochs=3", set()),  # there are none
         ("search.trials=9", EVERY - BEFORE - {"question"}),  # the same question: a search can be prolonged
         ("search.min_coverage=0.9", EVERY - BEFORE),
         ("search.max_latency_ms=50", EVERY - {"cloud"}),  # the supernet trains no net that does not fit
@@ -343,6 +344,28 @@ def test_what_a_change_makes_again(tmp_path, npz, change, made_again):
     before = Run(tmp_path, run_spec(assignments=[set_data])).keys
     after = Run(tmp_path, run_spec(assignments=[set_data, change])).keys
     assert {name for name in before if before[name] != after[name]} == made_again
+
+
+@pytest.mark.parametrize(
+    ("change", "made_again"),
+    [
+        ("search.probe_epochs=3", True),
+        ("train.edge_learning_rate=0.1", True),
+        ("train.mixup=0.2", True),
+        ("search.rows=500", True),
+        ("cloud.epochs=9", True),
+        ("train.edge_epochs=9", False),
+        ("train.rounds=3", False),
+        ("search.macs_exponent=0.3", False),
+        ("search.min_coverage=0.9", False),
+        ("clouds=[{width=16}]", False),
+    ],
+)
+def test_when_probes_are_trained_again(tmp_path, npz, change, made_again):
+    asked = [f'data.name="{npz}"', "search.probes=3"]
+    before = Run(tmp_path, run_spec(assignments=asked)).keys
+    after = Run(tmp_path, run_spec(assignments=[*asked, change])).keys
+    assert (before["probes"] != after["probes"]) is made_again
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from run_helpers import ROOT, STAGES, TINY, TRIALS, command, hybrid, read, stamp
 
 from datasets import load
 from hybrid.configure import run_spec
-from hybrid.errors import SpecError
+from hybrid.errors import HybridError
 from hybrid.pipeline import Run, searching
 from hybrid.pipeline.storage import read_arrays
 
@@ -90,7 +90,7 @@ def test_a_killed_run_goes_on_and_one_seed_gives_the_same_bytes(tmp_path, spec, 
 
 
 def test_interrupted_trainings_go_on_within_their_steps(tmp_path, spec, npz):
-    """Cloud, supernet and probes end like those of an undisturbed run, which no longer tells its time as its own."""
+    """Cloud, supernet and probes end like those of an undisturbed run; the run no longer tells its time as its own."""
 
     def run(name, stop=10**9):
         epochs = ("cloud.epochs=3", "search.supernet_epochs=3", "search.probe_epochs=3")
@@ -110,9 +110,9 @@ def test_interrupted_trainings_go_on_within_their_steps(tmp_path, spec, npz):
         asked = searching.question(run, answers)
         outputs = searching.supernet(run, run.space, answers, asked.rows)
         growth = searching.growth_of(run, run.space, answers, asked, outputs)
-        kept = read(run.folder.root / "probes/probes.json")
+        kept = read_arrays(run.folder.root / "probes/right.npz")
         assert len(kept) == 2
-        return {"growth": (growth.offset, growth.mixing, growth.spatial), "first": [*kept[0].values()]}
+        return {**kept, "growth": (growth.offset, growth.mixing, growth.spatial)}
 
     whole, begun = run("whole"), tmp_path / "begun"
     steps = {"cloud": cloud, "supernet": supernet, "probes": probes}
@@ -130,8 +130,8 @@ def test_interrupted_trainings_go_on_within_their_steps(tmp_path, spec, npz):
             np.testing.assert_array_equal(got[key], value, err_msg=key)
         assert gone_on.folder.reused
         assert not list(begun.glob(f".{name}-*"))
-    (begun / "probes/probes.json").write_text("[")
-    with pytest.raises(SpecError, match=r"probes\.json: damaged .*; delete .*probes to train the probes anew"):
+    (begun / "probes/right.npz").write_text("[")
+    with pytest.raises(HybridError, match=r"right\.npz: damaged .*; delete .*probes, then give the same command again"):
         probes(run("begun"))
     assert not whole.folder.reused
 
@@ -183,6 +183,7 @@ def test_a_black_box_and_an_image_folder(tmp_path, spec):
     np.savez(table, **{name: np.eye(4)[splits[name].y] for name in ("calibration", "validation", "test")})
     run = tmp_path / "run"
     words = ("--set", 'cloud.kind="table"', "--set", f'cloud.table="{table}"', "--set", 'quantize.methods=["ptq"]')
+    words += ("--set", "search.probes=1")
     out, err = hybrid("run", "--out", run, "--dataset", pictures, "--spec", spec, *words)
     assert err == ""
     assert "Data: pictures, 4 classes" in out
@@ -202,7 +203,11 @@ def test_of_two_clouds_the_search_takes_the_one_that_suits(tmp_path, spec, npz):
     splits = load(str(npz), validation_fraction=0.3).splits
     np.savez(table, **{name: np.eye(4)[splits[name].y] for name in ("calibration", "validation", "test")})
     asked = ("--dataset", npz, "--spec", spec, "--set", "data.validation_fraction=0.3", "--trials", "3")
-    clouds = ("cloud.latency_ms=60000", f'clouds=[{{kind="table", table="{table}", latency_ms=1.0}}]')
+    clouds = (
+        "cloud.latency_ms=60000",
+        f'clouds=[{{kind="table", table="{table}", latency_ms=1.0}}]',
+        "search.probes=1",
+    )
     budget = ("--link", "ble", "--max-latency-ms", "150")
     said, _ = hybrid("search", "--out", out, *asked, *budget, *(word for one in clouds for word in ("--set", one)))
     assert f"table {table}" in " ".join(said.split())

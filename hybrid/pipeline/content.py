@@ -11,6 +11,7 @@ from firmware_export.tflm import arena_bytes
 from hybrid import policy, sweep
 from hybrid.artifacts import Floats, OperatingPoint, Predictions
 from hybrid.configure import to_toml
+from hybrid.pipeline import probing
 from hybrid.pipeline.export import tool_versions
 from hybrid.pipeline.floating import float_outputs
 from hybrid.pipeline.results import payloads, scenarios
@@ -257,7 +258,7 @@ def _search(run: "Run") -> SearchView | None:
         skipped=counts["skipped"],
         budget=budget_words(run.spec.search),
         num_clouds=len(run.clouds),
-        num_probes=run.spec.search.probes,
+        num_probes=probing.count(run),
     )
 
 

@@ -278,7 +278,7 @@ def chosen_rows(run: "Run") -> list[tuple[str, str]]:
     budget = f" of {quantity(spec.max_latency_ms, 'ms')}" if spec.max_latency_ms else ""
     return [
         *rows,
-        ("hybrid accuracy, expected of full training", percent(score.expected_accuracy)),
+        ("hybrid accuracy, expected of training on its own", percent(score.expected_accuracy)),
         ("with shared weights", percent(score.hybrid_accuracy)),
         ("with shared weights and the best router", percent(score.bound)),
         ("with shared weights, edge alone", percent(score.edge_accuracy)),
