@@ -29,15 +29,14 @@ from search_nets import BASELINES, CIFAR, FM, alone, baseline, kept, opened, sea
 from datasets import Split
 from hybrid import Router
 from hybrid.configure import structure
-from hybrid.pipeline import Run, searching
+from hybrid.pipeline import Run, probing, searching
 from hybrid.pipeline.export import tool_versions
 from hybrid.specs import ArchSpec
 from hybrid.supervision import softmax
-from nas.growth import Growth
 from nas.oracle import explore
 from nas.score import Judge, Offer
 from nas.search import Scorer, choose
-from nas.space import sample, smallest
+from nas.space import sample
 
 RESULTS = Path(__file__).parent / "results"
 RANKED, RANKED_SEED = 16, 456
@@ -89,15 +88,14 @@ def rank(work: Path) -> dict[str, Any]:
     run = opened(work, "fm", *FM, 'quantize.methods=["ptq"]')
     run.searched  # noqa: B018  # the supernet is made with it
     space, pricing, rng = searching.space_of(run), searching.pricing_of(run), np.random.default_rng(RANKED_SEED)
-    held_out, answers, least = run.data.validation, run.cloud(0)[1], pricing.estimate(smallest(space)).mixing_macs
+    held_out, answers, growth = run.data.validation, run.cloud(0)[1], probing.prior(space, pricing)
     outputs = searching.supernet(run, space, [answers], Split(x=held_out.x, y=held_out.y))
-    growth = Growth(least_mixing_macs=least, mixing=run.spec.search.macs_exponent)
     cloud = Offer(probabilities=answers.probabilities["validation"], query_ms=0.0)
     judge = Judge(labels=held_out.y, offers=(cloud,), min_coverage=1.0)
     pairs: list[tuple[float, float, float, int]] = []
     while len(pairs) < RANKED:
         arch = sample(space, rng)
-        if pricing.price(arch).status == "fits":
+        if pricing.allows(arch):
             cost, truth = pricing.estimate(arch), alone(run, arch).figures["validation_accuracy"]
             score = judge.judge(outputs(arch), 0.0, left=growth.errors_left(cost)).score
             pairs.append((score.expected_accuracy, truth, score.edge_accuracy, cost.macs))

@@ -21,7 +21,7 @@ from hybrid.errors import BudgetError, SpecError, WorkerDoneError
 from hybrid.progress import SILENT, Advance, Narrator
 from hybrid.specs import ArchSpec, CloudSpec, SearchSpec
 from nas.candidate import Candidate, PairScore
-from nas.growth import Growth
+from nas.growth import Compute, Growth
 from nas.pareto import pareto_set
 from nas.score import Judge, paired_error, standard_error
 from nas.space import Space, sample, smallest
@@ -34,16 +34,8 @@ FINALISTS = 64
 """Most pairs that are compared with the best one row by row."""
 
 
-class Cost(Protocol):
+class Cost(Compute, Protocol):
     """What an estimate must tell of a net."""
-
-    @property
-    def macs(self) -> int:
-        """Multiply-accumulates of one inference."""
-
-    @property
-    def mixing_macs(self) -> int:
-        """Those of them that mix channels."""
 
     @property
     def flash_bytes(self) -> int:
@@ -109,6 +101,10 @@ class Pricing(Generic[E]):
                 where, remedy = f"{self.device.name} under {key}", f"raise {key} (0: no ceiling)"
                 raise BudgetError(name, needed, limit, where, remedy)
 
+    def allows(self, arch: ArchSpec) -> bool:
+        """Whether a net can be used."""
+        return self.price(arch).status == "fits"
+
     def price(self, arch: ArchSpec) -> Candidate:
         """Price one net, without building it."""
         cost = self.estimate(arch)
@@ -134,7 +130,7 @@ def check(space: Space, data: Dataset, pricing: Pricing[E], *, seed: int) -> Non
     _check_shapes(pricing.spec.space or "search space", space.input_shape, space.num_classes, data)
     rng = np.random.default_rng(seed)
     drawn = (sample(space, rng) for _ in range(FEASIBLE_DRAWS))
-    if not any(pricing.price(arch).status == "fits" for arch in chain([smallest(space)], drawn)):
+    if not any(pricing.allows(arch) for arch in chain([smallest(space)], drawn)):
         _refuse(space, pricing)
 
 

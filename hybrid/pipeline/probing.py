@@ -45,19 +45,23 @@ def growth(
     are the cloud's probabilities on the training split, None where it gives none.
     Raises: HybridError where what is kept of them is damaged.
     """
-    least = pricing.estimate(smallest(space)).mixing_macs
-    prior = Growth(least_mixing_macs=least, mixing=run.spec.search.macs_exponent)
-    archs = _nets(run, space, pricing)
+    known, archs = prior(space, pricing), _nets(run, space, pricing)
     if not archs:
-        return prior
+        return known
     alone, cloud_right = _right_alone(run, archs, rows, soft), cloud.argmax(axis=1) == rows.y
     probes = [
         probe(pricing.estimate(arch), outputs(arch).argmax(axis=1) == rows.y, alone[arch.name], cloud_right)
         for arch in archs
     ]
-    found = learned(prior, probes)
+    found = learned(known, probes)
     run.narrator.say(told(found, depthwise=any(one.macs > one.mixing_macs for one in probes)))
     return found
+
+
+def prior(space: Space, pricing: Pricing[Estimate]) -> Growth:
+    """What is known without probes."""
+    least = pricing.estimate(smallest(space)).mixing_macs
+    return Growth(least_mixing_macs=least, mixing=pricing.spec.macs_exponent)
 
 
 def count(run: "Run") -> int:
@@ -96,7 +100,7 @@ def _nets(run: "Run", space: Space, pricing: Pricing[Estimate]) -> tuple[ArchSpe
         space,
         run.spec.search.probes,
         compute=pricing.estimate,
-        allowed=lambda arch: pricing.price(arch).status == "fits",
+        allowed=pricing.allows,
         seed=run.spec.seed,
     )
 

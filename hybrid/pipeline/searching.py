@@ -127,7 +127,7 @@ def growth_of(
         pricing_of(run),
         rows=asked.rows,
         cloud=asked.judge.offers[place or 0].probabilities,
-        soft=None if place is None else answers[place].probabilities["train"],
+        soft=taught(run, answers),
         outputs=outputs,
     )
 
@@ -231,22 +231,27 @@ def teacher(clouds: tuple[CloudSpec, ...]) -> int | None:
     return next((place for place, cloud in enumerate(clouds) if cloud.kind in ("train", "application")), None)
 
 
+def taught(run: "Run", answers: list[CloudAnswers]) -> Floats | None:
+    """What nets learn from beside the labels: the teacher's probabilities on the training split, if there are any."""
+    place = teacher(run.clouds)
+    return None if place is None else answers[place].probabilities["train"]
+
+
 def supernet(run: "Run", space: Space, answers: list[CloudAnswers], rows: Split) -> Callable[[ArchSpec], Floats]:
     """The net that all candidates share their weights with, trained once; gives a candidate's logits on `rows`."""
     from nas.supernet import Supernet  # loads TensorFlow
 
-    place = teacher(run.clouds)
     net = Supernet(space, seed=run.spec.seed)
 
     def make(folder: Path) -> None:
         run.narrator.say("Supernet: one net that holds all of the space, trained once; candidates inherit from it.")
-        soft = None if place is None else answers[place].probabilities["train"]
+        soft = taught(run, answers)
         asked, train, pricing = run.spec.search, run.data.train, pricing_of(run)
         kept = stratified_rows(train.y, asked.supernet_rows, run.spec.seed)
         net.fit(
             Split(x=train.x[kept], y=train.y[kept]),
             None if soft is None else soft[kept],
-            allowed=lambda arch: pricing.price(arch).status == "fits",
+            allowed=pricing.allows,
             epochs=asked.supernet_epochs,
             train=run.spec.train,
             mirror=run.data.mirror,
