@@ -176,10 +176,9 @@ def _rescaling_bytes(op: Op) -> int:
 def _planned_bytes(walk: Walk) -> int:
     """Give the peak of TFLite Micro's greedy memory planner over the activations.
 
-    It places the largest tensor first (of equals the last one) at the lowest address where nothing alive at the same
-    time lies. A tensor lives from the operator that writes it to the last that reads it, a net's outputs to the end.
-    An input that QUANTIZE reads was appended to the flatbuffer: it is the last tensor. While the mean runs, its int32
-    sums and axes are the last buffer.
+    It places the largest tensor first (of equals the last one, see `Graph.latest_first`) at the lowest address where
+    nothing alive at the same time lies. A tensor lives from the operator that writes it to the last that reads it, a
+    net's outputs to the end. While the mean runs, its int32 sums and axes are the last buffer.
     """
     end = len(walk.ops)
     last = [0] * (end + 1)
@@ -193,9 +192,7 @@ def _planned_bytes(walk: Walk) -> int:
     starts = [0, *range(end), end - 2]
     last.append(end - 2)
     placed: list[tuple[int, int, int, int]] = []  # offset, end offset, first, last
-    appended = walk.ops[0].kind == "quantize"
-    latest_first = (end + 1, 0, *range(end, 0, -1)) if appended else range(end + 1, -1, -1)
-    for x in sorted(latest_first, key=sizes.__getitem__, reverse=True):
+    for x in sorted((end + 1, *range(end + 1)), key=sizes.__getitem__, reverse=True):
         first, final = starts[x], last[x]
         offset = _first_gap([p for p in placed if p[2] <= final and first <= p[3]], sizes[x])
         placed.append((offset, offset + sizes[x], first, final))
