@@ -30,7 +30,7 @@ from hybrid.specs import ArchSpec, BlockKind, BlockSpec
 from hybrid.work import flatbuffer_work
 
 SHAPES = ((28, 28, 1), (32, 32, 3), (48, 48, 3), (96, 96, 1), (49, 10, 1), (128, 1, 6))
-KINDS: tuple[BlockKind, ...] = ("conv", "ds", "ib", "res")
+KINDS: tuple[BlockKind, ...] = ("conv", "ds", "rds", "ib", "res")
 MOST_MACS = 40_000_000
 """Beyond what the devices of this project answer with in a second; larger draws are drawn anew."""
 REPRESENTATIVE_ROWS = 3

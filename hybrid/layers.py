@@ -105,6 +105,12 @@ def _ds_layer(walk: Walk, x: int, block: BlockSpec, stride: int) -> int:
     return walk.conv(walk.depthwise(x, block.kernel, stride), block.width, 1, 1)
 
 
+def _rds_layer(walk: Walk, x: int, block: BlockSpec, stride: int) -> int:
+    if stride > 1 or walk.shape(x)[2] != block.width:
+        return _ds_layer(walk, x, block, stride)
+    return walk.add(x, walk.conv(walk.depthwise(x, block.kernel, 1), block.width, 1, 1, relu=False))
+
+
 def _ib_layer(walk: Walk, x: int, block: BlockSpec, stride: int) -> int:
     channels = walk.shape(x)[2]
     y = walk.conv(x, block.expansion * channels, 1, 1)
@@ -132,7 +138,7 @@ def _pair(walk: Walk, x: int, block: BlockSpec, stride: int) -> int:
     return walk.conv(y, block.width, block.kernel, 1, relu=False)
 
 
-_LAYERS = {"conv": _conv_layer, "ds": _ds_layer, "ib": _ib_layer, "res": _res_layer}
+_LAYERS = {"conv": _conv_layer, "ds": _ds_layer, "rds": _rds_layer, "ib": _ib_layer, "res": _res_layer}
 
 
 def exit_walks(arch: ArchSpec, after: int) -> tuple[Walk, Walk, Walk]:

@@ -132,6 +132,14 @@ def _ds_layer(k: Any, x: Any, block: BlockSpec, stride: int) -> Any:
     return _conv(k, _depthwise(k, x, block.kernel, stride), block.width, 1, 1)
 
 
+def _rds_layer(k: Any, x: Any, block: BlockSpec, stride: int) -> Any:
+    """Depthwise-separable, residual where the shape stays: not in a block's first layer if that changes it."""
+    if stride > 1 or x.shape[-1] != block.width:
+        return _ds_layer(k, x, block, stride)
+    y = _conv(k, _depthwise(k, x, block.kernel, 1), block.width, 1, 1, relu=False)
+    return k.layers.ReLU()(k.layers.Add()([x, y]))
+
+
 def _ib_layer(k: Any, x: Any, block: BlockSpec, stride: int) -> Any:
     """Inverted bottleneck of MobileNetV2 (Sandler et al. 2018)."""
     y = _conv(k, x, block.expansion * x.shape[-1], 1, 1)
@@ -147,4 +155,4 @@ def _res_layer(k: Any, x: Any, block: BlockSpec, stride: int) -> Any:
     return k.layers.ReLU()(k.layers.Add()([shortcut, y]))
 
 
-_LAYERS = {"conv": _conv_layer, "ds": _ds_layer, "ib": _ib_layer, "res": _res_layer}
+_LAYERS = {"conv": _conv_layer, "ds": _ds_layer, "rds": _rds_layer, "ib": _ib_layer, "res": _res_layer}

@@ -8,15 +8,16 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 DEFAULT_MAX_LOSS = 0.005
-BlockKind = Literal["conv", "ds", "ib", "res"]
+BlockKind = Literal["conv", "ds", "rds", "ib", "res"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class BlockSpec:
     """`depth` layers of one kind; the first has the stride.
 
-    ``conv`` convolution, ``ds`` depthwise-separable, ``ib`` inverted bottleneck with `expansion`, ``res`` residual pair
-    of convolutions. Each convolution is followed by batch normalisation and ReLU (``ib`` ends linearly).
+    ``conv`` convolution, ``ds`` depthwise-separable, ``rds`` the same with a shortcut beside each layer that keeps its
+    input's shape, ``ib`` inverted bottleneck with `expansion`, ``res`` residual pair of convolutions. Each convolution
+    is followed by batch normalisation and ReLU (``ib`` ends linearly).
     """
 
     kind: BlockKind
@@ -99,7 +100,7 @@ class SearchSpec:
     arch: str = ""
     """A TOML file with the edge ArchSpec: no search, this net."""
     kinds: tuple[BlockKind, ...] = ("conv",)
-    """Kinds of blocks in the default space; without ``ds`` and ``ib`` it is lean, and trains fastest on a CPU."""
+    """Kinds of blocks in the default space; of ``conv`` and ``res`` alone it is lean, and trains fastest on a CPU."""
     space: str = ""
     """A TOML file with a search space of your own; empty takes the default for the input."""
 

@@ -53,9 +53,11 @@ def place(position: int, kind: str, depth: int = 0) -> str:
 def _kernels(kind: BlockKind, inputs: int, choices: Choices, *, narrow: bool) -> dict[str, Shape]:
     side, outputs, inner = max(choices.kernel), max(choices.width), max(choices.expansion) * inputs
     size = (side, 1) if narrow else (side, side)
+    separable: dict[str, Shape] = {"depthwise0": (*size, inputs, 1), "conv0": (1, 1, inputs, outputs)}
     kernels: dict[BlockKind, dict[str, Shape]] = {
         "conv": {"conv0": (*size, inputs, outputs)},
-        "ds": {"depthwise0": (*size, inputs, 1), "conv0": (1, 1, inputs, outputs)},
+        "ds": separable,
+        "rds": separable,
         "ib": {
             "conv0": (1, 1, inputs, inner),
             "depthwise0": (*size, inner, 1),

@@ -18,7 +18,7 @@ from hybrid.errors import SpecError
 from hybrid.specs import ArchSpec, BlockKind, BlockSpec
 
 KINDS: tuple[BlockKind, ...] = get_args(BlockKind)
-CHEAPEST_FIRST: tuple[BlockKind, ...] = ("ds", "conv", "ib", "res")
+CHEAPEST_FIRST: tuple[BlockKind, ...] = ("ds", "rds", "conv", "ib", "res")
 DENSE_KINDS: tuple[BlockKind, ...] = ("conv", "res")
 Gene = int | str | bool
 
@@ -135,12 +135,11 @@ def edge_space(
 ) -> Space:
     """Return the default space for an input: images, spectrograms, or windows over time of shape (length, 1, channels).
 
-    `width` multiplies all widths. Without the kinds ``ds`` and ``ib`` it is lean, for the quick preset: dense
-    convolutions of small width, because TensorFlow on a CPU trains them faster than depthwise layers of as many MACs.
-    The device likes depthwise layers better (fewer weights for the same accuracy), so that the full space has every
-    kind.
+    `width` multiplies all widths. With dense kinds alone it is lean, for the quick preset: convolutions of small
+    width, because TensorFlow on a CPU trains them faster than depthwise layers of as many MACs. The device likes
+    depthwise layers better (fewer weights for the same accuracy), so that the full space has every kind.
     """
-    lean = not {"ds", "ib"} & set(kinds)
+    lean = set(kinds) <= {*DENSE_KINDS}
     stem_width, *widths = (_scaled(options, width) for options in (_LEAN_WIDTHS if lean else _WIDE_WIDTHS))
     halvings = _max_total_stride(input_shape, min_pixels).bit_length() - 1
     stem_stride, *strides = _STRIDES[min(halvings, len(_STRIDES) - 1)]

@@ -59,7 +59,12 @@ WIDE = replace(
     blocks=(BlockSpec(kind="conv", width=24, stride=2), BlockSpec(kind="ib", width=32, stride=2, expansion=16)),
 )
 """Its preparation takes more than its activations."""
-NETS = (MIXED, ODD, COLOUR, WINDOW, WIDE)
+SEPARABLE = replace(
+    BASE,
+    name="separable",
+    blocks=(BlockSpec(kind="rds", width=8, stride=2, depth=3), BlockSpec(kind="rds", width=8, kernel=5)),
+)
+NETS = (MIXED, ODD, COLOUR, WINDOW, WIDE, SEPARABLE)
 
 
 def test_one_convolution_by_hand():
@@ -80,6 +85,9 @@ def test_residual_adds_keep_their_input_alive():
     arch = replace(BASE, input_shape=(4, 4, 16), blocks=(pair,))
     assert cost._planned_bytes(Walk(arch)) == 3 * 256
     assert cost._planned_bytes(Walk(replace(arch, blocks=(plain,)))) == 2 * 256
+    for kind, tensors in (("rds", 3), ("ds", 2)):
+        chain = BlockSpec(kind=kind, width=16, depth=4)
+        assert cost._planned_bytes(Walk(replace(arch, blocks=(chain,)))) == tensors * 256
 
 
 def test_a_shortcut_comes_first_where_its_name_does():

@@ -14,6 +14,7 @@ X = np.random.default_rng(0).integers(0, 256, (4, 9, 7, 2), dtype=np.uint8)
 BLOCKS = {
     "conv": BlockSpec(kind="conv", width=6, depth=2, stride=2, kernel=5),
     "ds": BlockSpec(kind="ds", width=6, depth=2, stride=2),
+    "rds": BlockSpec(kind="rds", width=6, depth=2, stride=2),
     "ib": BlockSpec(kind="ib", width=6, depth=2, stride=2, expansion=3),
     "res": BlockSpec(kind="res", width=6, depth=2, stride=2),
 }
@@ -73,6 +74,9 @@ def test_features_are_the_pooled_last_block_and_logits_follow_from_them(kind):
         ("res", 1, 3, 3),
         ("conv", 1, 3, 0),
         ("ds", 1, 3, 0),
+        ("rds", 2, 1, 0),
+        ("rds", 1, 1, 0),
+        ("rds", 1, 3, 2),
     ],
 )
 def test_shortcuts(kind, stride, depth, adds):

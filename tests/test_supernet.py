@@ -73,7 +73,7 @@ def test_a_candidate_says_what_its_own_net_says(space):
     supernet, data = Supernet(space, seed=3), rows(space)
     supernet.see(data)
     rng = np.random.default_rng(1)
-    archs = [smallest(space), largest_of_kinds(space, rng), *(sample(space, rng) for _ in range(3))]
+    archs = [smallest(space), largest_of_kinds(space, rng), *(sample(space, rng) for _ in range(4))]
     assert {block.kind for arch in archs for block in arch.blocks} == set(KINDS)
     assert {arch.grey for arch in archs} == set(space.grey)
     for arch in archs:
