@@ -6,6 +6,7 @@ ROOT_APT := $(shell [ "$$(id -u)" = 0 ] && command -v apt-get 2>/dev/null)
 DEMO_PACKAGES := dataset-fashion-mnist python3-venv
 EMULATOR_PACKAGES := gcc-arm-none-eabi libnewlib-arm-none-eabi qemu-system-arm
 TEST_PACKAGES := $(DEMO_PACKAGES) chromium gcc g++ libc6-dev $(EMULATOR_PACKAGES)
+PYTEST := $(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder
 DEMO := --preset quick --dataset fashion_mnist --device stm32f746 --link lte --out runs/demo
 
 .PHONY: demo test test-all check format lock install clean
@@ -14,10 +15,10 @@ demo: .deps-demo install
 	$(BIN)/hybrid run $(DEMO)
 
 test: .deps-test install
-	$(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder
+	$(PYTEST)
 
 test-all: .deps-test install
-	$(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder -m "slow or not slow"
+	$(PYTEST) -m "slow or not slow"
 
 check: install
 	$(BIN)/ruff check .

@@ -90,10 +90,21 @@ def baseline(name: str, run: Run) -> ArchSpec:
     )
 
 
-def within(run: Run, name: str) -> tuple[str, ...]:
-    """Ask for no more MACs, flash and SRAM than a hand-made net takes."""
+def ceilings(run: Run, name: str) -> dict[str, int]:
+    """MACs, flash and SRAM of a hand-made net."""
     costs = estimate(baseline(name, run))
-    return tuple(f"search.max_{cost}={getattr(costs, cost)}" for cost in ("macs", "flash_bytes", "peak_sram_bytes"))
+    return {cost: getattr(costs, cost) for cost in ("macs", "flash_bytes", "peak_sram_bytes")}
+
+
+def within(run: Run, name: str) -> tuple[str, ...]:
+    """Ask for no more than a hand-made net takes."""
+    return tuple(f"search.max_{cost}={most}" for cost, most in ceilings(run, name).items())
+
+
+def as_costly(run: Run, name: str) -> list[str]:
+    """That hand-made net, and those that cost no less in anything."""
+    least = ceilings(run, name)
+    return [other for other in BASELINES if all(ceilings(run, other)[cost] >= least[cost] for cost in least)]
 
 
 def kept(path: Path, make: Callable[[], Any]) -> Any:

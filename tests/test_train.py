@@ -142,9 +142,9 @@ def test_each_fold_is_fitted_on_the_others_and_answers_for_itself(by_heart, monk
 
 
 def test_alternate_undoes_a_harmful_round(small, oracle, edge_net):
-    """A learning rate a thousand times too high wrecks the edge; the second round is not tried."""
+    """Far too high a learning rate wrecks the edge; the second round is not tried."""
     edge = copy_of(edge_net)
-    wild = trainer(small, train={"edge_learning_rate": 1000.0, "rounds": 2}, router={"epochs": 3})
+    wild = trainer(small, train={"edge_learning_rate": 100.0, "rounds": 2}, router={"epochs": 3})
     answers, rounds = wild.alternate(edge, None, oracle)
     assert len(rounds) == 1
     assert not rounds[0].kept
