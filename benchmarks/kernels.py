@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 
+from hybrid.pipeline.export import tool_versions
 from hybrid.specs import ArchSpec, BlockSpec
 
 RESULTS = Path(__file__).parent / "results" / "kernels.json"
@@ -28,39 +29,42 @@ WAYS = {
     "onednn": {"TF_ENABLE_ONEDNN_OPTS": "1", "TF_NUM_INTEROP_THREADS": "1"},
     "without": {"TF_ENABLE_ONEDNN_OPTS": "0"},
 }
+
+
+def net(name: str, side: int, channels: int, *blocks: BlockSpec) -> ArchSpec:
+    """A net for ten classes of square images."""
+    return ArchSpec(name=name, input_shape=(side, side, channels), num_classes=10, blocks=blocks)
+
+
 NETS = {
-    "separable": ArchSpec(
-        name="separable",
-        input_shape=(32, 32, 3),
-        num_classes=10,
-        blocks=(
+    arch.name: arch
+    for arch in (
+        net(
+            "separable",
+            32,
+            3,
             BlockSpec(kind="conv", width=24),
             BlockSpec(kind="ds", width=64, stride=2, depth=3),
             BlockSpec(kind="ds", width=96, stride=2, depth=3),
             BlockSpec(kind="ds", width=256),
         ),
-    ),
-    "residual": ArchSpec(
-        name="residual",
-        input_shape=(28, 28, 1),
-        num_classes=10,
-        blocks=(
+        net(
+            "residual",
+            28,
+            1,
             BlockSpec(kind="conv", width=24, stride=2),
             BlockSpec(kind="res", width=24),
-            BlockSpec(kind="res", width=48, stride=2),
-            BlockSpec(kind="res", width=96, stride=2),
+            *(BlockSpec(kind="res", width=width, stride=2) for width in (48, 96)),
         ),
-    ),
-    "dense": ArchSpec(
-        name="dense",
-        input_shape=(28, 28, 1),
-        num_classes=10,
-        blocks=(
+        net(
+            "dense",
+            28,
+            1,
             BlockSpec(kind="conv", width=16, stride=2),
             BlockSpec(kind="conv", width=24, stride=2, depth=2),
             BlockSpec(kind="conv", width=48, stride=2),
         ),
-    ),
+    )
 }
 
 
@@ -70,8 +74,8 @@ def step_seconds(name: str) -> float:
 
     from hybrid.nets import build_net
 
-    net, rng = build_net(NETS[name]), np.random.default_rng(0)
-    classifier = keras.Model(net.input, net.output[0])
+    model, rng = build_net(NETS[name]), np.random.default_rng(0)
+    classifier = keras.Model(model.input, model.output[0])
     optimizer = keras.optimizers.SGD(0.01, momentum=0.9, nesterov=True)
     classifier.compile(optimizer, keras.losses.SparseCategoricalCrossentropy(from_logits=True), jit_compile=False)
     x = rng.random((BATCH * STEPS, *NETS[name].input_shape), np.float32)
@@ -113,10 +117,9 @@ def main() -> None:
     options = parser.parse_args()
     found = compare(1 if options.quick else 5)
     if not options.quick:
-        machine = {"cores": os.cpu_count(), "processor": _processor(), "python": platform.python_version()}
-        RESULTS.write_text(
-            json.dumps({"command": "python benchmarks/kernels.py", "machine": machine} | found, indent=1) + "\n"
-        )
+        machine = {"cores": os.cpu_count(), "processor": _processor()}
+        record = {"command": "python benchmarks/kernels.py", "machine": machine, "tools": tool_versions()} | found
+        RESULTS.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     print(json.dumps({"figures": found["figures"]}))
 
 

@@ -26,11 +26,11 @@ from hybrid.flatbuffers import named_outputs
 from hybrid.latency import edge_latency_ms
 from hybrid.nets import build_net
 from hybrid.quantize import convert
-from hybrid.specs import ArchSpec, BlockKind, BlockSpec
+from hybrid.specs import ArchSpec, BlockSpec
 from hybrid.work import flatbuffer_work
+from nas.space import KINDS
 
 SHAPES = ((28, 28, 1), (32, 32, 3), (48, 48, 3), (96, 96, 1), (49, 10, 1), (128, 1, 6))
-KINDS: tuple[BlockKind, ...] = ("conv", "ds", "rds", "ib", "res")
 MOST_MACS = 40_000_000
 """Beyond what the devices of this project answer with in a second; larger draws are drawn anew."""
 REPRESENTATIVE_ROWS = 3
