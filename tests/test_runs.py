@@ -89,51 +89,72 @@ def test_a_killed_run_goes_on_and_one_seed_gives_the_same_bytes(tmp_path, spec, 
     assert ours["edge.tflite"] == others["edge.tflite"]
 
 
-def test_interrupted_trainings_go_on_within_their_steps(tmp_path, spec, npz):
-    """Cloud, supernet and probes end like those of an undisturbed run; the run no longer tells its time as its own."""
+@pytest.fixture
+def trained_at_length(tmp_path, spec, npz):
+    """Open a run of two probes, three epochs each; it is interrupted after so many steps of training."""
 
-    def run(name, stop=10**9):
+    def opened(name, *, stop=10**9):
         epochs = ("cloud.epochs=3", "search.supernet_epochs=3", "search.probe_epochs=3")
         asked = (f'data.name="{npz}"', "search.probes=2", *epochs)
         return Run(tmp_path / name, run_spec(paths=[spec], assignments=asked), Stop(after=stop))
 
-    def cloud(run):
-        return run.cloud(0)[1].probabilities
+    return opened
 
-    def supernet(run):
-        answers = [run.cloud(0)[1]]
-        searching.supernet(run, run.space, answers, searching.question(run, answers).rows)
-        return read_arrays(run.folder.root / "supernet/supernet.npz")
 
-    def probes(run):
-        answers = [run.cloud(0)[1]]
-        asked = searching.question(run, answers)
-        outputs = searching.supernet(run, run.space, answers, asked.rows)
-        growth = searching.growth_of(run, run.space, answers, asked, outputs)
-        kept = read_arrays(run.folder.root / "probes/right.npz")
-        assert len(kept) == 2
-        return {**kept, "growth": (growth.offset, growth.mixing, growth.spatial)}
+def cloud_of(run):
+    return run.cloud(0)[1].probabilities
 
-    whole, begun = run("whole"), tmp_path / "begun"
-    steps = {"cloud": cloud, "supernet": supernet, "probes": probes}
-    expected = {name: step(whole) for name, step in steps.items()}
-    assert expected["probes"]["growth"] != (0.0, 0.2, 0.0)
-    for name, step in steps.items():
-        with pytest.raises(KeyboardInterrupt):
-            probes(run("begun", stop=8))  # in the second of three epochs of five steps
-        first = "probe-1-of-2.npz" if name == "probes" else f"{name}.npz"
-        assert [path.name for path in begun.glob(f".{name}-*.scratch/*")] == [first]
-        gone_on = run("begun")
-        got = step(gone_on)
-        assert set(got) == set(expected[name])
-        for key, value in expected[name].items():
-            np.testing.assert_array_equal(got[key], value, err_msg=key)
-        assert gone_on.folder.reused
-        assert not list(begun.glob(f".{name}-*"))
-    (begun / "probes/right.npz").write_text("[")
-    with pytest.raises(HybridError, match=r"right\.npz: damaged .*; delete .*probes, then give the same command again"):
-        probes(run("begun"))
+
+def supernet_of(run):
+    answers = [run.cloud(0)[1]]
+    searching.supernet(run, run.space, answers, searching.question(run, answers).rows)
+    return read_arrays(run.folder.root / "supernet/supernet.npz")
+
+
+def probes_of(run):
+    answers = [run.cloud(0)[1]]
+    asked = searching.question(run, answers)
+    outputs = searching.supernet(run, run.space, answers, asked.rows)
+    growth = searching.growth_of(run, run.space, answers, asked, outputs)
+    kept = read_arrays(run.folder.root / "probes/right.npz")
+    assert len(kept) == 2
+    return {**kept, "growth": (growth.offset, growth.mixing, growth.spatial)}
+
+
+STEPS = {"cloud": cloud_of, "supernet": supernet_of, "probes": probes_of}
+
+
+@pytest.mark.parametrize("step", ["cloud", *(pytest.param(name, marks=pytest.mark.slow) for name in [*STEPS][1:])])
+def test_an_interrupted_training_goes_on_within_its_step(trained_at_length, step):
+    """It ends like that of an undisturbed run; the run no longer tells its time as its own."""
+    whole, make = trained_at_length("whole"), STEPS[step]
+    expected = make(whole)
+    assert expected.get("growth") != (0.0, 0.2, 0.0)
+    for earlier in [*STEPS][: [*STEPS].index(step)]:
+        STEPS[earlier](trained_at_length("begun"))
+    stopped = trained_at_length("begun", stop=8)  # in the second of three epochs of five steps
+    with pytest.raises(KeyboardInterrupt):
+        make(stopped)
+    begun = stopped.folder.root
+    first = "probe-1-of-2.npz" if step == "probes" else f"{step}.npz"
+    assert [path.name for path in begun.glob(f".{step}-*.scratch/*")] == [first]
+    gone_on = trained_at_length("begun")
+    got = make(gone_on)
+    assert set(got) == set(expected)
+    for key, value in expected.items():
+        np.testing.assert_array_equal(got[key], value, err_msg=key)
+    assert gone_on.folder.reused
+    assert not list(begun.glob(f".{step}-*"))
     assert not whole.folder.reused
+
+
+@pytest.mark.slow
+def test_damaged_probes_are_one_line(trained_at_length):
+    run = trained_at_length("run")
+    probes_of(run)
+    (run.folder.root / "probes/right.npz").write_text("[")
+    with pytest.raises(HybridError, match=r"right\.npz: damaged .*; delete .*probes, then give the same command again"):
+        probes_of(trained_at_length("run"))
 
 
 @pytest.mark.slow
