@@ -174,7 +174,7 @@ def joint(work: Path, task: str, seed: int) -> dict[str, Any]:
     asked = searching.question(run, [answers])
     space = searching.space_of(run)
     outputs = cache(searching.supernet(run, space, [answers], asked.rows))
-    growth, estimate = searching.growth_of(run, space, [answers], asked, outputs), search_nets.estimate
+    growth, estimate = searching.lessons_of(run, space, [answers], asked, outputs).growth, search_nets.estimate
     shared: dict[str, Any] = {"outputs": outputs, "errors_left": lambda arch: growth.errors_left(estimate(arch))}
     edge_alone = replace(asked.judge, max_latency_ms=0.0, min_coverage=1.0)
     found: dict[str, Any] = {}

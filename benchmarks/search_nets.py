@@ -43,6 +43,7 @@ CIFAR = (
     "search.max_peak_sram_bytes=48000",
     "search.supernet_epochs=20",
     "search.probes=5",
+    "search.finalists=5",
     "search.rows=4000",
     "search.min_coverage=1.0",
     "search.noise_tolerance=0.0",
@@ -244,13 +245,15 @@ def searched_figures(run: Run) -> dict[str, Any]:
     """
     answers, space = [run.cloud(0)[1]], searching.space_of(run)
     asked = searching.question(run, answers)
-    growth = searching.growth_of(run, space, answers, asked, searching.supernet(run, space, answers, asked.rows))
+    lessons = searching.lessons_of(run, space, answers, asked, searching.supernet(run, space, answers, asked.rows))
     found, seconds = run.searched, run.stage_seconds
     times: dict[str, float] = {}
     stages = ("supernet", *(("probes",) if run.spec.search.probes else ()), "search")
     if seconds.keys() >= {*stages}:
         times = {f"{stage}_seconds": seconds[stage] for stage in stages}
         times["minutes"] = sum(times.values()) / 60
-        times["candidates_per_minute"] = 60 * found.counts["scored"] / seconds["search"]
+        if not run.spec.search.finalists:
+            times["candidates_per_minute"] = 60 * found.counts["scored"] / seconds["search"]
     counts = {"candidates": found.counts["scored"], "skipped": found.counts["skipped"]}
-    return {**counts, **times, "growth": asdict(growth), "chosen": metrics_of(found.chosen)}
+    finalists, growth = [asdict(candidate) for candidate in found.finalists], asdict(lessons.growth)
+    return {**counts, **times, "growth": growth, "finalists": finalists, "chosen": metrics_of(found.chosen)}

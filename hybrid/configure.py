@@ -187,6 +187,7 @@ _ALLOWED = {
     "search.macs_exponent": (0, 1),
     "search.probes": (0, 32),
     "search.probe_epochs": (1, ANY),
+    "search.finalists": (0, 32),
     "search.noise_tolerance": (0, ANY),
     "search.max_macs": (0, ANY),
     "search.max_flash_bytes": (0, ANY),

@@ -61,6 +61,8 @@ class Estimate:
     stage_work: tuple[Work, ...]
     """Of each net by itself, in the order in which they run."""
     parameters: int
+    mixing_layers: int
+    """Layers that mix channels, shortcuts among them: of the edge net, as its MACs are."""
     flash_bytes: int
     arena: ArenaNeeds
 
@@ -109,6 +111,7 @@ def _estimate(walk: Walk) -> Estimate:
         work=work,
         stage_work=(work,),
         parameters=sum(op.weights + op.shape[2] for op in weighted),
+        mixing_layers=sum(op.kind != "depthwise" for op in weighted),
         flash_bytes=_flash_bytes(walk),
         arena=_arena_needs(walk),
     )

@@ -7,7 +7,7 @@ said on the page; `hybrid.remarks` has the sentences that depend on the figures.
 import base64
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
@@ -176,6 +176,8 @@ class SearchView:
     num_clouds: int
     num_probes: int = 0
     """Nets that were trained on their own before the search, for what it expects of the others."""
+    finalists: Mapping[str, float] = field(default_factory=dict)
+    """Hybrid accuracy of the nets that were trained on their own behind it, by name."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -88,7 +88,10 @@ class SearchSpec:
     """Nets that are trained on their own before the search, to learn from them what else training does for others than
     `macs_exponent` says; 0: none."""
     probe_epochs: int = 8
-    """Training of each, which stands for the longer one of the edge net that is chosen."""
+    """Training of each, and of the finalists, which stands for the longer one of the edge net that is chosen."""
+    finalists: int = 5
+    """Nets that are trained on their own behind the search, the best by what it expects of each layout; the best of
+    them is chosen. 0: what is expected decides."""
     noise_tolerance: float = 1.0
     """Standard errors of the best score within which the faster net wins; 0 takes the best score."""
     max_macs: int = 0

@@ -38,7 +38,15 @@ class Candidate:
     latency_ms: float
     """Estimated time of one inference on the device."""
     score: PairScore | None = None
+    """With shared weights."""
+    alone: PairScore | None = None
+    """Of a finalist: the same once it was trained on its own for a while."""
     status: Status = "fits"
     seconds: float = 0.0
     """What the scoring took."""
     reason: str = ""
+
+    @property
+    def best_known(self) -> PairScore | None:
+        """What is known best of it as a pair."""
+        return self.alone or self.score

@@ -7,17 +7,22 @@ trained int8 edges on 4,000 test examples each, hybrid accuracy at 90, 80, 70 an
 softmax probability in its place was 0.25, 0.20, 0.13 and 0.06 points lower, tau 0.79 to 0.95.
 """
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from math import floor, sqrt
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hybrid.artifacts import Bools, Floats, Ints
+from hybrid.errors import SpecError
+from hybrid.specs import ArchSpec
 from hybrid.supervision import believed_gain, proxy_labels, query_gain, softmax
-from nas.candidate import PairScore
+from nas.candidate import Candidate, PairScore
 
 Array = NDArray[np.float64]
+Outputs = Callable[[ArchSpec], Floats]
+"""Logits ``(n, num_classes)`` of a net on the judge's rows, with the weights it inherits."""
 
 FOLDS = 5
 RIDGE = 0.01
@@ -93,7 +98,7 @@ class Judge:
             cloud=cloud,
             edge_accuracy=float(edge_right.mean()),
             hybrid_accuracy=float(right.mean()),
-            expected_accuracy=float(right.mean() + (1.0 - left) * (~right & cloud_right).mean()),
+            expected_accuracy=expected_accuracy(right, cloud_right, left),
             bound=float(edge_right.sum() + helped) / n,
             coverage=1.0 - len(asked) / n,
             mean_latency_ms=latency_ms + len(asked) / n * offer.query_ms,
@@ -103,6 +108,47 @@ class Judge:
     @property
     def _fold(self) -> NDArray[np.intp]:
         return np.random.default_rng(self.seed).permutation(len(self.labels)) % FOLDS
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scorer:
+    """Scores nets, and remembers on which rows each pair was right; `errors_left` is that of `nas.growth`."""
+
+    judge: Judge
+    outputs: Outputs
+    errors_left: Callable[[ArchSpec], float] = lambda arch: 1.0
+    _packed: dict[ArchSpec, NDArray[np.uint8]] = field(default_factory=dict)
+
+    def score(self, candidate: Candidate) -> PairScore:
+        """The net with the cloud that suits it best. Raises: SpecError for logits that are not finite."""
+        left, logits = self.errors_left(candidate.arch), self.outputs(candidate.arch)
+        if not np.isfinite(logits).all():
+            what = f"{candidate.arch.name}: its logits with shared weights are not finite"
+            raise SpecError(f"{what}; the supernet's training went astray: look at the data, or change the seed")
+        judged = self.judge.judge(logits, candidate.latency_ms, left=left)
+        self._packed[candidate.arch] = np.packbits(judged.right)
+        return judged.score
+
+    def right(self, candidate: Candidate) -> Bools:
+        """Where the pair is right, ``(n,)``; scored again where another process scored it."""
+        if candidate.arch not in self._packed:
+            self.score(candidate)
+        return np.unpackbits(self._packed[candidate.arch], count=len(self.judge.labels)).astype(np.bool_)
+
+    def expected(self, candidate: Candidate, left: float) -> float:
+        """What a scored candidate's expected accuracy would be, were so much of its errors left."""
+        right, score = self.right(candidate), candidate.score
+        cloud = self.judge.offers[score.cloud if score else 0].probabilities.argmax(axis=1) == self.judge.labels
+        return expected_accuracy(right, cloud, left)
+
+
+def expected_accuracy(right: Bools, cloud_right: Bools, left: float) -> float:
+    """Of a pair that is right where `right` is, once training leaves so much of what the cloud knows better, ``(n,)``.
+
+    >>> expected_accuracy(np.array([True, False, False, False]), np.array([True, True, True, False]), 0.5)
+    0.5
+    """
+    return float(right.mean() + (1.0 - left) * (~right & cloud_right).mean())
 
 
 def query_value(labels: Ints, edge_class: NDArray[np.intp], cloud: Floats) -> Array:

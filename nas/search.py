@@ -6,24 +6,24 @@ Costs, logits and the engine are passed in as functions, so that this module kno
 
 import json
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from itertools import chain
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
 
 from datasets.dataset import Dataset
-from hybrid.artifacts import Bools, Device, Floats
+from hybrid.artifacts import Bools, Device
 from hybrid.configure import read_toml, structure, to_toml
 from hybrid.errors import BudgetError, SpecError, WorkerDoneError
 from hybrid.progress import SILENT, Advance, Narrator
 from hybrid.specs import ArchSpec, CloudSpec, SearchSpec
 from nas.candidate import Candidate, PairScore
-from nas.growth import Compute, Growth
+from nas.finals import Alone, finals
+from nas.growth import Compute, Lessons
 from nas.pareto import pareto_set
-from nas.score import Judge, paired_error, standard_error
+from nas.score import Judge, Outputs, Scorer, paired_error, standard_error
 from nas.space import Space, sample, smallest
 
 EDGE_FILE, CLOUD_FILE = "edge.toml", "cloud.toml"
@@ -47,8 +47,6 @@ class Cost(Compute, Protocol):
 
 
 E = TypeVar("E", bound=Cost)
-Outputs = Callable[[ArchSpec], Floats]
-"""Logits ``(n, num_classes)`` of a net on the judge's rows, with the weights it inherits."""
 Explore = Callable[..., tuple[Candidate, ...]]
 """The engine, `nas.oracle.explore`; on a worker it gives no candidates."""
 
@@ -71,7 +69,12 @@ class SearchResult:
     @property
     def place(self) -> int:
         """Of the chosen cloud among those to choose from."""
-        return self.chosen.score.cloud if self.chosen.score else 0
+        return self.chosen.best_known.cloud if self.chosen.best_known else 0
+
+    @property
+    def finalists(self) -> tuple[Candidate, ...]:
+        """The candidates that were trained on their own."""
+        return tuple(c for c in self.candidates if c.alone is not None)
 
     @property
     def counts(self) -> dict[str, int]:
@@ -151,7 +154,8 @@ def search(
     pricing: Pricing[E],
     judge: Judge,
     outputs: Outputs,
-    growth: Growth,
+    lessons: Lessons,
+    alone: Alone,
     clouds: Sequence[CloudSpec],
     explore: Explore,
     seed: int,
@@ -161,14 +165,16 @@ def search(
 ) -> SearchResult:
     """Find the edge net and the cloud that are best together; `clouds` are those of ``judge.offers``, in order.
 
-    `growth` says what training of its own will do for a net that `outputs` knows with shared weights.
+    `lessons` say what training of its own will do for a net that `outputs` knows with shared weights; `alone` gives a
+    finalist that training.
     `folder` keeps the state and `identity` names the question: after an interruption the same call goes on where it
     was, also with more ``spec.trials``.
     Raises: BudgetError where no net fits, with the needs of the smallest; SpecError for a folder that is damaged or
     holds another search; WorkerDoneError where this process was a worker, and another one leads.
     """
     spec = pricing.spec
-    scorer = Scorer(judge=judge, outputs=outputs, errors_left=lambda arch: growth.errors_left(pricing.estimate(arch)))
+    growth, compute = lessons.growth, pricing.estimate
+    scorer = Scorer(judge=judge, outputs=outputs, errors_left=lambda arch: growth.errors_left(compute(arch)))
     with narrator.track("search", spec.trials) as advance:
         candidates = explore(
             space,
@@ -185,38 +191,17 @@ def search(
     if not any(c.score for c in candidates):
         _refuse(space, pricing)
         raise SpecError(f"search: no net was scored; {candidates[0].arch.name}: {candidates[0].reason}")
-    chosen, score = choose(candidates, scorer.right, tolerance=spec.noise_tolerance)
-    result = SearchResult(
-        edge=chosen.arch, cloud=clouds[score.cloud], candidates=candidates, front=pareto_set(candidates)
-    )
+    front = pareto_set(candidates)
+    played = finals(candidates, spec.finalists, scorer=scorer, lessons=lessons, compute=compute, alone=alone)
+    if right := {final.candidate: final.right for final in played}:
+        by_net = {candidate.arch: candidate for candidate in right}
+        candidates = tuple(by_net.get(candidate.arch, candidate) for candidate in candidates)
+        chosen, score = choose(right, right.__getitem__, tolerance=spec.noise_tolerance)
+    else:
+        chosen, score = choose(candidates, scorer.right, tolerance=spec.noise_tolerance)
+    result = SearchResult(edge=chosen.arch, cloud=clouds[score.cloud], candidates=candidates, front=front)
     narrator.say(_summary(result, spec.trials))
     return result
-
-
-@dataclass(frozen=True, kw_only=True)
-class Scorer:
-    """Scores nets, and remembers on which rows each pair was right; `errors_left` is that of `nas.growth`."""
-
-    judge: Judge
-    outputs: Outputs
-    errors_left: Callable[[ArchSpec], float] = lambda arch: 1.0
-    _packed: dict[ArchSpec, NDArray[np.uint8]] = field(default_factory=dict)
-
-    def score(self, candidate: Candidate) -> PairScore:
-        """The net with the cloud that suits it best. Raises: SpecError for logits that are not finite."""
-        left, logits = self.errors_left(candidate.arch), self.outputs(candidate.arch)
-        if not np.isfinite(logits).all():
-            what = f"{candidate.arch.name}: its logits with shared weights are not finite"
-            raise SpecError(f"{what}; the supernet's training went astray: look at the data, or change the seed")
-        judged = self.judge.judge(logits, candidate.latency_ms, left=left)
-        self._packed[candidate.arch] = np.packbits(judged.right)
-        return judged.score
-
-    def right(self, candidate: Candidate) -> Bools:
-        """Where the pair is right, ``(n,)``; scored again where another process scored it."""
-        if candidate.arch not in self._packed:
-            self.score(candidate)
-        return np.unpackbits(self._packed[candidate.arch], count=len(self.judge.labels)).astype(np.bool_)
 
 
 def choose(
@@ -228,7 +213,8 @@ def choose(
     of either accuracy (the one-standard-error rule of Breiman et al., Classification and Regression Trees, 1984, for
     paired examples). `right` says on which rows a pair is right, and is asked of at most `FINALISTS` of them.
     """
-    scored = sorted(((c, c.score) for c in candidates if c.score is not None), key=lambda pair: _merit(pair[1]))
+    known = ((c, c.best_known) for c in candidates)
+    scored = sorted(((c, score) for c, score in known if score is not None), key=lambda pair: _merit(pair[1]))
     best = scored[0]
     if tolerance <= 0:
         return best
@@ -315,7 +301,7 @@ def _refuse(space: Space, pricing: Pricing[E]) -> None:
 
 
 def _summary(result: SearchResult, trials: int) -> str:
-    chosen, score, counts = result.chosen, result.chosen.score, result.counts
+    chosen, score, counts = result.chosen, result.chosen.best_known, result.counts
     fewer = f" of {trials:,}, for no further one was found" if counts["scored"] < trials else ""
     reached = f"{score.hybrid_accuracy:.1%} with the cloud (at most {score.bound:.1%}), " if score else ""
     return (

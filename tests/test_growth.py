@@ -11,7 +11,7 @@ from nas.growth import PRIOR_SPREAD, Growth, Probe, learned, probe_nets
 from nas.space import edge_space, grown, sample
 
 SPACE = edge_space((32, 32, 3), 10, kinds=("ds",))
-PRIOR = Growth(least_mixing_macs=1_000_000, mixing=0.2)
+PRIOR = Growth(least_mixing_macs=1_000_000, least_mixing_layers=4, mixing=0.2)
 MOST_MACS = 6_000_000
 
 
@@ -19,6 +19,7 @@ MOST_MACS = 6_000_000
 class Net:
     macs: int
     mixing_macs: int
+    mixing_layers: int = 4
 
 
 def probe(net, left, mendable=0.2, shared=0.6, gain_error=0.001):
@@ -27,6 +28,7 @@ def probe(net, left, mendable=0.2, shared=0.6, gain_error=0.001):
     return Probe(
         macs=net.macs,
         mixing_macs=net.mixing_macs,
+        mixing_layers=net.mixing_layers,
         shared_accuracy=shared,
         mendable=mendable,
         alone_accuracy=alone,
@@ -46,6 +48,9 @@ def test_the_share_of_errors_left_by_hand():
     assert growth.errors_left(Net(500_000, 400_000)) == pytest.approx(0.9 * 1.25)  # as the least net, but for spatial
     assert growth.errors_left(Net(4_000_000, 400_000)) == 2.0  # not 9
     assert Growth().errors_left(Net(5, 4)) == 1.0
+    deep = replace(growth, least_mixing_layers=4, depth=0.5)  # of 16 layers in terms of 4 half the errors are left
+    assert deep.errors_left(Net(1_000_000, 1_000_000, 16)) == pytest.approx(0.45)
+    assert deep.errors_left(Net(1_000_000, 1_000_000, 3)) == pytest.approx(0.9)
 
 
 def test_what_a_probe_kept_of_its_errors_by_hand():
@@ -70,20 +75,22 @@ def test_a_probe_is_believed_as_far_as_it_can_know():
 
 
 def test_probes_teach_the_law_that_made_them():
-    law = replace(PRIOR, offset=-0.4, mixing=0.3, spatial=0.6)
-    nets = [Net(int(m * r), m) for m in (1_000_000, 2_000_000, 4_000_000, 8_000_000) for r in (1.0, 1.2, 1.6)]
+    law = replace(PRIOR, offset=-0.4, mixing=0.3, spatial=0.6, depth=0.25)
+    macs, ratios, layers = (1_000_000, 2_000_000, 4_000_000, 8_000_000), (1.0, 1.2, 1.6), (4, 8, 12)
+    nets = [Net(int(m * r), m, n) for m in macs for r in ratios for n in layers]
     found = learned(PRIOR, [probe(net, law.errors_left(net)) for net in nets])
     assert found.least_mixing_macs == PRIOR.least_mixing_macs
     assert found.offset == pytest.approx(law.offset, abs=0.02)
     assert found.mixing == pytest.approx(law.mixing, abs=0.02)
     assert found.spatial == pytest.approx(law.spatial, abs=0.02)
+    assert found.depth == pytest.approx(law.depth, abs=0.02)
 
 
 def test_what_no_probe_tells_stays_as_it_was_known():
     assert learned(PRIOR, []) == PRIOR
     alike = [probe(Net(1_000_000, 1_000_000), left=0.7)] * 3  # no spread of MACs, none depthwise
     found = learned(PRIOR, alike)
-    assert (found.mixing, found.spatial) == (PRIOR.mixing, PRIOR.spatial)
+    assert (found.mixing, found.spatial, found.depth) == (PRIOR.mixing, PRIOR.spatial, PRIOR.depth)
     assert found.offset == pytest.approx(log(0.7), abs=0.01)
     one = learned(PRIOR, [probe(Net(6_000_000, 4_000_000), left=0.3)])  # a single one is luck for the most part
     assert abs(one.mixing - PRIOR.mixing) < PRIOR_SPREAD[1]
@@ -113,5 +120,7 @@ def test_probes_fit_and_lie_far_apart():
     assert min(cost.mixing_macs for cost in costs) < 0.3 * MOST_MACS
     spatial = [cost.macs / cost.mixing_macs for cost in costs]
     assert max(spatial) > 1.5 * min(spatial)
+    layers = [cost.mixing_layers for cost in costs]
+    assert max(layers) > 1.5 * min(layers)
     assert picked(0) == ()
     assert probe_nets(SPACE, 6, compute=estimate, allowed=lambda arch: False, seed=0) == ()

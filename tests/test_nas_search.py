@@ -14,7 +14,8 @@ from hybrid.errors import BudgetError, SpecError, WorkerDoneError
 from hybrid.specs import ArchSpec, BlockSpec, CloudSpec, SearchSpec
 from nas import search as nas_search
 from nas.candidate import Candidate, PairScore
-from nas.growth import Growth
+from nas.finals import layout
+from nas.growth import Growth, Lessons
 from nas.score import Judge, Offer
 from nas.search import Pricing, Scorer
 from nas.space import Choices, Space, edge_space, sample, smallest
@@ -26,7 +27,7 @@ SPACE = Space(
     stages=(Choices(kind=("conv", "ds"), width=(4, 8, 12)), Choices(width=(8, 16))),
     num_stages=(1, 2),
 )
-SPEC = SearchSpec(trials=12)
+SPEC = SearchSpec(trials=12, finalists=0)
 CLOUDS = (CloudSpec(width=8), CloudSpec(width=64))
 BOARD = Device(
     name="toy",
@@ -58,6 +59,7 @@ LABELS = (np.arange(N) % 3).astype(np.int32)
 class Cost:
     macs: int
     mixing_macs: int
+    mixing_layers: int
     flash_bytes: int
     peak_sram_bytes: int
 
@@ -65,7 +67,9 @@ class Cost:
 def estimate(arch):
     """Widths alone: enough to order nets."""
     width = sum(block.width for block in arch.blocks)
-    return Cost(macs=1000 * width, mixing_macs=800 * width, flash_bytes=100 * width, peak_sram_bytes=width)
+    layers = sum(block.depth for block in arch.blocks)
+    costs = {"flash_bytes": 100 * width, "peak_sram_bytes": width}
+    return Cost(macs=1000 * width, mixing_macs=800 * width, mixing_layers=layers, **costs)
 
 
 def fits(cost):
@@ -110,7 +114,7 @@ def cloud_offer(sharpness, query_ms, seed=99):
     return Offer(probabilities=(e / e.sum(axis=1, keepdims=True)).astype(np.float32), query_ms=query_ms)
 
 
-GROWTH = Growth(least_mixing_macs=6400, mixing=0.2)
+LESSONS = Lessons(Growth(least_mixing_macs=6400, mixing=0.2))
 JUDGE = Judge(labels=LABELS, offers=(cloud_offer(2.0, 100.0), cloud_offer(4.0, 110.0)), min_coverage=0.7)
 
 
@@ -146,7 +150,8 @@ def run_search(folder, *, spec=SPEC, fits=fits, **changes):
     asked = {
         "judge": JUDGE,
         "outputs": outputs,
-        "growth": GROWTH,
+        "lessons": LESSONS,
+        "alone": outputs,
         "clouds": CLOUDS,
         "explore": looked_at,
         "seed": 5,
@@ -198,6 +203,31 @@ def test_the_progress_line_tells_the_best_pair_so_far(tmp_path):
 def test_a_worker_has_no_result(tmp_path):
     with pytest.raises(WorkerDoneError, match="the chief of the search has its results"):
         run_search(tmp_path, explore=lambda space, **asked: ())
+
+
+def test_the_best_finalist_goes_on_even_where_it_was_not_expected_to(tmp_path):
+    """Trained on their own, narrower nets are the better ones here, contrary to what shared weights say."""
+
+    def contrary(arch):
+        width = sum(block.width for block in arch.blocks)
+        return said(4.0 - width / 10, seed=width).astype(np.float32)
+
+    narrator = Listening()
+    found = run_search(tmp_path, spec=replace(SPEC, finalists=4), alone=contrary, narrator=narrator)
+    before = run_search(tmp_path)
+    finalists = found.finalists
+    assert len(finalists) == 4 == len({layout(c.arch) for c in finalists})
+    assert before.chosen.arch in [c.arch for c in finalists]
+    assert found.chosen in finalists
+    best = max(c.alone.hybrid_accuracy for c in finalists)
+    assert best - found.chosen.alone.hybrid_accuracy <= 2**0.5 * (best * (1 - best) / N) ** 0.5
+    assert found.chosen.macs < before.chosen.macs
+    assert found.place == found.chosen.alone.cloud
+    assert [replace(c, alone=None) for c in found.candidates] == list(before.candidates)
+    assert found.front == before.front
+    assert f"{found.edge.name} goes on: {found.chosen.alone.hybrid_accuracy:.1%} with the cloud" in narrator.said[-1]
+    nas_search.write(found, tmp_path / "kept")
+    assert nas_search.read(tmp_path / "kept") == found
 
 
 # What fits
@@ -375,7 +405,7 @@ def test_of_equals_with_shared_weights_more_is_expected_of_the_one_that_computes
     gains = [c.score.expected_accuracy - c.score.hybrid_accuracy for c in result.candidates if c.score]
     assert min(gains) >= 0
     assert max(gains) > 0
-    as_they_are = run_search(tmp_path, growth=Growth())
+    as_they_are = run_search(tmp_path, lessons=Lessons(Growth()))
     assert all(c.score.expected_accuracy == c.score.hybrid_accuracy for c in as_they_are.candidates if c.score)
 
 

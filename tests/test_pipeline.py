@@ -315,6 +315,7 @@ def test_a_limit_that_no_threshold_holds(copied):
         ("search.supernet_epochs=9", EVERY - {"cloud"}),
         ("search.probes=3", EVERY - {"cloud", "supernet"}),
         ("search.probe_epochs=3", {"bundle"}),  # there are none to train
+        ("search.finalists=3", EVERY - BEFORE - {"question"}),
         ("search.trials=9", EVERY - BEFORE - {"question"}),  # the same question: a search can be prolonged
         ("search.min_coverage=0.9", EVERY - BEFORE),
         ("search.max_latency_ms=50", EVERY - {"cloud"}),  # the supernet trains no net that does not fit

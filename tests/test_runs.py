@@ -7,6 +7,7 @@ import socket
 import subprocess
 import time
 from contextlib import closing
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -93,9 +94,9 @@ def test_a_killed_run_goes_on_and_one_seed_gives_the_same_bytes(tmp_path, spec, 
 def trained_at_length(tmp_path, spec, npz):
     """Open a run of two probes, three epochs each; it is interrupted after so many steps of training."""
 
-    def opened(name, *, stop=10**9):
+    def opened(name, *, finalists=0, stop=10**9):
         epochs = ("cloud.epochs=3", "search.supernet_epochs=3", "search.probe_epochs=3")
-        asked = (f'data.name="{npz}"', "search.probes=2", *epochs)
+        asked = (f'data.name="{npz}"', "search.probes=2", f"search.finalists={finalists}", *epochs)
         return Run(tmp_path / name, run_spec(paths=[spec], assignments=asked), Stop(after=stop))
 
     return opened
@@ -115,10 +116,10 @@ def probes_of(run):
     answers = [run.cloud(0)[1]]
     asked = searching.question(run, answers)
     outputs = searching.supernet(run, run.space, answers, asked.rows)
-    growth = searching.growth_of(run, run.space, answers, asked, outputs)
+    growth = searching.lessons_of(run, run.space, answers, asked, outputs).growth
     kept = read_arrays(run.folder.root / "probes/right.npz")
     assert len(kept) == 2
-    return {**kept, "growth": (growth.offset, growth.mixing, growth.spatial)}
+    return {**kept, "growth": growth.powers}
 
 
 STEPS = {"cloud": cloud_of, "supernet": supernet_of, "probes": probes_of}
@@ -129,7 +130,7 @@ def test_an_interrupted_training_goes_on_within_its_step(trained_at_length, step
     """It ends like that of an undisturbed run; the run no longer tells its time as its own."""
     whole, make = trained_at_length("whole"), STEPS[step]
     expected = make(whole)
-    assert expected.get("growth") != (0.0, 0.2, 0.0)
+    assert expected.get("growth") != (0.0, 0.2, 0.0, 0.0)
     for earlier in [*STEPS][: [*STEPS].index(step)]:
         STEPS[earlier](trained_at_length("begun"))
     stopped = trained_at_length("begun", stop=8)  # in the second of three epochs of five steps
@@ -146,6 +147,36 @@ def test_an_interrupted_training_goes_on_within_its_step(trained_at_length, step
     assert gone_on.folder.reused
     assert not list(begun.glob(f".{step}-*"))
     assert not whole.folder.reused
+
+
+@pytest.mark.slow
+def test_finalists_are_trained_once_and_an_interrupted_search_goes_on_there(trained_at_length):
+    """A search of more trials trains those alone that were no finalists before; the best of them is chosen."""
+    whole = trained_at_length("whole", finalists=2).searched
+    assert len(whole.finalists) == 2
+    assert whole.chosen in whole.finalists
+    supernet_of(trained_at_length("begun"))
+    probes_of(trained_at_length("begun"))
+    stopped = trained_at_length("begun", finalists=2, stop=TRIALS + 8)  # in the second epoch of the first finalist
+    with pytest.raises(KeyboardInterrupt):
+        stopped.searched  # noqa: B018
+    (begun,) = stopped.folder.root.glob(".search-*.scratch/finals/*/*.begun")
+    assert not list(begun.parent.glob("*.npz"))
+    again = trained_at_length("begun", finalists=2).searched
+    assert untimed_candidates(again) == untimed_candidates(whole)
+    assert not begun.exists()
+    kept = {path: path.stat().st_mtime_ns for path in begun.parent.iterdir()}
+    assert {path.stem for path in kept} == {c.arch.name for c in again.finalists}
+    prolonged = trained_at_length("begun", finalists=3).searched
+    assert len(prolonged.finalists) == 3
+    assert kept.items() <= {path: path.stat().st_mtime_ns for path in begun.parent.iterdir()}.items()
+    next(iter(kept)).write_text("[")
+    with pytest.raises(HybridError, match=r"npz: damaged .*; delete .*finals.*, then give the same command again"):
+        trained_at_length("begun", finalists=2).searched  # noqa: B018
+
+
+def untimed_candidates(found):
+    return [replace(candidate, seconds=0.0) for candidate in found.candidates]
 
 
 @pytest.mark.slow

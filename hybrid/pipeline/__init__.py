@@ -14,7 +14,7 @@ from hybrid import profiles
 from hybrid.artifacts import Device, Link
 from hybrid.clouds import CloudAnswers
 from hybrid.configure import to_toml
-from hybrid.pipeline import searching, steps
+from hybrid.pipeline import probing, searching, steps
 from hybrid.pipeline.content import drift
 from hybrid.pipeline.data import load_data
 from hybrid.pipeline.folder import RunFolder, digest, file_digest
@@ -136,12 +136,13 @@ class Run:
         trained = (asked.supernet_epochs, asked.supernet_rows, *recipe, train.flip, train.crop_pixels)
         supernet = digest("supernet", base, self.space, taught_by, *trained, *device)
         times = [(server.latency_ms, cloud.latency_ms) for server, cloud in zip(self.servers, self.clouds, strict=True)]
-        recipe_alone = replace(train, edge_epochs=asked.probe_epochs, rounds=0, round_epochs=1)
-        probed = (asked.probes, recipe_alone, clouds[place or 0], asked.rows) if asked.probes else ()
+        alone = probing.recipe(self.spec)
+        probed = (asked.probes, alone, clouds[place or 0], asked.rows) if asked.probes else ()
         probes = digest("probes", supernet, *probed)
         scored = (asked.rows, asked.min_coverage, asked.macs_exponent, self.link, self.spec.sweep.payload, times)
         question = digest("question", probes, *clouds, *device, *scored)
-        return supernet, probes, question, digest("search", question, asked.trials, asked.noise_tolerance)
+        finals = (asked.finalists, alone) if asked.finalists else ()
+        return supernet, probes, question, digest("search", question, asked.trials, asked.noise_tolerance, *finals)
 
     @cached_property
     def space(self) -> Space | None:

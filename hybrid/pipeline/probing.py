@@ -1,5 +1,9 @@
-"""The probes of a search: a few nets of the space, trained on their own, from which to learn what training does."""
+"""The nets of a search that are trained on their own for a short while.
 
+Before it the probes, a few nets of the space, from which to learn what training does; behind it the finalists.
+"""
+
+import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from math import exp
@@ -14,22 +18,24 @@ from hybrid import fitting
 from hybrid.arrays import write_arrays
 from hybrid.artifacts import Bools, Floats
 from hybrid.cost import Estimate
+from hybrid.files import whole
+from hybrid.pipeline.folder import digest
 from hybrid.pipeline.storage import read_arrays
-from hybrid.specs import ArchSpec
+from hybrid.specs import ArchSpec, RunSpec, TrainSpec
 from hybrid.train import Trainer
 from hybrid.units import percent
-from nas.growth import Compute, Growth, Probe, learned, probe_nets
-from nas.score import paired_error
+from nas.finals import Alone
+from nas.growth import Growth, Lessons, probe, probe_nets
 from nas.search import Pricing
 from nas.space import Space, smallest
 
 if TYPE_CHECKING:
     from hybrid.pipeline import Run
 
-STAGE, RIGHT_FILE = "probes", "right.npz"
+STAGE, RIGHT_FILE, LOGITS = "probes", "right.npz", "logits"
 
 
-def growth(
+def lessons(
     run: "Run",
     space: Space,
     pricing: Pricing[Estimate],
@@ -38,48 +44,40 @@ def growth(
     cloud: Floats,
     soft: Floats | None,
     outputs: Callable[[ArchSpec], Floats],
-) -> Growth:
-    """What the probes say of training a net on its own; where none is asked for, what is known without.
+) -> Lessons:
+    """What is known of training a net on its own, and what the probes say of it; there may be none.
 
     `cloud` are probabilities on the held-out `rows`, `outputs` gives a net's logits on them with shared weights. `soft`
     are the cloud's probabilities on the training split, None where it gives none.
     Raises: HybridError where what is kept of them is damaged.
     """
-    known, archs = prior(space, pricing), _nets(run, space, pricing)
+    known, archs = Lessons(prior(space, pricing)), _nets(run, space, pricing)
     if not archs:
         return known
     alone, cloud_right = _right_alone(run, archs, rows, soft), cloud.argmax(axis=1) == rows.y
-    probes = [
+    probes = tuple(
         probe(pricing.estimate(arch), outputs(arch).argmax(axis=1) == rows.y, alone[arch.name], cloud_right)
         for arch in archs
-    ]
-    found = learned(known, probes)
-    run.narrator.say(told(found, depthwise=any(one.macs > one.mixing_macs for one in probes)))
+    )
+    found = replace(known, probes=probes)
+    run.narrator.say(told(found.growth, depthwise=any(one.macs > one.mixing_macs for one in probes)))
     return found
 
 
 def prior(space: Space, pricing: Pricing[Estimate]) -> Growth:
     """What is known without probes."""
-    least = pricing.estimate(smallest(space)).mixing_macs
-    return Growth(least_mixing_macs=least, mixing=pricing.spec.macs_exponent)
+    least = pricing.estimate(smallest(space))
+    return Growth(
+        least_mixing_macs=least.mixing_macs,
+        least_mixing_layers=least.mixing_layers,
+        mixing=pricing.spec.macs_exponent,
+    )
 
 
 def count(run: "Run") -> int:
     """How many nets were trained for the search of this run."""
     done = run.folder.is_done(STAGE, run.key(STAGE))
     return len(read_arrays(run.folder.root / STAGE / RIGHT_FILE)) if done else 0
-
-
-def probe(cost: Compute, shared: Bools, alone: Bools, cloud: Bools) -> Probe:
-    """Compare a net with itself: where it is right with shared weights, and alone, and where the cloud is, ``(n,)``."""
-    return Probe(
-        macs=cost.macs,
-        mixing_macs=cost.mixing_macs,
-        shared_accuracy=float(shared.mean()),
-        mendable=float((~shared & cloud).mean()),
-        alone_accuracy=float(alone.mean()),
-        gain_error=paired_error(alone, shared),
-    )
 
 
 def told(growth: Growth, *, depthwise: bool) -> str:
@@ -119,12 +117,44 @@ def _right_alone(
 
 
 def _trained(run: "Run", archs: Sequence[ArchSpec], rows: Split, soft: Floats | None) -> Iterator[Bools]:
-    """Train each as an edge is trained, for a shorter while; where on `rows` it is right then, ``(n,)``."""
-    short = replace(run.spec.train, edge_epochs=run.spec.search.probe_epochs, rounds=0)
-    checkpoints = run.folder.scratch(STAGE, run.key(STAGE))
-    spec = replace(run.spec, train=short)
-    trainer = Trainer(data=run.data, spec=spec, narrator=run.narrator, checkpoints=checkpoints)
+    """Where on `rows` each net is right once it is trained, ``(n,)``."""
+    trainer = _trainer(run, run.folder.scratch(STAGE, run.key(STAGE)))
     for number, arch in enumerate(archs, 1):
-        net, label = trainer.new_edge(arch), f"probe {number} of {len(archs)}"
-        trainer.fit_edge(net, run.data.train, soft, label=label)
-        yield fitting.predict(net, rows.x, label=label, narrator=run.narrator).logits.argmax(axis=1) == rows.y
+        logits = _logits(trainer, arch, rows, soft, label=f"probe {number} of {len(archs)}")
+        yield logits.argmax(axis=1) == rows.y
+
+
+def recipe(spec: RunSpec) -> TrainSpec:
+    """How an edge is trained, for a shorter while."""
+    return replace(spec.train, edge_epochs=spec.search.probe_epochs, rounds=0, round_epochs=1)
+
+
+def _trainer(run: "Run", checkpoints: Path) -> Trainer:
+    spec = replace(run.spec, train=recipe(run.spec))
+    return Trainer(data=run.data, spec=spec, narrator=run.narrator, checkpoints=checkpoints)
+
+
+def _logits(trainer: Trainer, arch: ArchSpec, rows: Split, soft: Floats | None, *, label: str) -> Floats:
+    """What a net says of `rows` once it is trained, ``(n, num_classes)``."""
+    net = trainer.new_edge(arch)
+    trainer.fit_edge(net, trainer.data.train, soft, label=label)
+    return fitting.predict(net, rows.x, label=label, narrator=trainer.narrator).logits
+
+
+def finalist(run: "Run", folder: Path, *, rows: Split, soft: Floats | None) -> Alone:
+    """Training of a finalist as of a probe; what it says then is kept in `folder`, for the search may be prolonged.
+
+    It raises HybridError where what is kept is damaged.
+    """
+
+    def alone(arch: ArchSpec) -> Floats:
+        path = folder / digest(recipe(run.spec))[:12] / f"{arch.name}.npz"
+        if not path.is_file():
+            begun = path.with_suffix(".begun")
+            logits = _logits(_trainer(run, begun), arch, rows, soft, label=f"finalist {arch.name}")
+            with whole(path) as work:
+                write_arrays(work, {LOGITS: logits})
+            shutil.rmtree(begun)
+        return read_arrays(path)[LOGITS]
+
+    return alone

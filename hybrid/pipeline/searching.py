@@ -22,7 +22,7 @@ from hybrid.specs import ArchSpec, CloudSpec, SearchSpec
 from hybrid.units import count, kib, percent, quantity
 from nas import search as nas_search
 from nas.candidate import Candidate
-from nas.growth import Growth
+from nas.growth import Growth, Lessons
 from nas.score import Judge, Offer, stratified_rows
 from nas.search import Pricing, SearchResult
 from nas.space import Space, edge_space, load_space
@@ -31,7 +31,7 @@ from nas.subspace import WIDTHS, fitted
 if TYPE_CHECKING:
     from hybrid.pipeline import Run
 
-SUPERNET_WEIGHTS = "supernet.npz"
+SUPERNET_WEIGHTS, FINALS = "supernet.npz", "finals"
 REFUSED_FIRST = ("table", "url", "application", "train")
 """Kinds of clouds: what may turn out to be unusable comes before what takes long."""
 MAX_ROWS = 15
@@ -98,7 +98,7 @@ def searched(run: "Run", space: Space, pricing: Pricing[Estimate]) -> SearchResu
     answers = [by_place[place] for place in range(len(run.clouds))]
     asked = question(run, answers)
     outputs = supernet(run, space, answers, asked.rows)
-    growth = growth_of(run, space, answers, asked, outputs)
+    lessons = lessons_of(run, space, answers, asked, outputs)
     beside = "the cloud" if len(answers) == 1 else f"one of {len(answers)} clouds"
     run.narrator.say(f"Search: which edge net fits {run.device.title} and is best together with {beside}?")
     return nas_search.search(
@@ -106,22 +106,23 @@ def searched(run: "Run", space: Space, pricing: Pricing[Estimate]) -> SearchResu
         pricing=pricing,
         judge=asked.judge,
         outputs=outputs,
-        growth=growth,
+        lessons=lessons,
+        alone=probing.finalist(run, journal_folder(run) / FINALS, rows=asked.rows, soft=taught(run, answers)),
         clouds=run.clouds,
         explore=explore,
         seed=run.spec.seed,
         folder=journal_folder(run),
-        identity=identity(run, asked.judge, growth),
+        identity=identity(run, asked.judge, lessons.growth),
         narrator=run.narrator,
     )
 
 
-def growth_of(
+def lessons_of(
     run: "Run", space: Space, answers: list[CloudAnswers], asked: Question, outputs: Callable[[ArchSpec], Floats]
-) -> Growth:
-    """What training of its own does for a net that `outputs` knows with shared weights."""
+) -> Lessons:
+    """What is known of what training of its own does for a net that `outputs` knows with shared weights."""
     place = teacher(run.clouds)
-    return probing.growth(
+    return probing.lessons(
         run,
         space,
         pricing_of(run),
@@ -267,7 +268,7 @@ def supernet(run: "Run", space: Space, answers: list[CloudAnswers], rows: Split)
 def chosen_rows(run: "Run") -> list[tuple[str, str]]:
     """The chosen pair: what it costs, against what there is, and how good it is."""
     found, device, spec = run.searched, run.device, run.spec.search
-    chosen, score = found.chosen, found.chosen.score
+    chosen, score, alone = found.chosen, found.chosen.score, found.chosen.alone
     flash = min(device.flash_bytes - device.reserved_flash_bytes, spec.max_flash_bytes or device.flash_bytes)
     sram = min(device.sram_bytes - device.reserved_sram_bytes, spec.max_peak_sram_bytes or device.sram_bytes)
     rows = [
@@ -281,14 +282,16 @@ def chosen_rows(run: "Run") -> list[tuple[str, str]]:
     if score is None:
         return rows
     budget = f" of {quantity(spec.max_latency_ms, 'ms')}" if spec.max_latency_ms else ""
+    trained = f"hybrid accuracy, trained on its own for {spec.probe_epochs} epochs"
     return [
         *rows,
+        *([(trained, percent(alone.hybrid_accuracy))] if alone else []),
         ("hybrid accuracy, expected of training on its own", percent(score.expected_accuracy)),
         ("with shared weights", percent(score.hybrid_accuracy)),
         ("with shared weights and the best router", percent(score.bound)),
         ("with shared weights, edge alone", percent(score.edge_accuracy)),
-        ("coverage (answered on the edge)", percent(score.coverage)),
-        ("mean latency, queries included", quantity(score.mean_latency_ms, "ms") + budget),
+        ("coverage (answered on the edge)", percent((alone or score).coverage)),
+        ("mean latency, queries included", quantity((alone or score).mean_latency_ms, "ms") + budget),
     ]
 
 
