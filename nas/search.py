@@ -5,7 +5,7 @@ Costs, logits and the engine are passed in as functions, so that this module kno
 """
 
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import chain
 from pathlib import Path
@@ -20,7 +20,7 @@ from hybrid.errors import BudgetError, SpecError, WorkerDoneError
 from hybrid.progress import SILENT, Advance, Narrator
 from hybrid.specs import ArchSpec, CloudSpec, SearchSpec
 from nas.candidate import Candidate, PairScore
-from nas.finals import Alone, finals
+from nas.finals import Alone, Final, finals
 from nas.growth import Compute, Lessons
 from nas.pareto import pareto_set
 from nas.score import Judge, Outputs, Scorer, paired_error, standard_error
@@ -30,7 +30,7 @@ EDGE_FILE, CLOUD_FILE = "edge.toml", "cloud.toml"
 CANDIDATES_FILE, PARETO_FILE = "candidates.json", "pareto.json"
 FEASIBLE_DRAWS = 200
 """Nets drawn, beside the smallest, before a space counts as too large for the device."""
-FINALISTS = 64
+COMPARED = 64
 """Most pairs that are compared with the best one row by row."""
 
 
@@ -193,7 +193,7 @@ def search(
         raise SpecError(f"search: no net was scored; {candidates[0].arch.name}: {candidates[0].reason}")
     front = pareto_set(candidates)
     played = finals(candidates, spec.finalists, scorer=scorer, lessons=lessons, compute=compute, alone=alone)
-    if right := {final.candidate: final.right for final in played}:
+    if right := {final.candidate: final.right for final in _announced(played, narrator)}:
         by_net = {candidate.arch: candidate for candidate in right}
         candidates = tuple(by_net.get(candidate.arch, candidate) for candidate in candidates)
         chosen, score = choose(right, right.__getitem__, tolerance=spec.noise_tolerance)
@@ -211,7 +211,7 @@ def choose(
 
     The noise is `tolerance` standard errors of the difference from the best on the same rows, which is less than that
     of either accuracy (the one-standard-error rule of Breiman et al., Classification and Regression Trees, 1984, for
-    paired examples). `right` says on which rows a pair is right, and is asked of at most `FINALISTS` of them.
+    paired examples). `right` says on which rows a pair is right, and is asked of at most `COMPARED` of them.
     """
     known = ((c, c.best_known) for c in candidates)
     scored = sorted(((c, score) for c, score in known if score is not None), key=lambda pair: _merit(pair[1]))
@@ -226,11 +226,20 @@ def choose(
         if score.mean_latency_ms < best[1].mean_latency_ms
         and score.expected_accuracy >= best[1].expected_accuracy - tolerance * apart
     ]
-    for c, score in sorted(near[:FINALISTS], key=lambda pair: pair[1].mean_latency_ms):
+    for c, score in sorted(near[:COMPARED], key=lambda pair: pair[1].mean_latency_ms):
         gap = best[1].expected_accuracy - score.expected_accuracy
         if gap <= tolerance * paired_error(best_right, right(c)):
             return c, score
     return best
+
+
+def _announced(played: Iterable[Final], narrator: Narrator) -> Iterator[Final]:
+    for final in played:
+        name, alone, score = final.candidate.arch.name, final.candidate.alone, final.candidate.score
+        if alone and score:
+            reached, expected = f"{alone.hybrid_accuracy:.1%}", f"{score.expected_accuracy:.1%}"
+            narrator.say(f"Finalist {name}: {reached} with the cloud once it is trained alone; expected {expected}")
+        yield final
 
 
 def _merit(score: PairScore) -> tuple[float, float]:

@@ -225,6 +225,8 @@ def test_the_best_finalist_goes_on_even_where_it_was_not_expected_to(tmp_path):
     assert found.place == found.chosen.alone.cloud
     assert [replace(c, alone=None) for c in found.candidates] == list(before.candidates)
     assert found.front == before.front
+    told = {line.split(" once")[0] for line in narrator.said[:-1]}
+    assert told == {f"Finalist {c.arch.name}: {c.alone.hybrid_accuracy:.1%} with the cloud" for c in finalists}
     assert f"{found.edge.name} goes on: {found.chosen.alone.hybrid_accuracy:.1%} with the cloud" in narrator.said[-1]
     nas_search.write(found, tmp_path / "kept")
     assert nas_search.read(tmp_path / "kept") == found

@@ -398,6 +398,9 @@ def test_the_search_is_told():
     probed = words(render(replace(content(), search=replace(SEARCH, num_probes=8))))
     assert "follows from 8 nets that were trained on their own before the search" in probed
     assert "before the search" not in text
+    finals = words(render(replace(content(), search=replace(SEARCH, finalists={"ds-a": 0.811, "ds-b": 0.8}))))
+    assert "on their own for a short while, and the choice is among these: ds-a 81.1 %, ds-b 80.0 %." in finals
+    assert "the choice is among" not in text
 
 
 def test_a_long_search_is_thinned_but_for_its_pareto_set():

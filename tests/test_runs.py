@@ -20,6 +20,7 @@ from hybrid.configure import run_spec
 from hybrid.errors import HybridError
 from hybrid.pipeline import Run, searching
 from hybrid.pipeline.storage import read_arrays
+from hybrid.units import percent
 
 
 @pytest.fixture(scope="module")
@@ -155,6 +156,9 @@ def test_finalists_are_trained_once_and_an_interrupted_search_goes_on_there(trai
     whole = trained_at_length("whole", finalists=2).searched
     assert len(whole.finalists) == 2
     assert whole.chosen in whole.finalists
+    rows = dict(searching.chosen_rows(trained_at_length("whole", finalists=2)))
+    accuracy = percent(whole.chosen.alone.hybrid_accuracy)
+    assert rows["hybrid accuracy, trained on its own for 3 epochs"] == accuracy
     supernet_of(trained_at_length("begun"))
     probes_of(trained_at_length("begun"))
     stopped = trained_at_length("begun", finalists=2, stop=TRIALS + 8)  # in the second epoch of the first finalist

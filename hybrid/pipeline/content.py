@@ -259,7 +259,7 @@ def _search(run: "Run") -> SearchView | None:
         budget=budget_words(run.spec.search),
         num_clouds=len(run.clouds),
         num_probes=probing.count(run),
-        finalists={c.arch.name: c.alone.hybrid_accuracy for c in found.candidates if c.alone is not None},
+        finalists={c.arch.name: c.alone.hybrid_accuracy for c in found.finalists if c.alone is not None},
     )
 
 
