@@ -7,7 +7,10 @@ training a net on its own is taken to leave the share
     exp(offset) * (M0 / M) ** mixing * (A / M) ** spatial * (L0 / L) ** depth,
 
 A being all of its MACs, M those that mix channels (all but the depthwise ones), L the layers that do; M0 and L0 are
-those of the space's smallest net. The layers of a deep net are in few of the nets that are trained together.
+those of the space's smallest net. What depth does is not known beforehand: five probes on CIFAR-10, trained for eight
+epochs, said that twice the layers for as many MACs leave 1.3 times the errors. Without that term they made the law
+expect 1.5 points less of a DS-CNN's layout than of its choice, with it 0.4; trained alone for 40 epochs, the layouts
+were level.
 `mixing` is known roughly beforehand: over 15 random nets for Fashion-MNIST, Kendall's tau between expected accuracy and
 that after training alone was 0.73, 0.69 and 0.65 at coverages of 1, 0.95 and 0.85 with a power of 0.2, which was chosen
 on other nets; 0.55, 0.43 and 0.58 without. Where probes are asked for, all four are fitted to them: nets of the space

@@ -83,12 +83,12 @@ def count(run: "Run") -> int:
 def told(growth: Growth, *, depthwise: bool) -> str:
     """A growth in words.
 
-    >>> print(told(Growth(mixing=1.0, spatial=0.5), depthwise=True).replace("\u00a0", " "))
-    Probes: training leaves the smallest net 100.0 % of its errors; times 0.50 for twice the MACs, 1.41 if depthwise.
+    >>> print(told(Growth(mixing=1.0, spatial=0.5, depth=-1.0), depthwise=True).replace("\u00a0", " "))
+    Probes: the smallest net keeps 100.0 % of its errors; times 0.50 at twice the MACs, 2.00 the layers, 1.41 depthwise.
     """
-    left, twice, on_top = percent(exp(growth.offset)), 2**-growth.mixing, 2**growth.spatial
-    said = f"Probes: training leaves the smallest net {left} of its errors; times {twice:.2f} for twice the MACs"
-    return said + (f", {on_top:.2f} if depthwise." if depthwise else ".")
+    kept, macs, layers = percent(exp(growth.offset)), 2**-growth.mixing, 2**-growth.depth
+    said = f"Probes: the smallest net keeps {kept} of its errors; times {macs:.2f} at twice the MACs"
+    return f"{said}, {layers:.2f} the layers" + (f", {2**growth.spatial:.2f} depthwise." if depthwise else ".")
 
 
 def _nets(run: "Run", space: Space, pricing: Pricing[Estimate]) -> tuple[ArchSpec, ...]:
