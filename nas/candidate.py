@@ -18,13 +18,19 @@ class PairScore:
     """Of the edge net alone."""
     hybrid_accuracy: float
     """With a quickly fitted router."""
+    mendable: float
+    """Share of examples on which the pair is wrong then and the cloud is right."""
     expected_accuracy: float
-    """The same once the edge net is trained on its own, for comparing pairs (see `nas.growth`)."""
+    """`hybrid_accuracy` once the edge net is trained on its own, for comparing pairs (see `nas.growth`)."""
     bound: float
     """`hybrid_accuracy` with the proxy labels in the router's place: what no router exceeds with these weights."""
     coverage: float
     mean_latency_ms: float
     """At that coverage, queries included."""
+
+    def expected(self, left: float) -> float:
+        """What `expected_accuracy` is where training leaves so much of what can be mended."""
+        return self.hybrid_accuracy + (1.0 - left) * self.mendable
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -37,19 +37,19 @@ def finals(
     alone: Alone,
 ) -> Iterator[Final]:
     """Train `count` of the scored candidates, fewer where fewer differ in layout; the best by the law comes first."""
-    left = [candidate for candidate in candidates if candidate.score is not None]
+    left = [(candidate, candidate.score) for candidate in candidates if candidate.score is not None]
     for _ in range(count):
         if not left:
             return
         growth = lessons.growth
-        best = max(left, key=lambda c: scorer.expected(c, growth.errors_left(compute(c.arch))))
+        best, _score = max(left, key=lambda pair: pair[1].expected(growth.errors_left(compute(pair[0].arch))))
         logits = alone(best.arch)
         judged = scorer.judge.judge(logits, best.latency_ms)
         labels, cloud = scorer.judge.labels, scorer.judge.offers[judged.score.cloud].probabilities
         shared_right, alone_right = (said.argmax(axis=1) == labels for said in (scorer.outputs(best.arch), logits))
         lesson = probe(compute(best.arch), shared_right, alone_right, cloud.argmax(axis=1) == labels)
         lessons = lessons.with_probe(lesson)
-        left = [candidate for candidate in left if layout(candidate.arch) != layout(best.arch)]
+        left = [pair for pair in left if layout(pair[0].arch) != layout(best.arch)]
         yield Final(candidate=replace(best, alone=judged.score), right=judged.right)
 
 

@@ -93,12 +93,14 @@ class Judge:
         asked = order[: int(np.argmax(gains)) + 1] if gains.max(initial=0.0) > 0 else order[:0]
         right = edge_right.copy()
         right[asked] = cloud_right[asked]
+        mendable = float((~right & cloud_right).mean())
         helped = min(int(proxy_labels(edge_right, cloud_right).sum()), most)
         score = PairScore(
             cloud=cloud,
             edge_accuracy=float(edge_right.mean()),
             hybrid_accuracy=float(right.mean()),
-            expected_accuracy=expected_accuracy(right, cloud_right, left),
+            mendable=mendable,
+            expected_accuracy=float(right.mean()) + (1.0 - left) * mendable,
             bound=float(edge_right.sum() + helped) / n,
             coverage=1.0 - len(asked) / n,
             mean_latency_ms=latency_ms + len(asked) / n * offer.query_ms,
@@ -134,21 +136,6 @@ class Scorer:
         if candidate.arch not in self._packed:
             self.score(candidate)
         return np.unpackbits(self._packed[candidate.arch], count=len(self.judge.labels)).astype(np.bool_)
-
-    def expected(self, candidate: Candidate, left: float) -> float:
-        """What a scored candidate's expected accuracy would be, were so much of its errors left."""
-        right, score = self.right(candidate), candidate.score
-        cloud = self.judge.offers[score.cloud if score else 0].probabilities.argmax(axis=1) == self.judge.labels
-        return expected_accuracy(right, cloud, left)
-
-
-def expected_accuracy(right: Bools, cloud_right: Bools, left: float) -> float:
-    """Of a pair that is right where `right` is, once training leaves so much of what the cloud knows better, ``(n,)``.
-
-    >>> expected_accuracy(np.array([True, False, False, False]), np.array([True, True, True, False]), 0.5)
-    0.5
-    """
-    return float(right.mean() + (1.0 - left) * (~right & cloud_right).mean())
 
 
 def query_value(labels: Ints, edge_class: NDArray[np.intp], cloud: Floats) -> Array:

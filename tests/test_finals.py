@@ -48,22 +48,30 @@ SHARED = {net(8, 1): 600, net(12, 1): 620, net(16, 1): 640, net(16, 2): 610, net
 
 
 def played(count, trained, *, lessons=None, shared=SHARED):
-    """Finals among the nets of `shared`; `trained` says how many rows a net is right on after its own training."""
+    """Finals among the nets of `shared`; `trained` says how many rows a net is right on after its own training.
+
+    They take scores as another process kept them: a search that goes on after a kill scores none again.
+    """
     scorer = Scorer(judge=JUDGE, outputs=lambda arch: logits(shared[arch]))
     priced = [
         Candidate(arch=arch, macs=cost(arch).macs, flash_bytes=1, peak_sram_bytes=1, latency_ms=1.0) for arch in shared
     ]
     scored = [Candidate(**{**vars(c), "score": scorer.score(c), "status": "scored"}) for c in priced]
-    asked = []
+    asked, inferred = [], []
 
     def alone(arch):
         asked.append(arch)
         return logits(trained(arch))
 
+    def outputs(arch):
+        inferred.append(arch)
+        return logits(shared[arch])
+
+    scorer = Scorer(judge=JUDGE, outputs=outputs)
     lessons = lessons or Lessons(Growth(least_mixing_macs=1_000_000, mixing=0.2))
     skipped = Candidate(arch=net(8, 9), macs=1, flash_bytes=1, peak_sram_bytes=1, latency_ms=1.0, status="skipped")
     found = list(finals([skipped, *scored], count, scorer=scorer, lessons=lessons, compute=cost, alone=alone))
-    assert [final.candidate.arch for final in found] == asked
+    assert [final.candidate.arch for final in found] == asked == inferred
     return found
 
 

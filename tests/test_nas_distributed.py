@@ -48,6 +48,7 @@ def score(candidate):
         cloud=1,
         edge_accuracy=accuracy / 7,
         hybrid_accuracy=accuracy,
+        mendable=0.0,
         expected_accuracy=accuracy,
         bound=1.0,
         coverage=0.7,

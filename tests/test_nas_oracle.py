@@ -53,6 +53,7 @@ def pair(accuracy):
         cloud=1,
         edge_accuracy=accuracy / 2,
         hybrid_accuracy=accuracy,
+        mendable=0.0,
         expected_accuracy=accuracy,
         bound=1.0,
         coverage=0.7,

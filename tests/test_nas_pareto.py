@@ -16,6 +16,7 @@ def net(accuracy, latency_ms=1.0, sram=1, flash=1):
             cloud=0,
             edge_accuracy=0.5,
             hybrid_accuracy=accuracy,
+            mendable=0.0,
             expected_accuracy=accuracy,
             bound=1.0,
             coverage=0.7,

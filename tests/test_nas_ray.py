@@ -42,6 +42,7 @@ def scoring(*, fails=False):
             cloud=1,
             edge_accuracy=accuracy / 7,
             hybrid_accuracy=accuracy,
+            mendable=0.0,
             expected_accuracy=accuracy,
             bound=1.0,
             coverage=0.7,

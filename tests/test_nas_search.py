@@ -331,6 +331,7 @@ def candidate(name, hybrid_accuracy, mean_latency_ms):
         cloud=0,
         edge_accuracy=0.5,
         hybrid_accuracy=hybrid_accuracy,
+        mendable=0.0,
         expected_accuracy=hybrid_accuracy,
         bound=1.0,
         coverage=0.7,

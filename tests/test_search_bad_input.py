@@ -36,6 +36,7 @@ SCORE = PairScore(
     cloud=0,
     edge_accuracy=0.7,
     hybrid_accuracy=0.8,
+    mendable=0.0,
     expected_accuracy=0.8,
     bound=0.85,
     coverage=0.7,
