@@ -89,7 +89,7 @@ class SearchSpec:
     `macs_exponent` says; 0: none."""
     probe_epochs: int = 8
     """Training of each, and of the finalists, which stands for the longer one of the edge net that is chosen."""
-    finalists: int = 5
+    finalists: int = 3
     """Nets that are trained on their own behind the search, the best by what it expects of each layout; the best of
     them is chosen. 0: what is expected decides."""
     noise_tolerance: float = 1.0
