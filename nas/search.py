@@ -191,7 +191,6 @@ def search(
     if not any(c.score for c in candidates):
         _refuse(space, pricing)
         raise SpecError(f"search: no net was scored; {candidates[0].arch.name}: {candidates[0].reason}")
-    front = pareto_set(candidates)
     played = finals(candidates, spec.finalists, scorer=scorer, lessons=lessons, compute=compute, alone=alone)
     if right := {final.candidate: final.right for final in _announced(played, narrator)}:
         by_net = {candidate.arch: candidate for candidate in right}
@@ -199,7 +198,9 @@ def search(
         chosen, score = choose(right, right.__getitem__, tolerance=spec.noise_tolerance)
     else:
         chosen, score = choose(candidates, scorer.right, tolerance=spec.noise_tolerance)
-    result = SearchResult(edge=chosen.arch, cloud=clouds[score.cloud], candidates=candidates, front=front)
+    result = SearchResult(
+        edge=chosen.arch, cloud=clouds[score.cloud], candidates=candidates, front=pareto_set(candidates)
+    )
     narrator.say(_summary(result, spec.trials))
     return result
 
