@@ -90,8 +90,8 @@ class SearchSpec:
     probe_epochs: int = 8
     """Training of each, and of the finalists, which stands for the longer one of the edge net that is chosen."""
     finalists: int = 3
-    """Nets that are trained on their own behind the search, the best by what it expects of each layout; the best of
-    them is chosen. 0: what is expected decides."""
+    """Nets that are trained on their own behind the search, the best by what it expects of each layout; the choice is
+    among them. 0: what is expected decides."""
     noise_tolerance: float = 1.0
     """Standard errors of the best score within which the faster net wins; 0 takes the best score."""
     max_macs: int = 0

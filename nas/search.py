@@ -170,7 +170,7 @@ def search(
     `folder` keeps the state and `identity` names the question: after an interruption the same call goes on where it
     was, also with more ``spec.trials``.
     Raises: BudgetError where no net fits, with the needs of the smallest; SpecError for a folder that is damaged or
-    holds another search; WorkerDoneError where this process was a worker, and another one leads.
+    holds another search; WorkerDoneError where this process was a worker, and another one leads; what `alone` raises.
     """
     spec = pricing.spec
     growth, compute = lessons.growth, pricing.estimate

@@ -152,7 +152,7 @@ def test_an_interrupted_training_goes_on_within_its_step(trained_at_length, step
 
 @pytest.mark.slow
 def test_finalists_are_trained_once_and_an_interrupted_search_goes_on_there(trained_at_length):
-    """A search of more trials trains those alone that were no finalists before; the best of them is chosen."""
+    """A search of more finalists trains those alone that were none before; the choice is among them."""
     whole = trained_at_length("whole", finalists=2).searched
     assert len(whole.finalists) == 2
     assert whole.chosen in whole.finalists
