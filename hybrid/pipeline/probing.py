@@ -118,9 +118,9 @@ def _right_alone(
 
 def _trained(run: "Run", archs: Sequence[ArchSpec], rows: Split, soft: Floats | None) -> Iterator[Bools]:
     """Where on `rows` each net is right once it is trained, ``(n,)``."""
-    trainer = _trainer(run, run.folder.scratch(STAGE, run.key(STAGE)))
+    begun = run.folder.scratch(STAGE, run.key(STAGE))
     for number, arch in enumerate(archs, 1):
-        logits = _logits(trainer, arch, rows, soft, label=f"probe {number} of {len(archs)}")
+        logits = _logits(run, arch, rows, soft, begun=begun, label=f"probe {number} of {len(archs)}")
         yield logits.argmax(axis=1) == rows.y
 
 
@@ -129,16 +129,13 @@ def recipe(spec: RunSpec) -> TrainSpec:
     return replace(spec.train, edge_epochs=spec.search.probe_epochs, rounds=0, round_epochs=1)
 
 
-def _trainer(run: "Run", checkpoints: Path) -> Trainer:
+def _logits(run: "Run", arch: ArchSpec, rows: Split, soft: Floats | None, *, begun: Path, label: str) -> Floats:
+    """What a net says of `rows` once it is trained, ``(n, num_classes)``; in `begun` is kept how far it came."""
     spec = replace(run.spec, train=recipe(run.spec))
-    return Trainer(data=run.data, spec=spec, narrator=run.narrator, checkpoints=checkpoints)
-
-
-def _logits(trainer: Trainer, arch: ArchSpec, rows: Split, soft: Floats | None, *, label: str) -> Floats:
-    """What a net says of `rows` once it is trained, ``(n, num_classes)``."""
+    trainer = Trainer(data=run.data, spec=spec, narrator=run.narrator, checkpoints=begun)
     net = trainer.new_edge(arch)
-    trainer.fit_edge(net, trainer.data.train, soft, label=label)
-    return fitting.predict(net, rows.x, label=label, narrator=trainer.narrator).logits
+    trainer.fit_edge(net, run.data.train, soft, label=label)
+    return fitting.predict(net, rows.x, label=label, narrator=run.narrator).logits
 
 
 def finalist(run: "Run", folder: Path, *, rows: Split, soft: Floats | None) -> Alone:
@@ -151,7 +148,7 @@ def finalist(run: "Run", folder: Path, *, rows: Split, soft: Floats | None) -> A
         path = folder / digest(recipe(run.spec))[:12] / f"{arch.name}.npz"
         if not path.is_file():
             begun = path.with_suffix(".begun")
-            logits = _logits(_trainer(run, begun), arch, rows, soft, label=f"finalist {arch.name}")
+            logits = _logits(run, arch, rows, soft, begun=begun, label=f"finalist {arch.name}")
             with whole(path) as work:
                 write_arrays(work, {LOGITS: logits})
             shutil.rmtree(begun)
