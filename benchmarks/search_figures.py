@@ -23,6 +23,9 @@ def figures(found: dict[str, Any]) -> dict[str, float]:
         names = ("specs_per_second", "sram_error_max_pct", "flash_error_max_pct")
         made |= {name: found["costs"][name] for name in names}
         made["latency_mape_pct"] = found["costs"]["latency"]["latency_mape_pct"]
+    if "engine" in found:
+        reached = {way: of["accuracy_pct"] for way, of in found["engine"].items()}
+        made |= {f"engine_minus_{way}": reached["evolution"] - reached[way] for way in reached if way != "evolution"}
     if "fm" in found:
         quick = found["fm"]
         made |= {"candidates": quick["candidates"], "minutes_fm": quick["minutes"]}

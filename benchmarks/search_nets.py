@@ -102,12 +102,6 @@ def within(run: Run, name: str) -> tuple[str, ...]:
     return tuple(f"search.max_{cost}={most}" for cost, most in ceilings(run, name).items())
 
 
-def as_costly(run: Run, name: str) -> list[str]:
-    """That hand-made net, and those that cost no less in anything."""
-    least = ceilings(run, name)
-    return [other for other in BASELINES if all(ceilings(run, other)[cost] >= least[cost] for cost in least)]
-
-
 def kept(path: Path, make: Callable[[], Any]) -> Any:
     """What `make` gave, the first time."""
     if not path.is_file():

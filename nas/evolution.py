@@ -6,16 +6,21 @@ four tournaments is won by rank (`nas.pareto.ranking`), which keeps small and fa
 expected accuracy. By rank alone, four objectives leave most of a population undominated, and the crowding distance
 spends the search on the tiny and the fast, where nobody chooses a net: on a model of accuracy under a device's limits,
 500 trials then gain over random sampling a tenth of what they gain with these shares.
+
+Where limits bind, the best nets lie at them, and a mutation that fits mostly leaves room: half of the children are
+widened until nothing wider fits. Where a law stands for accuracy, within the costs of a hand-made DS-CNN, 500 trials
+end at 87.6 % with it, at 87.0 % without and at 85.6 % by sampling alone (20 seeds, standard errors of 0.1;
+``benchmarks/search_engine.py``).
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 import numpy as np
 
 from hybrid.specs import ArchSpec
 from nas.candidate import Candidate
 from nas.pareto import ranking
-from nas.space import Space, crossover, mutate, sample
+from nas.space import Space, crossover, grown, mutate, sample, shrunk
 
 SAMPLED_FIRST = 24
 """Nets drawn at random before the first child."""
@@ -29,12 +34,22 @@ SAMPLE_SHARE = 0.05
 CROSS_SHARE = 0.35
 """Shares of proposals; the rest are mutations. A child that is its parent's equal is mutated further."""
 MAX_MUTATIONS = 4
+WIDENED_SHARE = 0.5
+"""Share of children that are brought to the limits: shrunk until they fit, then widened until nothing wider does."""
 
 
 def propose(
-    space: Space, scored: Sequence[Candidate], proposed: Collection[ArchSpec], rng: np.random.Generator
+    space: Space,
+    scored: Sequence[Candidate],
+    proposed: Collection[ArchSpec],
+    rng: np.random.Generator,
+    *,
+    allowed: Callable[[ArchSpec], bool],
 ) -> ArchSpec:
-    """Draw the next net, given the scored ones in the order of their end; it may be a `proposed` one all the same."""
+    """Draw the next net, given the scored ones in the order of their end.
+
+    It may be a `proposed` one all the same, or one that is not `allowed`.
+    """
     if len(scored) < SAMPLED_FIRST or rng.random() < SAMPLE_SHARE:
         return sample(space, rng)
     population = scored[-POPULATION:]
@@ -44,6 +59,8 @@ def propose(
         if child != parent and child not in proposed:
             break
         child = mutate(child, space, rng)
+    if rng.random() < WIDENED_SHARE:
+        child = grown(shrunk(child, space, rng, allowed), space, rng, allowed, genes=("width",))
     return child
 
 

@@ -113,9 +113,12 @@ class Ledger:
 
     def _draw(self, rng: np.random.Generator) -> Candidate | None:
         for _ in range(MAX_DRAWS):
-            if found := self._look(propose(self.space, self._scored, self._proposed, rng)):
+            if found := self._look(propose(self.space, self._scored, self._proposed, rng, allowed=self._allowed)):
                 return found
         return self._look(smallest(self.space)) if not self.proposed else None
+
+    def _allowed(self, arch: ArchSpec) -> bool:
+        return self._price(arch).status == "fits"
 
     def _look(self, arch: ArchSpec) -> Candidate | None:
         """Price a net; one that was met before, or does not fit, is no proposal."""

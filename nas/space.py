@@ -120,7 +120,10 @@ _STRIDES: tuple[tuple[tuple[int, ...], ...], ...] = (
     ((2,), (1, 2), (2,), (1, 2), (1, 2)),
 )
 _LEAN_WIDTHS = ((8, 12, 16), (8, 12, 16, 20, 24), (12, 16, 20, 24, 32), (16, 24, 32, 40, 48), (24, 32, 40, 48, 64))
-_WIDE_WIDTHS = ((8, 12, 16, 24), (12, 16, 24, 32), (16, 24, 32, 48, 64), (24, 32, 48, 64, 96), (32, 48, 64, 96, 128))
+_WIDE_ENDS = ((8, 24), (12, 32), (16, 64), (24, 96), (32, 128))
+_STEPS = (8, 12, 16, 20, 24, 28, 32, 40, 48, 56, 64, 80, 96, 112, 128)
+"""Four widths to an octave, as far as multiples of 4 allow: so a net comes near to what the device has room for."""
+_WIDE_WIDTHS = tuple(tuple(step for step in _STEPS if least <= step <= most) for least, most in _WIDE_ENDS)
 LARGE_PIXELS = 48
 """From this side on, half the resolution and grey images are worth a try."""
 
@@ -268,24 +271,34 @@ def _corner(space: Space, pick: Callable[[Sequence[int]], int], kinds: Sequence[
 def shrunk(arch: ArchSpec, space: Space, rng: np.random.Generator, allowed: Callable[[ArchSpec], bool]) -> ArchSpec:
     """Take one random choice after the other down a step until the net is allowed, or cannot shrink further."""
     while not allowed(arch):
-        smaller = list(_stepped(arch, space, larger=False))
+        smaller = list(_stepped(arch, space, SHRINKING, larger=False))
         if not smaller:
             return arch
         arch = _pick(smaller, rng)
     return arch
 
 
-def grown(arch: ArchSpec, space: Space, rng: np.random.Generator, allowed: Callable[[ArchSpec], bool]) -> ArchSpec:
-    """Take one random choice after the other up a step for as long as any such net is allowed."""
-    while larger := [bigger for bigger in _stepped(arch, space, larger=True) if allowed(bigger)]:
-        arch = _pick(larger, rng)
-    return arch
+def grown(
+    arch: ArchSpec,
+    space: Space,
+    rng: np.random.Generator,
+    allowed: Callable[[ArchSpec], bool],
+    *,
+    genes: Sequence[str] = SHRINKING,
+) -> ArchSpec:
+    """Take one random choice of `genes` after the other up a step for as long as any such net is allowed."""
+    while True:
+        larger = list(_stepped(arch, space, genes, larger=True))
+        found = next((larger[place] for place in rng.permutation(len(larger)) if allowed(larger[place])), None)
+        if found is None:
+            return arch
+        arch = found
 
 
-def _stepped(arch: ArchSpec, space: Space, *, larger: bool) -> Iterator[ArchSpec]:
+def _stepped(arch: ArchSpec, space: Space, genes: Sequence[str], *, larger: bool) -> Iterator[ArchSpec]:
     """Every net that is one step larger, or smaller, in one choice of a block; a larger stride makes a smaller net."""
     for index, block in enumerate(arch.blocks):
-        for name in SHRINKING:
+        for name in genes:
             value, choices = getattr(block, name), getattr(space.positions[index], name)
             up = larger != (name == "stride")
             for step in [v for v in choices if v > value][:1] if up else [v for v in choices if v < value][-1:]:

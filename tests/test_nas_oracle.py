@@ -21,7 +21,7 @@ from nas.evolution import POPULATION, SAMPLED_FIRST, propose
 from nas.journal import Journal
 from nas.ledger import MAX_SKIPPED, Ledger, evaluate, from_text, to_text
 from nas.oracle import MAX_FAILURES, PairOracle, explore, hyperparameters
-from nas.space import Choices, Space, edge_space, genes_of, sample, smallest
+from nas.space import Choices, Space, edge_space, genes_of, grown, sample, shrunk, smallest
 
 ROOT = Path(__file__).parent.parent
 SPACE = Space(
@@ -46,6 +46,10 @@ def price(arch):
     size = width(arch)
     cost = Candidate(arch=arch, macs=1000 * size, flash_bytes=100 * size, peak_sram_bytes=size, latency_ms=size / 3)
     return cost if size <= 50 else replace(cost, status="skipped", reason="too wide")
+
+
+def fits(arch):
+    return price(arch).status == "fits"
 
 
 def pair(accuracy):
@@ -318,16 +322,31 @@ def test_parents_die_of_age():
     young = [scored(sample(space, rng), 0.1) for _ in range(POPULATION)]
 
     def kin(population):  # children that have all but a few of the founder's blocks
-        children = [propose(space, population, (), np.random.default_rng(n)) for n in range(400)]
+        children = [
+            propose(space, population, (), np.random.default_rng(n), allowed=lambda arch: True) for n in range(400)
+        ]
         return sum(sum(a == b for a, b in zip(c.blocks, founder.blocks, strict=False)) >= 3 for c in children)
 
     assert kin([scored(founder, 0.9), *young[1:]]) > 5 * kin([scored(founder, 0.9), *young]) + 5
 
 
+def test_half_of_the_children_use_what_the_limits_leave():
+    space = edge_space((28, 28, 1), 10)
+    rng = np.random.default_rng(0)
+
+    def small_enough(arch):
+        return width(arch) <= 400
+
+    population = [scored(shrunk(sample(space, rng), space, rng, small_enough), 0.5) for _ in range(POPULATION)]
+    children = [propose(space, population, (), np.random.default_rng(n), allowed=small_enough) for n in range(200)]
+    widest = [grown(child, space, rng, small_enough, genes=("width",)) == child for child in children]
+    assert 0.4 < np.mean(widest) < 0.8  # some others are as wide by themselves
+
+
 def test_the_first_are_drawn_at_random():
     archs = [sample(SPACE, np.random.default_rng(n)) for n in range(SAMPLED_FIRST - 1)]
     few = [scored(arch, 0.5) for arch in archs]
-    assert propose(SPACE, few, (), np.random.default_rng(3)) == sample(SPACE, np.random.default_rng(3))
+    assert propose(SPACE, few, (), np.random.default_rng(3), allowed=fits) == sample(SPACE, np.random.default_rng(3))
 
 
 def test_a_candidate_travels_without_loss():
