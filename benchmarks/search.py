@@ -308,8 +308,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="re-check the cheap figures, print the stored ones")
     parser.add_argument("--work", type=Path, default=Path("runs/search-benchmark"), help="what is made is kept here")
-    names = "costs, engine, fm, rank, cifar, within, beside, joint, or one such as 'joint cifar 0'; default: all"
-    parser.add_argument("--parts", nargs="*", default=[], help=names)
+    names = "costs, engine, fm, rank, cifar, within, beside, methods, joint, or one such as 'joint cifar 0'"
+    parser.add_argument("--parts", nargs="*", default=[], help=f"{names}; default: all")
     parser.add_argument("--data", type=Path, default=os.environ.get("HYBRID_DATA_DIR"), help="folder of MLPerf Tiny's")
     options = parser.parse_args()
     if options.quick:
