@@ -20,7 +20,7 @@ import numpy as np
 from hybrid.specs import ArchSpec
 from nas.candidate import Candidate
 from nas.pareto import ranking
-from nas.space import Space, crossover, grown, mutate, sample, shrunk
+from nas.space import Space, crossover, mutate, sample, shrunk, widened
 
 SAMPLED_FIRST = 24
 """Nets drawn at random before the first child."""
@@ -60,7 +60,7 @@ def propose(
             break
         child = mutate(child, space, rng)
     if rng.random() < WIDENED_SHARE:
-        child = grown(shrunk(child, space, rng, allowed), space, rng, allowed, genes=("width",))
+        child = widened(shrunk(child, space, rng, allowed), space, rng, allowed)
     return child
 
 

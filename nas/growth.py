@@ -29,7 +29,7 @@ import numpy as np
 from hybrid.artifacts import Bools
 from hybrid.specs import ArchSpec
 from nas.score import paired_error
-from nas.space import Space, grown, sample, shrunk, smallest
+from nas.space import Space, sample, shrunk, smallest, widened
 
 POOL = 64
 """Nets from which the probes are picked: one half drawn, one half widened to the limits, near which the best net lies.
@@ -196,12 +196,8 @@ def probe_nets(
     rng = np.random.default_rng([seed, 2])
     drawn = [shrunk(sample(space, rng), space, rng, allowed) for _ in range(POOL)]
     drawn = [arch for arch in drawn if allowed(arch)] or [arch for arch in [smallest(space)] if allowed(arch)]
-    pool = list(
-        dict.fromkeys(
-            grown(arch, space, rng, allowed, genes=("width",)) if index % 2 else arch
-            for index, arch in enumerate(drawn)
-        )
-    )
+    half_widened = (widened(arch, space, rng, allowed) if index % 2 else arch for index, arch in enumerate(drawn))
+    pool = list(dict.fromkeys(half_widened))
     if not pool:
         return ()
     terms = np.array([_terms(Growth(), compute(arch))[1:] for arch in pool])

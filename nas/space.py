@@ -278,18 +278,11 @@ def shrunk(arch: ArchSpec, space: Space, rng: np.random.Generator, allowed: Call
     return arch
 
 
-def grown(
-    arch: ArchSpec,
-    space: Space,
-    rng: np.random.Generator,
-    allowed: Callable[[ArchSpec], bool],
-    *,
-    genes: Sequence[str] = SHRINKING,
-) -> ArchSpec:
-    """Take one random choice of `genes` after the other up a step for as long as any such net is allowed."""
+def widened(arch: ArchSpec, space: Space, rng: np.random.Generator, allowed: Callable[[ArchSpec], bool]) -> ArchSpec:
+    """Take the width of one random block after the other up a step for as long as any such net is allowed."""
     while True:
-        larger = list(_stepped(arch, space, genes, larger=True))
-        found = next((larger[place] for place in rng.permutation(len(larger)) if allowed(larger[place])), None)
+        wider = list(_stepped(arch, space, ("width",), larger=True))
+        found = next((wider[place] for place in rng.permutation(len(wider)) if allowed(wider[place])), None)
         if found is None:
             return arch
         arch = found

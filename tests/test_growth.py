@@ -8,7 +8,7 @@ import pytest
 
 from hybrid.cost import estimate
 from nas.growth import PRIOR_SPREAD, Growth, Probe, learned, probe_nets
-from nas.space import edge_space, grown, sample
+from nas.space import edge_space, sample, widened
 
 SPACE = edge_space((32, 32, 3), 10, kinds=("ds",))
 PRIOR = Growth(least_mixing_macs=1_000_000, least_mixing_layers=4, mixing=0.2)
@@ -96,13 +96,13 @@ def test_what_no_probe_tells_stays_as_it_was_known():
     assert abs(one.mixing - PRIOR.mixing) < PRIOR_SPREAD[1]
 
 
-def test_a_grown_net_has_no_larger_one_that_is_allowed():
+def test_a_widened_net_has_no_wider_one_that_is_allowed():
     rng = np.random.default_rng(0)
     small = sample(SPACE, rng)
-    large = grown(small, SPACE, rng, allowed)
+    large = widened(small, SPACE, rng, allowed)
     assert estimate(small).macs < estimate(large).macs <= MOST_MACS
-    assert grown(large, SPACE, rng, allowed) == large
-    assert grown(small, SPACE, rng, lambda arch: False) == small
+    assert widened(large, SPACE, rng, allowed) == large
+    assert widened(small, SPACE, rng, lambda arch: False) == small
 
 
 def test_probes_fit_and_lie_far_apart():
