@@ -50,11 +50,15 @@ def figures(found: dict[str, Any]) -> dict[str, float]:
 def gains(found: dict[str, Any]) -> dict[str, float]:
     """By how many points our searches are ahead of others, over seeds."""
     made: dict[str, float] = {}
-    within = [(of["alone"], of["hand_made"]) for name, of in found.items() if name.startswith("within ")]
-    for other in dict.fromkeys(name for _, hand_made in within for name in hand_made):
-        nets = [(ours, hand_made[other]) for ours, hand_made in within if other in hand_made]
-        ahead = [100 * (ours["test_accuracy"] - theirs["test_accuracy"]) for ours, theirs in nets]
-        made |= spread(f"chosen_minus_{other}_within_cifar", ahead)
+    ahead_of: dict[str, list[float]] = {}
+    for name, ours in found.items():
+        part, _, which = name.partition(" ")
+        theirs = found.get(f"hand_made {which}")
+        if part == "within" and theirs:
+            ahead = 100 * (ours["alone"]["test_accuracy"] - theirs["test_accuracy"])
+            ahead_of.setdefault(which.rsplit(" ", 1)[0], []).append(ahead)
+    for other, by_seed in ahead_of.items():
+        made |= spread(f"chosen_minus_{other}_within_cifar", by_seed)
     for other in OTHER_METHODS:
         of_seeds = [of for name, of in found.items() if name.startswith("methods ")]
         ahead = [100 * (of["ours"]["test_accuracy"] - of[other]["test_accuracy"]) for of in of_seeds]
