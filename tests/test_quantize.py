@@ -25,7 +25,9 @@ METHODS = ("ptq", "qat")
 
 @pytest.fixture(scope="module")
 def qat_edge(fashion, edge_net):
-    return quantize_edge(EDGE, edge_net, fashion, None, spec(quantize={"methods": ("qat",)}), narrator=SILENT)
+    """In a single epoch of 18 steps it would not find the activations' ranges: luck in rounding gave 51 to 60 %."""
+    fine_tuned = spec(quantize={"methods": ("qat",), "qat_epochs": 4})
+    return quantize_edge(EDGE, edge_net, fashion, None, fine_tuned, narrator=SILENT)
 
 
 @pytest.fixture(params=METHODS)
@@ -83,7 +85,7 @@ def test_int8_is_about_as_good_as_float(edge, edge_net, fashion):
     in_float = float((outputs.logits.argmax(axis=1) == split.y).mean())
     (reached,) = edge.validation_accuracy.values()
     assert in_float > 0.5
-    assert reached > in_float - 0.12  # fine-tuning takes 18 steps here
+    assert reached > in_float - 0.12  # fine-tuning takes 72 steps here
 
 
 def test_outputs_are_those_of_the_float_net(int8_edge, edge_net, fashion):
