@@ -126,10 +126,14 @@ def rank(work: Path) -> dict[str, Any]:
 
 
 def cifar(work: Path) -> dict[str, Any]:
-    """The search on CIFAR-10 for a small board, and its net trained."""
+    """The search on CIFAR-10 for a small board."""
+    return searched_figures(opened(work, "cifar", *CIFAR))
+
+
+def chosen(work: Path) -> dict[str, Any]:
+    """Its net, trained."""
     run = opened(work, "cifar", *CIFAR)
-    found = searched_figures(run)
-    return found | {"alone": alone(run, run.searched.edge).figures, "edge": asdict(run.searched.edge)}
+    return {"alone": alone(run, run.searched.edge).figures, "edge": asdict(run.searched.edge)}
 
 
 def cifar_again(work: Path, folder: str, *assignments: str) -> Run:
@@ -274,6 +278,7 @@ def parts(work: Path, data: Path) -> dict[str, Callable[[], Any]]:
         "fm": partial(fm, work),
         "rank": partial(rank, work),
         "cifar": partial(cifar, work),
+        "chosen": partial(chosen, work),
         **{f"within {name} {seed}": partial(within, work, name, seed) for name in WITHIN for seed in SEEDS},
         **{f"hand_made {name} {seed}": partial(hand_made, work, name, seed) for name in WITHIN for seed in SEEDS},
         **{f"beside {name}": partial(beside, work, name) for name in beside_names},
@@ -325,8 +330,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="re-check the cheap figures, print the stored ones")
     parser.add_argument("--work", type=Path, default=Path("runs/search-benchmark"), help="what is made is kept here")
-    names = "costs, engine, fm, rank, cifar, within, hand_made, beside, methods, joint, or one such as 'joint cifar 0'"
-    parser.add_argument("--parts", nargs="*", default=[], help=f"{names}; default: all")
+    names = "costs, engine, fm, rank, cifar, chosen, within, hand_made, beside, methods, joint"
+    parser.add_argument("--parts", nargs="*", default=[], help=f"{names}, or one such as 'joint cifar 0'; default: all")
     parser.add_argument("--data", type=Path, default=os.environ.get("HYBRID_DATA_DIR"), help="folder of MLPerf Tiny's")
     options = parser.parse_args()
     if options.quick:

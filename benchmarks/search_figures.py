@@ -33,8 +33,8 @@ def figures(found: dict[str, Any]) -> dict[str, float]:
     if "rank" in found:
         made |= {"kendall_tau": found["rank"]["tau"], "kendall_tau_low": found["rank"]["low"]}
         made["kendall_tau_high"] = found["rank"]["high"]
-    if "cifar" in found:
-        alone_figures = found["cifar"]["alone"]
+    if "chosen" in found:
+        alone_figures = found["chosen"]["alone"]
         made["chosen_cifar_int8_accuracy"] = alone_figures["test_accuracy"]
         made["chosen_cifar_macs_share_of_resnet8"] = alone_figures["macs"] / RESNET8_MACS
     for name, value in found.items():
