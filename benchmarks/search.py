@@ -132,8 +132,12 @@ def cifar(work: Path) -> dict[str, Any]:
 
 def chosen(work: Path) -> dict[str, Any]:
     """Its net, trained."""
-    run = opened(work, "cifar", *CIFAR)
-    return {"alone": alone(run, run.searched.edge).figures, "edge": asdict(run.searched.edge)}
+    return trained(opened(work, "cifar", *CIFAR), 0)
+
+
+def trained(run: Run, seed: int) -> dict[str, Any]:
+    """The net that a run's search chose, trained from `seed`."""
+    return {"alone": alone(run, run.searched.edge, seed=seed).figures, "edge": asdict(run.searched.edge)}
 
 
 def cifar_again(work: Path, folder: str, *assignments: str) -> Run:
@@ -150,8 +154,7 @@ def within(work: Path, name: str, seed: int) -> dict[str, Any]:
     """What is found within a hand-made net's MACs, flash and SRAM, trained from `seed`."""
     costs_at_most = search_nets.within(opened(work, "cifar", *CIFAR), name)
     run = cifar_again(work, f"cifar-within-{name}", *WITHIN[name], *costs_at_most)
-    found = searched_figures(run)
-    return found | {"alone": alone(run, run.searched.edge, seed=seed).figures, "edge": asdict(run.searched.edge)}
+    return searched_figures(run) | trained(run, seed)
 
 
 def hand_made(work: Path, name: str, seed: int) -> dict[str, Any]:
