@@ -50,15 +50,8 @@ def figures(found: dict[str, Any]) -> dict[str, float]:
 def gains(found: dict[str, Any]) -> dict[str, float]:
     """By how many points our searches are ahead of others, over seeds."""
     made: dict[str, float] = {}
-    ahead_of: dict[str, list[float]] = {}
-    for name, ours in found.items():
-        part, _, which = name.partition(" ")
-        theirs = found.get(f"hand_made {which}")
-        if part == "within" and theirs:
-            ahead = 100 * (ours["alone"]["test_accuracy"] - theirs["test_accuracy"])
-            ahead_of.setdefault(which.rsplit(" ", 1)[0], []).append(ahead)
-    for other, by_seed in ahead_of.items():
-        made |= spread(f"chosen_minus_{other}_within_cifar", by_seed)
+    for other in dict.fromkeys(name.split()[1] for name in found if name.startswith("within ")):
+        made |= spread(f"chosen_minus_{other}_within_cifar", within_gains(found, other))
     for other in OTHER_METHODS:
         of_seeds = [of for name, of in found.items() if name.startswith("methods ")]
         ahead = [100 * (of["ours"]["test_accuracy"] - of[other]["test_accuracy"]) for of in of_seeds]
@@ -76,6 +69,14 @@ def spread(name: str, values: list[float]) -> dict[str, float]:
     if not values:
         return {}
     return {name: float(np.mean(values)), f"{name}_low": min(values), f"{name}_high": max(values)}
+
+
+def within_gains(found: dict[str, Any], other: str) -> list[float]:
+    """Points by which nets found within a hand-made one's costs are ahead of it, one a seed that has both."""
+    names = [name for name in found if name.startswith(f"within {other} ")]
+    ours = {name.removeprefix("within "): found[name]["alone"] for name in names}
+    both = [(net, found[f"hand_made {which}"]) for which, net in ours.items() if f"hand_made {which}" in found]
+    return [100 * (net["test_accuracy"] - theirs["test_accuracy"]) for net, theirs in both]
 
 
 def joint_gains(found: dict[str, Any], task: str, other: str) -> list[float]:
