@@ -60,7 +60,7 @@ JOINT = {
 }
 """A task whose small nets are almost as good as its cloud, and one whose cloud knows much more."""
 WITHIN = {
-    "ds_cnn": ("search.supernet_epochs=12", "search.probes=3"),
+    "ds_cnn": (),
     "mobilenetv2_035": (
         "device=stm32f746",
         'search.kinds=["ib"]',
