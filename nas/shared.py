@@ -109,9 +109,9 @@ def first_weights(shapes: dict[str, Shape], seed: int) -> dict[str, Any]:
 
 def _identity(name: str, shape: Shape) -> NDArray[np.float32]:
     """The kernel that hands each channel on, as far as there are as many on both sides."""
-    height, width, inputs, outputs = shape
+    inputs, outputs = shape[2:]
     kernel = np.zeros(shape, np.float32)
-    kernel[(height - 1) // 2, (width - 1) // 2] = 1.0 if "depthwise" in name else np.eye(inputs, outputs)
+    middle(kernel, 1)[:] = 1.0 if "depthwise" in name else np.eye(inputs, outputs)
     return kernel
 
 
