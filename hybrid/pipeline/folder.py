@@ -6,7 +6,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
 from typing import Any
@@ -128,8 +128,14 @@ class RunFolder:
         return self.root / f".{name}-{key[:12]}.scratch"
 
     def check(self) -> None:
-        """Raise HybridError, before any work, where nothing can be written."""
-        self.write_text(".room", "room").unlink()
+        """Raise HybridError, before any work, where nothing can be written; what it tries is gone afterwards."""
+        absent = [folder for folder in (self.root, *self.root.parents) if not folder.exists()]
+        try:
+            self.write_text(".room", "room").unlink()
+        finally:
+            with suppress(OSError):  # never made, or another run has begun there
+                for folder in absent:
+                    folder.rmdir()
 
     def write_text(self, name: str, text: str) -> Path:
         """Write one file at the top of the run, whole or not at all."""
