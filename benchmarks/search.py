@@ -24,7 +24,7 @@ import search_nets
 from mlperf_latency import latency_figures
 from search_costs import cost_figures
 from search_engine import engine_figures
-from search_figures import OTHER_METHODS, figures, nets_of, tau_figures
+from search_figures import OF_FINALISTS, OTHER_METHODS, figures, nets_of, tau_figures
 from search_nets import BASELINES, CIFAR, FM, alone, baseline, kept, opened, searched_figures
 
 from datasets import Split
@@ -34,9 +34,9 @@ from hybrid.pipeline import Run, probing, searching
 from hybrid.pipeline.export import tool_versions
 from hybrid.specs import ArchSpec
 from hybrid.supervision import softmax
+from nas import search as nas_search
 from nas.oracle import explore
 from nas.score import Judge, Offer
-from nas.search import Scorer, choose
 from nas.space import sample
 
 RESULTS = Path(__file__).parent / "results"
@@ -59,8 +59,11 @@ JOINT = {
     "cifar": ("data.name=cifar10", *PAIRED, "cloud.epochs=8", "train.edge_epochs=10", "train.rounds=0"),
 }
 """A task whose small nets are almost as good as its cloud, and one whose cloud knows much more."""
+FINALISTS = 3
+"""Of the searches for a pair that have some; as many as the standard preset has."""
 WITHIN = {
     "ds_cnn": ("search.supernet_epochs=12", "search.probes=3"),
+    "resnet8": ("search.supernet_epochs=12", "search.probes=3"),
     "mobilenetv2_035": (
         "device=stm32f746",
         'search.kinds=["ib"]',
@@ -72,7 +75,7 @@ WITHIN = {
 """Hand-made nets within whose MACs, flash and SRAM the search has its turn, and what it is asked otherwise. Where there
 is SRAM for them, inverted bottlenecks are the best kind: after 8 epochs, as int8 on validation and calibration, one of
 9.5 M MACs, 239 KB and 83 KB of SRAM had 84.5 %, separable layers of 9.3 M, 265 KB and 60 KB 82.4 %. They train slowly:
-that search makes do with less, and both make do with fewer epochs of the supernet."""
+that search makes do with less, and all make do with fewer epochs of the supernet."""
 SHORTER = ("train.edge_epochs=40",)
 """Where nets are trained for each other's sake."""
 EDGE_ALONE = (
@@ -197,46 +200,45 @@ def joint(work: Path, task: str, seed: int) -> dict[str, Any]:
 
     All have the same supernet, space, number of candidates and limit on the edge's own latency. An edge searched alone
     is the most accurate that is fast enough ("separate"), or the fastest within the noise of that ("thrifty"), by which
-    rule pairs are chosen, too.
+    rule pairs are chosen, too. Each of these ways has its turn without finalists and with some.
     """
     name = f"joint-{task}-{seed}"
     run = opened(work, name, *JOINT[task], f"seed={seed}")
-    answers = run.cloud(0)[1]
-    asked = searching.question(run, [answers])
-    space = searching.space_of(run)
-    outputs = cache(searching.supernet(run, space, [answers], asked.rows))
-    growth, estimate = searching.lessons_of(run, space, [answers], asked, outputs).growth, search_nets.estimate
-    shared: dict[str, Any] = {"outputs": outputs, "errors_left": lambda arch: growth.errors_left(estimate(arch))}
+    answers, space, folder = [run.cloud(0)[1]], searching.space_of(run), work / f"{name}-searches"
+    asked, soft = searching.question(run, answers), searching.taught(run, answers)
+    outputs = cache(searching.supernet(run, space, answers, asked.rows))
+    searched = partial(
+        nas_search.search,
+        space,
+        outputs=outputs,
+        lessons=searching.lessons_of(run, space, answers, asked, outputs),
+        alone=probing.finalist(run, folder / "finals", rows=asked.rows, soft=soft),
+        clouds=run.clouds,
+        explore=explore,
+        seed=seed,
+    )
     edge_alone = replace(asked.judge, max_latency_ms=0.0, min_coverage=1.0)
     found: dict[str, Any] = {}
     for budget in BUDGETS_MS:
-        pair, folder = replace(asked.judge, max_latency_ms=budget), work / f"{name}-searches"
-        thrift = run.spec.search.noise_tolerance
-        as_pair, as_edge = (Scorer(judge=judge, **shared) for judge in (pair, edge_alone))
-        archs = chosen_for(run, as_pair, budget, folder / f"joint-{budget:g}", {"joint": thrift})
-        tolerances = {"separate": 0.0, "thrifty": thrift}
-        archs |= chosen_for(run, as_edge, budget, folder / f"separate-{budget:g}", tolerances)
-        found[f"{budget:g} ms"] = {way: paired_accuracy(run, arch, pair, seed) for way, arch in archs.items()}
-        print(name, budget, found[f"{budget:g} ms"], file=sys.stderr, flush=True)
+        spec, pair = replace(run.spec.search, max_latency_ms=budget), replace(asked.judge, max_latency_ms=budget)
+        ways = {
+            "joint": (pair, "joint", spec.noise_tolerance),
+            "separate": (edge_alone, "separate", 0.0),
+            "thrifty": (edge_alone, "separate", spec.noise_tolerance),
+        }
+        found[f"{budget:g} ms"] = of_ways = {}
+        for finalists, ending in ((0, ""), (FINALISTS, OF_FINALISTS)):
+            for way, (judge, journal, tolerance) in ways.items():
+                chosen_by = replace(spec, finalists=finalists, noise_tolerance=tolerance)
+                edge = searched(
+                    pricing=replace(searching.pricing_of(run), spec=chosen_by),
+                    judge=judge,
+                    folder=folder / f"{journal}-{budget:g}",
+                    identity=f"{run.key('question')} {journal}-{budget:g}",
+                ).edge
+                of_ways[way + ending] = paired_accuracy(run, edge, pair, seed)
+                print(name, budget, way + ending, of_ways[way + ending], file=sys.stderr, flush=True)
     return found
-
-
-def chosen_for(
-    run: Run, scorer: Scorer, max_latency_ms: float, folder: Path, tolerances: dict[str, float]
-) -> dict[str, ArchSpec]:
-    """The nets that the product's search chooses by this score, of those that are fast enough; one a tolerance."""
-    space, asked = searching.space_of(run), replace(run.spec.search, max_latency_ms=max_latency_ms)
-    pricing = replace(searching.pricing_of(run), spec=asked)
-    found = explore(
-        space,
-        price=pricing.price,
-        score=scorer.score,
-        trials=asked.trials,
-        seed=run.spec.seed,
-        folder=folder,
-        identity=f"{run.key('question')} {folder.name}",
-    )
-    return {way: choose(found, scorer.right, tolerance=tolerance)[0].arch for way, tolerance in tolerances.items()}
 
 
 def paired_accuracy(run: Run, arch: ArchSpec, judge: Judge, seed: int) -> dict[str, float]:

@@ -14,6 +14,8 @@ OTHER_METHODS = ("random", "hyperband")
 """Of searching one space."""
 OTHER_WAYS = ("separate", "thrifty")
 """Of coming to a pair."""
+OF_FINALISTS = " of finalists"
+"""Ending of a way whose search trained some of its nets before it chose."""
 
 
 def figures(found: dict[str, Any]) -> dict[str, float]:
@@ -60,6 +62,7 @@ def gains(found: dict[str, Any]) -> dict[str, float]:
         by_task = {task: joint_gains(found, task, other) for task in TASKS}
         for task, ahead in by_task.items():
             made |= spread(f"joint_minus_{other}_{task}", ahead)
+            made |= spread(f"joint_minus_{other}_{task}_of_finalists", joint_gains(found, task, other, OF_FINALISTS))
         made |= spread(f"joint_minus_{other}", list(chain(*by_task.values())))
     return made
 
@@ -79,12 +82,13 @@ def within_gains(found: dict[str, Any], other: str) -> list[float]:
     return [100 * (net["test_accuracy"] - theirs["test_accuracy"]) for net, theirs in both]
 
 
-def joint_gains(found: dict[str, Any], task: str, other: str) -> list[float]:
+def joint_gains(found: dict[str, Any], task: str, other: str, ending: str = "") -> list[float]:
     """Points of hybrid accuracy that searching a pair gains over the other way, one a seed: means over latencies."""
     gains = []
     for of_seed in (of for name, of in found.items() if name.startswith(f"joint {task} ")):
-        both = [(ways["joint"]["hybrid_accuracy"], ways[other]["hybrid_accuracy"]) for ways in of_seed.values()]
-        gains.append(float(np.mean([100 * (pair - edge_alone) for pair, edge_alone in both])))
+        by_latency = [ways for ways in of_seed.values() if f"joint{ending}" in ways]
+        both = [[100 * ways[f"{way}{ending}"]["hybrid_accuracy"] for way in ("joint", other)] for ways in by_latency]
+        gains += [float(np.mean([pair - edge_alone for pair, edge_alone in both]))] if both else []
     return gains
 
 
