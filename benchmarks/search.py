@@ -16,6 +16,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from functools import cache, partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -28,10 +29,12 @@ from search_figures import OF_FINALISTS, OTHER_METHODS, figures, nets_of, tau_fi
 from search_nets import BASELINES, CIFAR, FM, alone, baseline, kept, opened, searched_figures
 
 from datasets import Split
-from hybrid import Router
+from hybrid import Router, clouds, fitting
+from hybrid.artifacts import Floats
 from hybrid.configure import structure
 from hybrid.pipeline import Run, probing, searching
 from hybrid.pipeline.export import tool_versions
+from hybrid.progress import SILENT
 from hybrid.specs import ArchSpec
 from hybrid.supervision import softmax
 from nas import search as nas_search
@@ -218,33 +221,29 @@ def joint(work: Path, task: str, seed: int) -> dict[str, Any]:
         seed=seed,
     )
     edge_alone = replace(asked.judge, max_latency_ms=0.0, min_coverage=1.0)
-    found: dict[str, Any] = {}
-    for budget in BUDGETS_MS:
-        spec, pair = replace(run.spec.search, max_latency_ms=budget), replace(asked.judge, max_latency_ms=budget)
-        ways = {
-            "joint": (pair, "joint", spec.noise_tolerance),
-            "separate": (edge_alone, "separate", 0.0),
-            "thrifty": (edge_alone, "separate", spec.noise_tolerance),
-        }
-        found[f"{budget:g} ms"] = of_ways = {}
-        for finalists, ending in ((0, ""), (FINALISTS, OF_FINALISTS)):
-            for way, (judge, journal, tolerance) in ways.items():
-                chosen_by = replace(spec, finalists=finalists, noise_tolerance=tolerance)
-                edge = searched(
-                    pricing=replace(searching.pricing_of(run), spec=chosen_by),
-                    judge=judge,
-                    folder=folder / f"{journal}-{budget:g}",
-                    identity=f"{run.key('question')} {journal}-{budget:g}",
-                ).edge
-                of_ways[way + ending] = paired_accuracy(run, edge, pair, seed)
-                print(name, budget, way + ending, of_ways[way + ending], file=sys.stderr, flush=True)
+    pricing, spec = searching.pricing_of(run), run.spec.search
+    thrift = spec.noise_tolerance
+    found: dict[str, Any] = {f"{budget:g} ms": {} for budget in BUDGETS_MS}
+    for budget, (finalists, ending) in product(BUDGETS_MS, ((0, ""), (FINALISTS, OF_FINALISTS))):
+        pair = replace(asked.judge, max_latency_ms=budget)
+        ways = (("joint", pair, thrift), ("separate", edge_alone, 0.0), ("thrifty", edge_alone, thrift))
+        for way, judge, tolerance in ways:
+            chosen_by = replace(spec, max_latency_ms=budget, finalists=finalists, noise_tolerance=tolerance)
+            journal = f"{'joint' if judge is pair else 'separate'}-{budget:g}"
+            edge = searched(
+                pricing=replace(pricing, spec=chosen_by),
+                judge=judge,
+                folder=folder / journal,
+                identity=f"{run.key('question')} {journal}",
+            ).edge
+            reached = found[f"{budget:g} ms"][way + ending] = paired_accuracy(run, edge, pair, seed)
+            print(name, budget, way + ending, reached, file=sys.stderr, flush=True)
     return found
 
 
 def paired_accuracy(run: Run, arch: ArchSpec, judge: Judge, seed: int) -> dict[str, float]:
     """Train the edge, fit the product's router on validation, ask as often on test as the mean latency allows."""
-    net, data, answers = alone(run, arch, seed=seed), run.data, run.cloud(0)[1].probabilities
-    cloud = dict(answers) | {"test": test_answers(run)}
+    net, data, cloud = alone(run, arch, seed=seed), run.data, cloud_answers(run)
     router = Router(random_state=seed).fit(net.logits["validation"], data.validation.y, cloud["validation"])
     latency_ms, query_ms = searching.pricing_of(run).price(arch).latency_ms, judge.offers[0].query_ms
     queries = replace(judge, labels=data.test.y).queries(latency_ms, query_ms)
@@ -265,13 +264,12 @@ def paired_accuracy(run: Run, arch: ArchSpec, judge: Judge, seed: int) -> dict[s
     }
 
 
-def test_answers(run: Run) -> Any:
-    """The cloud's probabilities on test."""
-    from hybrid import clouds, fitting
-    from hybrid.progress import SILENT
-
-    net = clouds.answering_net(run.cloud(0)[0], run.data)
-    return softmax(fitting.predict(net, run.data.test.x, label="", narrator=SILENT).logits)
+@cache
+def cloud_answers(run: Run) -> dict[str, Floats]:
+    """The cloud's probabilities on every split, those on test as well."""
+    net, answers = run.cloud(0)
+    said = fitting.predict(clouds.answering_net(net, run.data), run.data.test.x, label="", narrator=SILENT)
+    return {**answers.probabilities, "test": softmax(said.logits)}
 
 
 def parts(work: Path, data: Path) -> dict[str, Callable[[], Any]]:

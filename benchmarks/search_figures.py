@@ -82,12 +82,14 @@ def within_gains(found: dict[str, Any], other: str) -> list[float]:
 
 def joint_gains(found: dict[str, Any], task: str, other: str, ending: str = "") -> list[float]:
     """Points of hybrid accuracy that searching a pair gains over the other way, one a seed: means over latencies."""
-    gains = []
-    for of_seed in (of for name, of in found.items() if name.startswith(f"joint {task} ")):
-        by_latency = [ways for ways in of_seed.values() if f"joint{ending}" in ways]
-        both = [[100 * ways[f"{way}{ending}"]["hybrid_accuracy"] for way in ("joint", other)] for ways in by_latency]
-        gains += [float(np.mean([pair - edge_alone for pair, edge_alone in both]))] if both else []
-    return gains
+    joint, alone = f"joint{ending}", f"{other}{ending}"
+    of_seeds = [of.values() for name, of in found.items() if name.startswith(f"joint {task} ")]
+    gains = [
+        [100 * (ways[joint]["hybrid_accuracy"] - ways[alone]["hybrid_accuracy"]) for ways in by_latency]
+        for by_latency in of_seeds
+        if all(joint in ways for ways in by_latency)
+    ]
+    return [float(np.mean(of_seed)) for of_seed in gains]
 
 
 def nets_of(parts: dict[str, Any]) -> dict[str, Any]:
